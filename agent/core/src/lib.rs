@@ -1,0 +1,3 @@
+//! The law of the pod: pure planning from desired and observed state. No tokio, no file system, no clock.
+
+pub mod ports;

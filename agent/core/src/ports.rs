@@ -1,0 +1,231 @@
+//! The ports of the agent: what the rim implements and the pod workers call. Rim crates know these traits and not
+//! one another; `agent/daemon` joins them.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::storage::v1::CSIDriver;
+
+/// A boxed future, so that ports can be trait objects.
+pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why a port could not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PortError {
+    /// The object does not exist.
+    #[error("{kind} {name} not found")]
+    NotFound {
+        /// Kind of the object, as in manifests.
+        kind: &'static str,
+        /// `namespace/name`, or the name alone.
+        name: String,
+    },
+    /// The other side can't be reached just now; trying again makes sense.
+    #[error("{what}: {message}")]
+    Unavailable {
+        /// What was asked.
+        what: String,
+        /// Why it failed.
+        message: String,
+    },
+    /// The request can't succeed as it stands.
+    #[error("{what}: {message}")]
+    Invalid {
+        /// What was asked.
+        what: String,
+        /// Why it failed.
+        message: String,
+    },
+}
+
+/// Objects of the API that a pod refers to; implemented by `agent/api`.
+pub trait Objects: Send + Sync {
+    /// A ConfigMap by namespace and name.
+    fn config_map<'a>(&'a self, namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<ConfigMap>, PortError>>;
+    /// A Secret by namespace and name.
+    fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<Secret>, PortError>>;
+    /// A claim by namespace and name.
+    fn claim<'a>(&'a self, namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<PersistentVolumeClaim>, PortError>>;
+    /// A volume by name.
+    fn volume<'a>(&'a self, name: &'a str) -> PortFuture<'a, Result<Arc<PersistentVolume>, PortError>>;
+    /// A CSIDriver by name; `NotFound` means the defaults of the API.
+    fn csi_driver<'a>(&'a self, name: &'a str) -> PortFuture<'a, Result<Arc<CSIDriver>, PortError>>;
+    /// A RuntimeClass by name.
+    fn runtime_class<'a>(&'a self, name: &'a str) -> PortFuture<'a, Result<Arc<RuntimeClass>, PortError>>;
+    /// The services of a namespace, and `default/kubernetes`, for service environment variables.
+    fn services<'a>(&'a self, namespace: &'a str) -> PortFuture<'a, Result<Vec<Arc<Service>>, PortError>>;
+    /// A service-account token bound to the pod (TokenRequest); cached and refreshed at 80 % of its life.
+    fn token<'a>(&'a self, pod: &'a Pod, audience: &'a str, expiration_seconds: i64) -> PortFuture<'a, Result<String, PortError>>;
+    /// Called with `namespace/name` whenever a ConfigMap or Secret that was asked for changes.
+    fn changes(&self) -> Box<dyn ObjectChanges>;
+}
+
+/// A stream of changes of objects that pods mount.
+pub trait ObjectChanges: Send {
+    /// The next change: kind (`ConfigMap` or `Secret`), namespace and name. Never ends while the port lives.
+    fn next(&mut self) -> PortFuture<'_, (String, String, String)>;
+}
+
+/// A volume of a pod that is there to be mounted into containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountedVolume {
+    /// Path on the host.
+    pub host_path: PathBuf,
+    /// The volume itself is read-only.
+    pub read_only: bool,
+    /// An image volume: the runtime mounts it, the host path is unused.
+    pub image: Option<String>,
+}
+
+/// Why a pod's volumes are not there yet.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// A volume can't be set up; the message names it, as the kubelet's `FailedMount` event does.
+    #[error("MountVolume.SetUp failed for volume \"{volume}\" : {message}")]
+    SetUp {
+        /// Name of the volume in the pod.
+        volume: String,
+        /// The cause.
+        message: String,
+    },
+    /// A volume can't be taken down; it is tried again.
+    #[error("UnmountVolume.TearDown failed for volume \"{volume}\" : {message}")]
+    TearDown {
+        /// Name of the volume in the pod.
+        volume: String,
+        /// The cause.
+        message: String,
+    },
+}
+
+/// The volumes of pods; implemented by `agent/volumes`.
+pub trait Volumes: Send + Sync {
+    /// Makes every volume that the pod's containers mount available, or tells why one is not. Idempotent; called on each pass
+    /// until it succeeds, and again when an object changed (contents of configMap, secret, downward API and
+    /// projected volumes are then renewed).
+    fn set_up<'a>(&'a self, pod: &'a Arc<Pod>) -> PortFuture<'a, Result<BTreeMap<String, MountedVolume>, VolumeError>>;
+    /// Takes down all volumes of a pod whose containers are gone, by what is on disk. Idempotent.
+    fn tear_down<'a>(&'a self, pod_uid: &'a str) -> PortFuture<'a, Result<(), VolumeError>>;
+    /// Uids of pods that have a volume on disk.
+    fn pods_on_disk(&self) -> Vec<String>;
+}
+
+/// Severity of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    /// Something expected.
+    Normal,
+    /// Something to look at.
+    Warning,
+}
+
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectRef {
+    /// Kind: `Pod` or `Node`.
+    pub kind: String,
+    /// Namespace; empty for a node.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+    /// `spec.containers{name}` and the like.
+    pub field_path: Option<String>,
+}
+
+/// Events of the node; implemented by `agent/api`. Never blocks: repeated events are counted, surplus is dropped.
+pub trait Events: Send + Sync {
+    /// Records one event.
+    fn record(&self, object: ObjectRef, event_type: EventType, reason: &str, message: &str);
+}
+
+/// A container of a pod, as the kubelet port finds it.
+#[derive(Clone, Debug)]
+pub struct ContainerRef {
+    /// CRI id.
+    pub id: String,
+    /// The CRI log file.
+    pub log_path: PathBuf,
+    /// Whether it runs.
+    pub running: bool,
+    /// Whether it was made with a terminal.
+    pub tty: bool,
+    /// Whether it reads stdin.
+    pub stdin: bool,
+}
+
+/// What streams an exec or attach asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Standard input.
+    pub stdin: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+    /// A terminal.
+    pub tty: bool,
+}
+
+/// Why the kubelet port can't serve a request.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NodeViewError {
+    /// 404.
+    #[error("{0}")]
+    NotFound(String),
+    /// 400.
+    #[error("{0}")]
+    BadRequest(String),
+    /// 500.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// What the kubelet port sees of the pods; implemented by `agent/pods`.
+pub trait NodeView: Send + Sync {
+    /// Every pod of the node, with its current status.
+    fn pods(&self) -> Vec<Arc<Pod>>;
+    /// A container of a pod by name (app, init or ephemeral). `previous` asks for the instance before. The uid is checked where given.
+    fn container<'a>(&'a self, namespace: &'a str, pod: &'a str, uid: Option<&'a str>, container: &'a str, previous: bool) -> PortFuture<'a, Result<ContainerRef, NodeViewError>>;
+    /// URL of the runtime's streaming server for an exec.
+    fn exec_url<'a>(&'a self, container_id: &'a str, command: Vec<String>, options: StreamOptions) -> PortFuture<'a, Result<String, NodeViewError>>;
+    /// URL of the runtime's streaming server for an attach.
+    fn attach_url<'a>(&'a self, container_id: &'a str, options: StreamOptions) -> PortFuture<'a, Result<String, NodeViewError>>;
+    /// URL of the runtime's streaming server for forwarding ports of a pod.
+    fn port_forward_url<'a>(&'a self, namespace: &'a str, pod: &'a str, uid: Option<&'a str>, ports: Vec<i32>) -> PortFuture<'a, Result<String, NodeViewError>>;
+    /// Runs a command and returns its exit code and output (stdout, then stderr).
+    fn run<'a>(&'a self, container_id: &'a str, command: Vec<String>) -> PortFuture<'a, Result<(i32, Vec<u8>), NodeViewError>>;
+    /// Nothing, or why the agent is not healthy.
+    fn health(&self) -> Result<(), String>;
+}
+
+/// Who makes a request to the kubelet port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User name.
+    pub name: String,
+    /// Uid, where known.
+    pub uid: String,
+    /// Groups.
+    pub groups: Vec<String>,
+}
+
+/// Authentication of tokens and authorisation of users, both asked of the API server; implemented by `agent/api`.
+pub trait Access: Send + Sync {
+    /// The user behind a bearer token (TokenReview), or none.
+    fn authenticate<'a>(&'a self, token: &'a str) -> PortFuture<'a, Result<Option<User>, PortError>>;
+    /// Whether the user may do `verb` on `nodes/<subresource>` of this node (SubjectAccessReview).
+    fn authorize<'a>(&'a self, user: &'a User, verb: &'a str, subresource: &'a str) -> PortFuture<'a, Result<bool, PortError>>;
+}
+
+/// CSI drivers that have registered on this node; implemented by `agent/plugins`.
+pub trait CsiDrivers: Send + Sync {
+    /// Path of the driver's socket, or none while it is not registered.
+    fn endpoint(&self, driver: &str) -> Option<PathBuf>;
+}

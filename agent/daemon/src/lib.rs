@@ -1,0 +1,1 @@
+//! The agent wired together: configuration, flags and start-up.

@@ -1,0 +1,1 @@
+//! Plugins: the registration socket watcher and the registered drivers.

@@ -1,0 +1,1 @@
+//! Pod workers: desired and observed sets, static pods, execution of plans, hooks, probes and orphans.

@@ -1,0 +1,1 @@
+//! Resources: the cgroup tree, allocatable, container and image garbage collection.

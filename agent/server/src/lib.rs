@@ -1,0 +1,1 @@
+//! The kubelet port: TLS, authentication, authorisation, logs, exec, attach, port-forward and health.

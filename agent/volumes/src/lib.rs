@@ -1,0 +1,1 @@
+//! Volumes: desired and actual mounts, planning, reconciliation, reconstruction and the volume kinds.

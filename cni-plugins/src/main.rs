@@ -1,0 +1,3 @@
+//! The CNI plugins as one multi-call program that dispatches on its name.
+
+fn main() {}

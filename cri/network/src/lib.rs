@@ -1,0 +1,1 @@
+//! CNI caller: configuration lists, plugin execution, chains, result cache and garbage collection.

@@ -1,0 +1,3 @@
+//! `orlop-pause`: holds the pod's namespaces and reaps orphans.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `orlop-shim`: one per pod, single thread, owns the pod's processes and their logs.
+
+fn main() {}

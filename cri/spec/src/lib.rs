@@ -1,0 +1,1 @@
+//! Pure translation of validated CRI requests into OCI runtime specifications.

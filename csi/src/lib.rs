@@ -1,0 +1,1 @@
+//! The CSI driver for node-local storage.

@@ -1,0 +1,1 @@
+//! The mount API by file descriptors.

@@ -1,0 +1,1 @@
+//! Namespaces: making, binding to files, joining.

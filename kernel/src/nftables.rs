@@ -1,0 +1,1 @@
+//! Rules of nftables by netlink.

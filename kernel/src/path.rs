@@ -1,0 +1,1 @@
+//! Path resolution that never leaves a root.

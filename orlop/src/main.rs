@@ -1,0 +1,3 @@
+//! The command line of Orlop: subcommands and wiring, nothing else.
+
+fn main() {}

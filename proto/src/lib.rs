@@ -1,0 +1,1 @@
+//! Wire contracts: CRI, CSI and plugin registration, generated from the project's own `.proto` text.

@@ -1,0 +1,1 @@
+//! Support for whole-system tests on the real kernel.
