@@ -1,0 +1,76 @@
+//! Debian packages that a task needs: says which, installs what is missing, uses sudo only when not root.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::workspace::{have, run, say};
+
+/// A Debian package and the program (or file) that shows that it is there.
+pub struct Package {
+    /// Name of the package.
+    pub name: &'static str,
+    /// A program on the PATH, or an absolute path.
+    pub shown_by: &'static str,
+}
+
+/// To build: a linker and the headers of libc.
+pub const BUILD: &[Package] =
+    &[Package { name: "gcc", shown_by: "gcc" }, Package { name: "libc6-dev", shown_by: "/usr/include/stdlib.h" }];
+
+/// To test: images are made of the first four, the rest serves and inspects.
+pub const TEST: &[Package] = &[
+    Package { name: "busybox-static", shown_by: "busybox" },
+    Package { name: "nginx-light", shown_by: "nginx" },
+    Package { name: "redis-server", shown_by: "redis-server" },
+    Package { name: "python3-minimal", shown_by: "/usr/bin/python3" },
+    Package { name: "docker-registry", shown_by: "docker-registry" },
+    Package { name: "skopeo", shown_by: "skopeo" },
+    Package { name: "umoci", shown_by: "umoci" },
+    Package { name: "apache2-utils", shown_by: "htpasswd" },
+    Package { name: "iproute2", shown_by: "ip" },
+    Package { name: "nftables", shown_by: "nft" },
+    Package { name: "iptables", shown_by: "iptables" },
+    Package { name: "util-linux", shown_by: "unshare" },
+    Package { name: "git", shown_by: "git" },
+];
+
+/// To build runc for the benchmark.
+pub const BENCH: &[Package] = &[
+    Package { name: "libseccomp-dev", shown_by: "/usr/include/seccomp.h" },
+    Package { name: "pkg-config", shown_by: "pkg-config" },
+];
+
+/// Installs what is missing of the packages.
+pub fn ensure(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&str> = packages
+        .iter()
+        .filter(|package| match package.shown_by.starts_with('/') {
+            true => !std::path::Path::new(package.shown_by).exists(),
+            false => !have(package.shown_by),
+        })
+        .map(|package| package.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !have("apt-get") {
+        bail!("these programs are missing and this is not Debian; install what the packages {missing:?} hold");
+    }
+    say(format!("installing Debian packages: {}", missing.join(" ")));
+    run(as_root("apt-get").args(["update", "-qq"]))?;
+    run(as_root("apt-get")
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(&missing)
+        .env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// A command with root's rights: through sudo unless we are root.
+pub fn as_root(program: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.arg("--preserve-env=ORLOP_CACHE,ORLOP_PROGRAMS,DEBIAN_FRONTEND,RUST_LOG").arg(program);
+    command
+}

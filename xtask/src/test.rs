@@ -1,0 +1,33 @@
+//! `cargo xtask test`: every test, with its set-up.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::workspace::{cache, cargo, run as run_command, say};
+use crate::{foreign, lint, packages, programs};
+
+/// Installs, builds, lints and runs all tests, or those that match `filter`.
+pub fn run(filter: Option<&str>, with_lint: bool) -> Result<()> {
+    let began = Instant::now();
+    packages::ensure(packages::TEST)?;
+    let programs = programs::build()?;
+    foreign::build(&[])?;
+    if with_lint {
+        lint::run()?;
+    }
+    say("tests");
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    command.env("ORLOP_PROGRAMS", &programs).env("ORLOP_CACHE", cache()?);
+    if !rustix::process::geteuid().is_root() {
+        // Namespaces, mounts and cgroups want root; cargo itself stays ours and only the test programs are raised.
+        command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env=ORLOP_PROGRAMS,ORLOP_CACHE,HOME,PATH");
+    }
+    if let Some(filter) = filter {
+        command.arg("--").arg(filter);
+    }
+    run_command(&mut command)?;
+    say(format!("all tests passed in {:.0} s", began.elapsed().as_secs_f64()));
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! The workspace's folders, and running a command with a clear failure.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The workspace's root folder.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
+}
+
+/// The folder that cargo builds into.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Where foreign programs are kept, outside the repository: `ORLOP_CACHE`, or `~/.cache/orlop`.
+pub fn cache() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("ORLOP_CACHE") {
+        return Ok(PathBuf::from(folder));
+    }
+    let home = std::env::var_os("HOME").context("neither ORLOP_CACHE nor HOME is set; set one")?;
+    Ok(PathBuf::from(home).join(".cache/orlop"))
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Whether a program can be found on the PATH.
+pub fn have(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(more).any(|folder| folder.join(program).is_file())
+}
+
+/// Says what is being done, for a person who watches.
+pub fn say(what: impl AsRef<str>) {
+    println!("==> {}", what.as_ref());
+}
+
+/// Runs a command with our own output and fails unless it ends with 0.
+pub fn run(command: &mut Command) -> Result<()> {
+    let line = words(command);
+    let status = command.status().with_context(|| format!("start `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` ended with {status}");
+    }
+    Ok(())
+}
+
+/// The command as one would type it.
+fn words(command: &Command) -> String {
+    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
+    words.join(" ")
+}
