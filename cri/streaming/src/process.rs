@@ -188,14 +188,16 @@ impl SizeParser {
         self.rest.extend_from_slice(bytes);
         let mut documents = serde_json::Deserializer::from_slice(&self.rest).into_iter::<TerminalSize>();
         let mut sizes = Vec::new();
-        let mut damaged = false;
-        for document in documents.by_ref() {
+        let (mut damaged, mut used) = (false, 0);
+        while let Some(document) = documents.next() {
             match document {
-                Ok(size) => sizes.push(size),
+                Ok(size) => {
+                    sizes.push(size);
+                    used = documents.byte_offset();
+                }
                 Err(error) => damaged = !error.is_eof(),
             }
         }
-        let used = documents.byte_offset();
         self.rest.drain(..used);
         if damaged || self.rest.len() > RESIZE_BYTES_MAX {
             self.rest.clear();
