@@ -1,1 +1,245 @@
 //! The mount API by file descriptors.
+//!
+//! A mount is made detached, gets its attributes, and is attached to a target descriptor that was resolved inside its
+//! root; no path string of a container is ever handed to the kernel from outside.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+
+pub use rustix::mount::MountAttrFlags as Attributes;
+
+/// How a mount shares what is mounted below it later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// Nothing is shared.
+    Private,
+    /// What the machine mounts appears.
+    Slave,
+    /// Both ways.
+    Shared,
+}
+
+/// One option of a file system.
+#[derive(Clone, Copy, Debug)]
+pub enum FsOption<'a> {
+    /// Set or not.
+    Flag(&'a str),
+    /// A name and its value.
+    Value(&'a str, &'a str),
+}
+
+/// Makes a detached mount of a new file system.
+///
+/// # Errors
+/// When the kernel lacks the file system or refuses an option; its own words are lost, so the option is in ours.
+pub fn new_filesystem(kind: &str, source: &str, options: &[FsOption<'_>], attributes: MountAttrFlags) -> std::io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", source)?;
+    for option in options {
+        let (name, set) = match option {
+            FsOption::Flag(name) => (name, fsconfig_set_flag(&context, *name)),
+            FsOption::Value(name, value) => (name, fsconfig_set_string(&context, *name, *value)),
+        };
+        set.map_err(|errno| named(kind, name, errno))?;
+    }
+    fsconfig_create(&context).map_err(|errno| named(kind, "create", errno))?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+fn named(kind: &str, what: &str, errno: rustix::io::Errno) -> std::io::Error {
+    let error = std::io::Error::from(errno);
+    std::io::Error::new(error.kind(), format!("{kind}: {what}: {error}"))
+}
+
+/// Makes a detached overlay: layers from top to bottom, a writable layer and its work folder. `volatile` leaves out
+/// the syncs that only matter over a power loss, after which the container is gone anyway.
+///
+/// # Errors
+/// When the kernel refuses a layer.
+pub fn overlay(lower: &[impl AsRef<Path>], upper: &Path, work: &Path) -> std::io::Result<OwnedFd> {
+    let text = |path: &Path| {
+        let text = path.to_str().filter(|text| !text.contains([',', '\\', ':']));
+        text.map(str::to_string).ok_or_else(|| std::io::Error::other(format!("the layer path {path:?} holds one of , \\ :")))
+    };
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let lower = lower.iter().map(|path| text(path.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    // One option per layer where the kernel has it (6.5 and newer): no limit on the length of all together.
+    let one_by_one = lower.iter().all(|layer| fsconfig_set_string(&context, "lowerdir+", layer.as_str()).is_ok());
+    let context = if one_by_one {
+        context
+    } else {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "lowerdir", lower.join(":")).map_err(|errno| named("overlay", "lowerdir", errno))?;
+        context
+    };
+    fsconfig_set_string(&context, "upperdir", text(upper)?).map_err(|errno| named("overlay", "upperdir", errno))?;
+    fsconfig_set_string(&context, "workdir", text(work)?).map_err(|errno| named("overlay", "workdir", errno))?;
+    // Kernels before 5.10 don't know it and work without.
+    let _ = fsconfig_set_flag(&context, "volatile");
+    fsconfig_create(&context).map_err(|errno| named("overlay", "create", errno))?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+/// A detached copy of the mount at a path of the machine, with those below it when `recursive`.
+///
+/// # Errors
+/// When the path doesn't exist.
+pub fn clone_path(path: &Path, recursive: bool) -> std::io::Result<OwnedFd> {
+    Ok(open_tree(CWD, path, clone_flags(recursive))?)
+}
+
+/// A detached copy of what a descriptor stands for, as a mount.
+///
+/// # Errors
+/// When the descriptor is not in this mount namespace.
+pub fn clone_fd(fd: impl AsFd, recursive: bool) -> std::io::Result<OwnedFd> {
+    Ok(open_tree(fd, "", clone_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH)?)
+}
+
+fn clone_flags(recursive: bool) -> OpenTreeFlags {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
+}
+
+/// Attaches a detached mount to a target that is open already.
+///
+/// # Errors
+/// When a folder meets a file, or the kernel refuses.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> std::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", target, "", flags)?)
+}
+
+/// Sets attributes and propagation of a mount, and of all below it when `recursive`.
+///
+/// # Errors
+/// When the kernel refuses (`mount_setattr` wants 5.12).
+pub fn set_attributes(mount: impl AsFd, attributes: MountAttrFlags, propagation: Option<Propagation>, recursive: bool) -> std::io::Result<()> {
+    setattr(mount.as_fd(), c"", attributes, propagation, recursive)
+}
+
+/// Sets propagation of the mount at a path, and of all below it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_propagation(path: &CStr, propagation: Propagation) -> std::io::Result<()> {
+    setattr(CWD, path, MountAttrFlags::empty(), Some(propagation), true)
+}
+
+fn setattr(
+    fd: BorrowedFd<'_>,
+    path: &CStr,
+    attributes: MountAttrFlags,
+    propagation: Option<Propagation>,
+    recursive: bool,
+) -> std::io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: u64::from(attributes.bits()),
+        attr_clr: 0,
+        propagation: match propagation {
+            None => 0,
+            Some(Propagation::Private) => libc::MS_PRIVATE,
+            Some(Propagation::Slave) => libc::MS_SLAVE,
+            Some(Propagation::Shared) => libc::MS_SHARED,
+        } as u64,
+        userns_fd: 0,
+    };
+    let mut flags = if path.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
+    if recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: the path ends with a NUL and the attributes live during the call; their size is told.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Takes the mount at a path away, at once for new users and for good when its last user leaves.
+///
+/// # Errors
+/// When nothing is mounted there.
+pub fn detach(path: &Path) -> std::io::Result<()> {
+    Ok(unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+/// Takes the mount at a path away; fails while it is used.
+///
+/// # Errors
+/// When nothing is mounted there or it is in use.
+pub fn unmount_path(path: &Path) -> std::io::Result<()> {
+    Ok(unmount(path, UnmountFlags::NOFOLLOW)?)
+}
+
+/// Makes a folder the root of this mount namespace and forgets the old one.
+///
+/// # Errors
+/// When the folder is not a mount point.
+pub fn pivot_into(root: impl AsFd) -> std::io::Result<()> {
+    // The old root is stacked onto the new one by giving both as ".", so no folder is needed inside the container.
+    rustix::process::fchdir(&root)?;
+    rustix::process::pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    Ok(())
+}
+
+/// Mount points below a folder (and the folder itself), the deepest first, from `/proc/self/mountinfo`.
+///
+/// # Errors
+/// When the mount table can't be read.
+pub fn mounts_below(folder: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let mut found: Vec<std::path::PathBuf> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|field| std::path::PathBuf::from(unescape(field)))
+        .filter(|path| path.starts_with(folder))
+        .collect();
+    found.reverse();
+    Ok(found)
+}
+
+/// Undoes the octal escapes of the mount table.
+fn unescape(field: &str) -> String {
+    let (mut text, mut rest) = (Vec::new(), field.as_bytes());
+    while let Some((first, after)) = rest.split_first() {
+        let code = (*first == b'\\' && after.len() >= 3)
+            .then(|| std::str::from_utf8(&after[..3]).ok().and_then(|digits| u8::from_str_radix(digits, 8).ok()))
+            .flatten();
+        match code {
+            Some(code) => {
+                text.push(code);
+                rest = &after[3..];
+            }
+            None => {
+                text.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_mount_table_is_unescaped() {
+        assert_eq!(super::unescape(r"/a\040b\134c"), r"/a b\c");
+        assert_eq!(super::unescape(r"/a\9"), r"/a\9");
+    }
+}

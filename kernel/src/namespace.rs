@@ -1,1 +1,114 @@
 //! Namespaces: making, binding to files, joining.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
+
+pub use rustix::thread::ThreadNameSpaceType as Kinds;
+
+/// Why a network namespace can't be made, entered or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} the network namespace {path:?}")]
+pub struct NamespaceError {
+    step: &'static str,
+    path: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+fn failed(step: &'static str, path: &Path, source: impl Into<std::io::Error>) -> NamespaceError {
+    NamespaceError { step, path: path.to_path_buf(), source: source.into() }
+}
+
+/// Makes a network namespace and binds it to a file, so that it lives without a process. The work is done on a
+/// thread of its own, which ends with it: no other thread ever changes its namespace.
+///
+/// # Errors
+/// When the file exists or the kernel refuses; nothing is left behind then.
+pub fn create_network(path: &Path) -> Result<(), NamespaceError> {
+    let file = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(path, file, Mode::from_raw_mode(0o444)).map_err(|errno| failed("make the file of", path, errno))?;
+    let made = on_thread(|| {
+        #[allow(deprecated)]
+        rustix::thread::unshare(UnshareFlags::NEWNET).map_err(|errno| failed("unshare", path, errno))?;
+        mount_bind("/proc/thread-self/ns/net", path).map_err(|errno| failed("bind", path, errno))
+    });
+    if made.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    made
+}
+
+/// Removes a bound network namespace; it ends when no process is left in it. Fine when it is gone already.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn remove_network(path: &Path) -> Result<(), NamespaceError> {
+    use rustix::io::Errno;
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+        Err(errno) => return Err(failed("unmount", path, errno)),
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove the file of", path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Runs a closure in another network namespace, on a thread of its own.
+///
+/// # Errors
+/// When the namespace can't be entered.
+pub fn in_network<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
+    on_thread(|| {
+        let fd = open(path).map_err(|error| failed("open", path, error))?;
+        join(&fd, LinkNameSpaceType::Network).map_err(|error| failed("enter", path, error))?;
+        Ok(work())
+    })
+}
+
+/// Runs a closure on a fresh thread and waits for it.
+fn on_thread<T: Send>(work: impl FnOnce() -> Result<T, NamespaceError> + Send) -> Result<T, NamespaceError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netns".into()).stack_size(256 << 10).spawn_scoped(scope, work);
+        match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(error) => Err(failed("start a thread for", Path::new(""), error)),
+        }
+    })
+}
+
+/// Opens the file of a namespace.
+///
+/// # Errors
+/// When it doesn't exist.
+pub fn open(path: &Path) -> std::io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Moves this thread into the namespace of a file. Only for processes of one thread, or threads that end soon.
+///
+/// # Errors
+/// When the descriptor is no namespace of that kind, or the kernel refuses.
+pub fn join(fd: impl AsFd, kind: LinkNameSpaceType) -> std::io::Result<()> {
+    Ok(rustix::thread::move_into_link_name_space(fd.as_fd(), Some(kind))?)
+}
+
+/// Moves this thread into several namespaces of a process at once, by its pidfd.
+///
+/// # Errors
+/// When the process is gone, or the kernel refuses.
+pub fn join_process(pidfd: impl AsFd, kinds: ThreadNameSpaceType) -> std::io::Result<()> {
+    Ok(rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), kinds)?)
+}
+
+/// Whether a file is a bound network namespace that can still be entered.
+#[must_use]
+pub fn is_network(path: &Path) -> bool {
+    /// `NSFS_MAGIC`.
+    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as i64 == NSFS_MAGIC)
+}

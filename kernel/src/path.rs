@@ -1,1 +1,195 @@
 //! Path resolution that never leaves a root.
+//!
+//! Everything below a root may be hostile: names, links, whole folders. Each step is made by `openat2` relative to a
+//! descriptor, so that no path string is ever resolved against the machine's own tree.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+
+/// How often a resolution is tried again when somebody renames below it at the same time.
+const RETRIES: usize = 64;
+/// Components of one path.
+const DEPTH_MAX: usize = 256;
+
+/// Why a path can't be resolved or made inside its root.
+#[derive(Debug, thiserror::Error)]
+pub enum PathError {
+    /// The kernel refused.
+    #[error("{step} {path:?} inside the root")]
+    Step {
+        /// What was being done.
+        step: &'static str,
+        /// The path inside the root.
+        path: PathBuf,
+        /// Why it was refused.
+        #[source]
+        source: std::io::Error,
+    },
+    /// More components than any honest path has.
+    #[error("path {0:?} has more than {DEPTH_MAX} components")]
+    TooDeep(PathBuf),
+}
+
+fn failed(step: &'static str, path: &Path, errno: Errno) -> PathError {
+    PathError::Step { step, path: path.to_path_buf(), source: errno.into() }
+}
+
+/// Opens a root folder itself.
+///
+/// # Errors
+/// When the folder can't be opened.
+pub fn open_root(path: &Path) -> Result<OwnedFd, PathError> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| failed("open", path, errno))
+}
+
+/// Opens a path inside a root; links are followed, absolute ones and `..` relative to the root.
+///
+/// # Errors
+/// When the path doesn't exist or can't be opened.
+pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, PathError> {
+    open_with(root.as_fd(), path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Opens a path below a folder without following a single link.
+///
+/// # Errors
+/// When the path doesn't exist, leaves the folder or goes through a link.
+pub fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, PathError> {
+    open_with(root.as_fd(), path, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+}
+
+fn open_with(root: BorrowedFd<'_>, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, PathError> {
+    let path_or_dot = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    for _ in 0..RETRIES {
+        match rustix::fs::openat2(root, path_or_dot, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // Somebody renamed a part of the path: the kernel could not be sure that it stayed inside.
+            Err(Errno::AGAIN) => {}
+            Err(errno) => return Err(failed("open", path, errno)),
+            Ok(fd) => return Ok(fd),
+        }
+    }
+    Err(failed("open", path, Errno::AGAIN))
+}
+
+/// Opens a folder inside a root and makes what is missing of it, as `mkdir -p` does.
+///
+/// # Errors
+/// When a part of the path is not a folder, or the kernel refuses.
+pub fn make_folder_in_root(root: impl AsFd, path: &Path, mode: Mode) -> Result<OwnedFd, PathError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match open_in_root(&root, path, flags) {
+        Ok(fd) => return Ok(fd),
+        Err(PathError::Step { source, .. }) if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {}
+        Err(error) => return Err(error),
+    }
+    // The longest part that exists is resolved with its links; below it nothing exists, so nothing can be a link.
+    let components: Vec<Component<'_>> = path.components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir)).collect();
+    if components.len() > DEPTH_MAX {
+        return Err(PathError::TooDeep(path.to_path_buf()));
+    }
+    let mut there = open_in_root(&root, Path::new("."), flags)?;
+    let mut resolved = PathBuf::new();
+    for component in components {
+        resolved.push(component);
+        match open_in_root(&root, &resolved, flags) {
+            Ok(fd) => there = fd,
+            Err(PathError::Step { source, .. }) if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
+                let Component::Normal(name) = component else { return Err(failed("make", path, Errno::NOENT)) };
+                match rustix::fs::mkdirat(&there, name, mode) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(failed("make the folder", &resolved, errno)),
+                }
+                there = open_beneath(&there, Path::new(name), flags)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(there)
+}
+
+/// Opens a file inside a root, as a mount target, and makes an empty one with its folders where it is missing.
+///
+/// # Errors
+/// When the path leads to a folder's place that can't be made, or the kernel refuses.
+pub fn make_file_in_root(root: impl AsFd, path: &Path, mode: Mode) -> Result<OwnedFd, PathError> {
+    match open_in_root(&root, path, OFlags::PATH) {
+        Ok(fd) => return Ok(fd),
+        Err(PathError::Step { source, .. }) if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {}
+        Err(error) => return Err(error),
+    }
+    let name = path.file_name().ok_or_else(|| failed("make", path, Errno::INVAL))?;
+    let parent = make_folder_in_root(&root, path.parent().unwrap_or(Path::new("")), Mode::from_raw_mode(0o755))?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(&parent, name, flags, mode) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(failed("make the file", path, errno)),
+    }
+    open_beneath(&parent, Path::new(name), OFlags::PATH)
+}
+
+/// Whether an open descriptor is a folder.
+///
+/// # Errors
+/// When it can't be looked at.
+pub fn is_folder(fd: impl AsFd) -> std::io::Result<bool> {
+    let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)?;
+    Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+}
+
+/// The locked-in flags (nosuid, nodev, noexec, read-only) of the mount that a descriptor lies on.
+///
+/// # Errors
+/// When it can't be looked at.
+pub fn mount_flags(fd: impl AsFd) -> std::io::Result<StatVfsMountFlags> {
+    Ok(rustix::fs::fstatvfs(fd)?.f_flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("orlop-path-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(path.join("root")).unwrap();
+            Folder(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn links_stay_inside() {
+        let folder = Folder::new("links");
+        let root_path = folder.0.join("root");
+        symlink(&folder.0, root_path.join("out")).unwrap();
+        symlink("../../../../..", root_path.join("up")).unwrap();
+        let root = open_root(&root_path).unwrap();
+        make_folder_in_root(&root, Path::new("/up/a/b"), Mode::from_raw_mode(0o755)).unwrap();
+        assert!(root_path.join("a/b").is_dir());
+        let error = make_folder_in_root(&root, Path::new("out/c"), Mode::from_raw_mode(0o755));
+        assert!(error.is_err() || !folder.0.join("c").exists(), "a dangling link is not a way out");
+        assert!(!folder.0.join("c").exists());
+    }
+
+    #[test]
+    fn files_are_made_with_their_folders() {
+        let folder = Folder::new("files");
+        let root = open_root(&folder.0.join("root")).unwrap();
+        make_file_in_root(&root, Path::new("/etc/hosts"), Mode::from_raw_mode(0o644)).unwrap();
+        assert!(folder.0.join("root/etc/hosts").is_file());
+        assert!(make_folder_in_root(&root, Path::new("/etc/hosts/x"), Mode::from_raw_mode(0o755)).is_err());
+    }
+}

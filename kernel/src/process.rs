@@ -1,1 +1,206 @@
-//! Processes: clone3, pidfd, wait, spawn.
+//! Processes: clone3, pidfd, wait, identity, spawning a daemon's children.
+
+use std::ffi::CString;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+
+/// Which side of a clone this is.
+#[derive(Debug)]
+pub enum Side {
+    /// The caller, with the child's number and a descriptor of it.
+    Parent {
+        /// Number of the child in the caller's PID namespace.
+        pid: i32,
+        /// Stays valid when the number is used again.
+        pidfd: OwnedFd,
+    },
+    /// The new process.
+    Child,
+}
+
+/// New namespaces of a clone.
+pub mod new {
+    /// Mounts.
+    pub const MOUNT: u64 = libc::CLONE_NEWNS as u64;
+    /// Process numbers.
+    pub const PID: u64 = libc::CLONE_NEWPID as u64;
+    /// Network.
+    pub const NETWORK: u64 = libc::CLONE_NEWNET as u64;
+    /// IPC.
+    pub const IPC: u64 = libc::CLONE_NEWIPC as u64;
+    /// Host name.
+    pub const UTS: u64 = libc::CLONE_NEWUTS as u64;
+    /// Cgroups.
+    pub const CGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+}
+
+/// Forks this process with new namespaces. Only a process of one thread may call this: the child would otherwise
+/// hold locks that nobody releases.
+///
+/// # Errors
+/// When the process has more than one thread, or the kernel refuses.
+pub fn clone(namespaces: u64) -> std::io::Result<Side> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(std::io::Error::other("clone in a process of several threads"));
+    }
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all-zero is a valid clone_args: each zero means that the feature is not used.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = namespaces | libc::CLONE_PIDFD as u64;
+    arguments.pidfd = (&raw mut pidfd) as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: no stack is given, so the child goes on with a copy of ours as after fork; there is one thread only.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    match result {
+        -1 => Err(std::io::Error::last_os_error()),
+        0 => Ok(Side::Child),
+        pid => {
+            // SAFETY: the kernel has stored a new descriptor, which nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Side::Parent { pid: pid as i32, pidfd })
+        }
+    }
+}
+
+/// Replaces this process by a program.
+///
+/// # Errors
+/// Only ever returns an error: what the kernel says of the program.
+pub fn exec(program: &Path, arguments: &[CString], environment: &[CString]) -> std::io::Error {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(program) = CString::new(program.as_os_str().as_bytes()) else {
+        return std::io::Error::other("the program's path holds a NUL byte");
+    };
+    match nix::unistd::execve(&program, arguments, environment) {
+        Ok(never) => match never {},
+        Err(errno) => errno.into(),
+    }
+}
+
+/// Marks every descriptor from `first` on to be closed by the next exec.
+///
+/// # Errors
+/// When the kernel lacks `close_range` with that flag (5.11).
+pub fn close_on_exec_from(first: u32) -> std::io::Result<()> {
+    // SAFETY: only flags of descriptors change, nothing is closed here.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Puts a descriptor into the place of stdin (0), stdout (1) or stderr (2).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_stdio(fd: impl AsFd, place: u8) -> std::io::Result<()> {
+    match place {
+        0 => rustix::stdio::dup2_stdin(fd)?,
+        1 => rustix::stdio::dup2_stdout(fd)?,
+        _ => rustix::stdio::dup2_stderr(fd)?,
+    }
+    Ok(())
+}
+
+/// Forbids (or allows) others to look into this process and its `/proc` files.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_dumpable(dumpable: bool) -> std::io::Result<()> {
+    // SAFETY: PR_SET_DUMPABLE takes one number.
+    let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable), 0, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Makes orphans below this process its children.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn become_subreaper() -> std::io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).map_err(Into::into)
+}
+
+/// Gives this process a new, empty session keyring, so that it doesn't share that of the daemon. A kernel without
+/// keyrings is fine.
+pub fn join_new_keyring() {
+    // SAFETY: KEYCTL_JOIN_SESSION_KEYRING with no name takes no pointer that is read.
+    unsafe { libc::syscall(libc::SYS_keyctl, 1, std::ptr::null::<libc::c_char>()) };
+}
+
+/// Sets the identity of this process: groups first, then group, then user; capabilities are kept for the caller to
+/// set afterwards.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_identity(uid: u32, gid: u32, groups: &[u32]) -> std::io::Result<()> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    rustix::thread::set_keep_capabilities(true)?;
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups)?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    Ok(())
+}
+
+/// A child that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its number.
+    pub pid: i32,
+    /// Exit status; 128 + signal when a signal ended it.
+    pub exit_code: i32,
+}
+
+/// Reaps one child that has ended, if any.
+#[must_use]
+pub fn reap() -> Option<Ended> {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    loop {
+        return match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => Some(Ended { pid: pid.as_raw(), exit_code: code }),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => Some(Ended { pid: pid.as_raw(), exit_code: 128 + signal as i32 }),
+            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => None,
+            Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
+            Err(_) => None,
+        };
+    }
+}
+
+/// Sends a signal by number to a process.
+///
+/// # Errors
+/// When the process is gone or the number is no signal.
+pub fn kill(pid: i32, signal: i32) -> std::io::Result<()> {
+    if pid <= 0 {
+        return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // SAFETY: kill takes two numbers; the pid is checked not to mean a group.
+    let result = unsafe { libc::kill(pid, signal) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// A copy of a program in memory that nobody can change: what runs next to containers is never the file on disk.
+///
+/// # Errors
+/// When the file can't be read or the kernel lacks sealing.
+pub fn sealed_copy(program: &Path) -> std::io::Result<OwnedFd> {
+    let name = program.file_name().map_or_else(|| "program".into(), |name| name.to_string_lossy().into_owned());
+    let fd = rustix::fs::memfd_create(name.as_str(), MemfdFlags::ALLOW_SEALING)?;
+    let mut copy = std::fs::File::from(fd);
+    let mut bytes = Vec::new();
+    std::fs::File::open(program)?.read_to_end(&mut bytes)?;
+    copy.write_all(&bytes)?;
+    copy.rewind()?;
+    let fd = OwnedFd::from(copy);
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+/// The path by which a descriptor of this process can be executed by a child of it.
+#[must_use]
+pub fn executable_path(fd: impl AsFd) -> std::path::PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), fd.as_fd().as_raw_fd()).into()
+}

@@ -1,0 +1,164 @@
+//! Making the folders of a cgroup and writing its limits.
+
+use std::path::Path;
+
+use super::{CgroupError, Cgroups, Hierarchy, Resources, failed, shares_to_weight};
+
+/// Makes a v1 folder with those above it. A fresh cpuset is empty and takes no process, so it gets its parent's.
+pub(super) fn make_v1(folder: &Path, hierarchy: &Hierarchy) -> Result<(), CgroupError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent().filter(|parent| parent.starts_with(&hierarchy.mount) && *parent != hierarchy.mount) {
+        make_v1(parent, hierarchy)?;
+    }
+    make_folder(folder)?;
+    if hierarchy.controllers.iter().any(|controller| controller == "cpuset") {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let parent = folder.parent().unwrap_or(folder).join(file);
+            let value = std::fs::read_to_string(&parent).map_err(|error| failed("read", &parent, error))?;
+            write(&folder.join(file), value.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a v2 folder with those above it; each gets all controllers that its parent has.
+pub(super) fn make_v2(mount: &Path, path: &str) -> Result<(), CgroupError> {
+    let mut folder = mount.to_path_buf();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        let available = std::fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+        for controller in available.split_ascii_whitespace() {
+            // One that can't be had here (threaded parents, realtime tasks) must not cost the others.
+            let _ = std::fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+        folder.push(part);
+        make_folder(&folder)?;
+    }
+    Ok(())
+}
+
+fn make_folder(folder: &Path) -> Result<(), CgroupError> {
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed("make", folder, error)),
+        _ => Ok(()),
+    }
+}
+
+fn write(file: &Path, value: &str) -> Result<(), CgroupError> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(file)
+        .and_then(|mut out| std::io::Write::write_all(&mut out, value.as_bytes()))
+        .map_err(|error| failed("write to", file, std::io::Error::new(error.kind(), format!("{value:?}: {error}"))))
+}
+
+/// Writes all limits that are given.
+pub(super) fn set(cgroups: &Cgroups, path: &str, resources: &Resources) -> Result<(), CgroupError> {
+    match cgroups {
+        Cgroups::V1(_) => set_v1(cgroups, path, resources),
+        Cgroups::V2(mount) => set_v2(&mount.join(path.trim_start_matches('/')), resources),
+    }
+}
+
+fn set_v1(cgroups: &Cgroups, path: &str, resources: &Resources) -> Result<(), CgroupError> {
+    let put = |controller: &str, file: &str, value: String| match cgroups.folder(path, controller)? {
+        Some(folder) => write(&folder.join(file), &value),
+        None => Ok(()),
+    };
+    if let Some(cpu) = &resources.cpu {
+        if let Some(shares) = cpu.shares.filter(|shares| *shares > 0) {
+            put("cpu", "cpu.shares", shares.to_string())?;
+        }
+        if let Some(period) = cpu.period.filter(|period| *period > 0) {
+            put("cpu", "cpu.cfs_period_us", period.to_string())?;
+        }
+        if let Some(quota) = cpu.quota.filter(|quota| *quota != 0) {
+            put("cpu", "cpu.cfs_quota_us", quota.to_string())?;
+        }
+        if let Some(cpus) = cpu.cpus.as_ref().filter(|cpus| !cpus.is_empty()) {
+            put("cpuset", "cpuset.cpus", cpus.clone())?;
+        }
+        if let Some(mems) = cpu.mems.as_ref().filter(|mems| !mems.is_empty()) {
+            put("cpuset", "cpuset.mems", mems.clone())?;
+        }
+    }
+    if let Some(memory) = &resources.memory {
+        set_memory_v1(cgroups, path, memory)?;
+    }
+    if let Some(pids) = &resources.pids {
+        put("pids", "pids.max", limit(pids.limit))?;
+    }
+    for huge in &resources.hugepage_limits {
+        put("hugetlb", &format!("hugetlb.{}.limit_in_bytes", huge.page_size), huge.limit.to_string())?;
+    }
+    for rule in &resources.devices {
+        put("devices", if rule.allow { "devices.allow" } else { "devices.deny" }, rule.line())?;
+    }
+    Ok(())
+}
+
+/// Memory and memory with swap must never cross: the one that grows goes first.
+fn set_memory_v1(cgroups: &Cgroups, path: &str, memory: &super::Memory) -> Result<(), CgroupError> {
+    let Some(folder) = cgroups.folder(path, "memory")? else { return Ok(()) };
+    let (plain, both) = (folder.join("memory.limit_in_bytes"), folder.join("memory.memsw.limit_in_bytes"));
+    let Some(limit) = memory.limit.filter(|limit| *limit != 0) else { return Ok(()) };
+    let swap = memory.swap.filter(|swap| *swap != 0 && both.exists());
+    let current: i64 = std::fs::read_to_string(&both).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(i64::MAX);
+    match swap {
+        Some(swap) if swap == -1 || swap > current => {
+            write(&both, &swap.to_string())?;
+            write(&plain, &limit.to_string())
+        }
+        Some(swap) => {
+            write(&plain, &limit.to_string())?;
+            write(&both, &swap.to_string())
+        }
+        None => write(&plain, &limit.to_string()),
+    }
+}
+
+fn set_v2(folder: &Path, resources: &Resources) -> Result<(), CgroupError> {
+    let put = |file: &str, value: String| write(&folder.join(file), &value);
+    if let Some(cpu) = &resources.cpu {
+        if let Some(shares) = cpu.shares.filter(|shares| *shares > 0) {
+            put("cpu.weight", shares_to_weight(shares).to_string())?;
+        }
+        if cpu.quota.is_some_and(|quota| quota != 0) || cpu.period.is_some_and(|period| period > 0) {
+            let quota = cpu.quota.filter(|quota| *quota > 0).map_or("max".to_string(), |quota| quota.to_string());
+            put("cpu.max", format!("{quota} {}", cpu.period.filter(|period| *period > 0).unwrap_or(100_000)))?;
+        }
+        if let Some(cpus) = cpu.cpus.as_ref().filter(|cpus| !cpus.is_empty()) {
+            put("cpuset.cpus", cpus.clone())?;
+        }
+        if let Some(mems) = cpu.mems.as_ref().filter(|mems| !mems.is_empty()) {
+            put("cpuset.mems", mems.clone())?;
+        }
+    }
+    if let Some(memory) = &resources.memory
+        && let Some(bytes) = memory.limit.filter(|bytes| *bytes != 0)
+    {
+        put("memory.max", limit(bytes))?;
+        // v2 counts swap apart from memory.
+        if let Some(swap) = memory.swap.filter(|swap| *swap != 0) {
+            put("memory.swap.max", if swap < 0 { "max".into() } else { (swap - bytes).max(0).to_string() })?;
+        }
+    }
+    if let Some(pids) = &resources.pids {
+        put("pids.max", limit(pids.limit))?;
+    }
+    for huge in &resources.hugepage_limits {
+        put(&format!("hugetlb.{}.max", huge.page_size), huge.limit.to_string())?;
+    }
+    for (file, value) in &resources.unified {
+        if file.contains('/') {
+            return Err(CgroupError::Path(file.clone()));
+        }
+        put(file, value.clone())?;
+    }
+    Ok(())
+}
+
+fn limit(value: i64) -> String {
+    if value <= 0 { "max".to_string() } else { value.to_string() }
+}
