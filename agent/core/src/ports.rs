@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodStatus, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::CSIDriver;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// A boxed future, so that ports can be trait objects.
 pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -228,4 +230,87 @@ pub trait Access: Send + Sync {
 pub trait CsiDrivers: Send + Sync {
     /// Path of the driver's socket, or none while it is not registered.
     fn endpoint(&self, driver: &str) -> Option<PathBuf>;
+}
+
+/// Pods of this node as the API server has them: what `agent/api` delivers through a `tokio::sync::watch` channel of
+/// `Arc<PodSet>` and `agent/pods` merges with the static pods. Mirror pods are in it like any other.
+#[derive(Clone, Debug, Default)]
+pub struct PodSet {
+    /// The first list is complete. While it isn't, nothing that runs is taken for an orphan.
+    pub synced: bool,
+    /// The pods by uid.
+    pub pods: BTreeMap<String, Arc<Pod>>,
+}
+
+/// Mirror pods: the API's picture of static pods; implemented by `agent/api`.
+pub trait MirrorPods: Send + Sync {
+    /// Creates the mirror pod. The caller has set the annotation `kubernetes.io/config.mirror`, the node name and all
+    /// else but the owner reference to the Node, which the implementation adds. The pod already being there is success.
+    fn create<'a>(&'a self, pod: &'a Pod) -> PortFuture<'a, Result<(), PortError>>;
+    /// Deletes the mirror pod at once (grace 0) if it still has that uid; its absence is success.
+    fn delete<'a>(&'a self, namespace: &'a str, name: &'a str, uid: &'a str) -> PortFuture<'a, Result<(), PortError>>;
+}
+
+/// One new status of a pod.
+#[derive(Clone, Debug)]
+pub struct StatusUpdate {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// Uid of the API object; for a static pod that of its mirror.
+    pub uid: String,
+    /// The whole status that the agent owns. Conditions of types that the agent does not own (readiness gates) are
+    /// not in it: the implementation keeps those of the object.
+    pub status: PodStatus,
+    /// Everything of the pod is gone from the node. Where the object has a deletionTimestamp, the implementation
+    /// deletes it with grace 0 and a uid precondition after writing the status; otherwise it only writes.
+    pub finished: bool,
+}
+
+/// Where workers put new pod statuses; implemented by `agent/api`. Never blocks: keeps the newest update per uid,
+/// writes it within milliseconds and tries again until written or the object is gone.
+pub trait StatusSink: Send + Sync {
+    /// Takes a new status.
+    fn publish(&self, update: StatusUpdate);
+}
+
+/// Limits of a pod as a whole, in the units of the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodCgroupLimits {
+    /// cpu.shares (2..=262144).
+    pub cpu_shares: u64,
+    /// CFS quota in microseconds per `cpu_period_us`; none is unlimited.
+    pub cpu_quota_us: Option<i64>,
+    /// CFS period in microseconds.
+    pub cpu_period_us: u64,
+    /// Memory limit in bytes; none is unlimited.
+    pub memory_bytes: Option<i64>,
+    /// Huge-page limits in bytes by size (`2Mi`).
+    pub hugepages: BTreeMap<String, i64>,
+}
+
+/// The cgroups of pods; implemented by `agent/resources`.
+pub trait PodCgroups: Send + Sync {
+    /// Makes the cgroup of a pod under its QoS class (`Guaranteed`, `Burstable`, `BestEffort`), or sets the limits
+    /// of the one that is there. Returns the path to hand to the runtime as `cgroup_parent`.
+    fn ensure<'a>(&'a self, pod_uid: &'a str, qos_class: &'a str, limits: &'a PodCgroupLimits) -> PortFuture<'a, Result<String, PortError>>;
+    /// Kills what is left in the pod's cgroup and removes it; its absence is success.
+    fn remove<'a>(&'a self, pod_uid: &'a str) -> PortFuture<'a, Result<(), PortError>>;
+    /// Uids of pods that have a cgroup.
+    fn pods_on_disk(&self) -> Vec<String>;
+}
+
+/// What pod workers need to know of the node; implemented by `agent/node`.
+pub trait NodeFacts: Send + Sync {
+    /// Addresses of the node, the main one first.
+    fn host_ips(&self) -> Vec<IpAddr>;
+    /// Allocatable resources by name.
+    fn allocatable(&self) -> BTreeMap<String, Quantity>;
+    /// Capacity by name.
+    fn capacity(&self) -> BTreeMap<String, Quantity>;
+    /// Labels of the Node object; empty while unknown.
+    fn labels(&self) -> BTreeMap<String, String>;
+    /// Why no new pod may be admitted (pressure, shutdown): reason and message.
+    fn refusal(&self, pod: &Pod) -> Option<(String, String)>;
 }
