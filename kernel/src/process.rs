@@ -204,3 +204,37 @@ pub fn sealed_copy(program: &Path) -> std::io::Result<OwnedFd> {
 pub fn executable_path(fd: impl AsFd) -> std::path::PathBuf {
     format!("/proc/{}/fd/{}", std::process::id(), fd.as_fd().as_raw_fd()).into()
 }
+
+/// Replaces this process by the program behind a descriptor, which may lie outside of this process's root.
+///
+/// # Errors
+/// Only ever returns an error: what the kernel says of the program.
+pub fn exec_descriptor(program: impl AsFd, arguments: &[CString], environment: &[CString]) -> std::io::Error {
+    let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
+    match nix::unistd::execveat(program, c"", arguments, environment, flags) {
+        Ok(never) => match never {},
+        Err(errno) => errno.into(),
+    }
+}
+
+/// Gives a signal its default meaning again.
+///
+/// # Errors
+/// When the number is no signal.
+pub fn default_signal(signal: i32) -> std::io::Result<()> {
+    set_signal(signal, libc::SIG_DFL)
+}
+
+/// Ignores a signal.
+///
+/// # Errors
+/// When the number is no signal.
+pub fn ignore_signal(signal: i32) -> std::io::Result<()> {
+    set_signal(signal, libc::SIG_IGN)
+}
+
+fn set_signal(signal: i32, handler: libc::sighandler_t) -> std::io::Result<()> {
+    // SAFETY: SIG_DFL and SIG_IGN run no code of ours.
+    let result = unsafe { libc::signal(signal, handler) };
+    if result == libc::SIG_ERR { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}

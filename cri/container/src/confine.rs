@@ -1,0 +1,187 @@
+//! The last steps of every process of a container: limits, identity, capabilities, seccomp, exec.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use orlop_kernel::capability::{self, Capabilities};
+use orlop_kernel::procfs::Procfs;
+use orlop_kernel::seccomp::Filter;
+use orlop_kernel::{process, terminal};
+use rustix::process::Resource;
+
+use crate::config::{Process, Rlimit};
+use crate::stage::{StageError, Step};
+
+/// Where programs are looked for when the environment doesn't say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What of a process was worked out while the machine could still be seen.
+pub(crate) struct Confinement {
+    filter: Option<Filter>,
+    bounding: Capabilities,
+    effective: Capabilities,
+    ambient: Capabilities,
+}
+
+impl Confinement {
+    /// Reads capabilities and compiles the filter.
+    pub(crate) fn prepare(process: &Process, seccomp: Option<&orlop_kernel::seccomp::Profile>) -> Result<Confinement, StageError> {
+        let set = |names: &[String]| {
+            Capabilities::from_names(names.iter().map(String::as_str))
+                .map_err(|name| format!("{name:?} is no capability"))
+                .step("read the capabilities")
+        };
+        Ok(Confinement {
+            filter: seccomp.map(Filter::compile).transpose().step("compile the seccomp profile")?,
+            bounding: set(&process.capabilities.bounding)?,
+            effective: set(&process.capabilities.effective)?,
+            ambient: set(&process.capabilities.ambient)?,
+        })
+    }
+
+    /// Gives this process its limits and identity and takes everything else away. Order matters: the bounding set
+    /// needs SETPCAP, a filter without no_new_privs needs SYS_ADMIN, so both come before the identity changes; with
+    /// no_new_privs the filter comes last, when it has the least left to allow.
+    pub(crate) fn apply(&self, process: &Process) -> Result<(), StageError> {
+        for limit in &process.rlimits {
+            set_limit(limit)?;
+        }
+        capability::bound(self.bounding).step("bound the capabilities")?;
+        if let Some(filter) = self.filter.as_ref().filter(|_| !process.no_new_privileges) {
+            filter.load().step("load the seccomp filter")?;
+        }
+        let user = &process.user;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(user.umask.unwrap_or(0o022)));
+        process::set_identity(user.uid, user.gid, &user.additional_gids)
+            .step(format!("become user {}, group {}", user.uid, user.gid))?;
+        let effective = if user.uid == 0 { self.effective } else { self.ambient };
+        self.apply_capabilities(effective)?;
+        if process.no_new_privileges {
+            rustix::thread::set_no_new_privs(true).step("set no_new_privs")?;
+            if let Some(filter) = &self.filter {
+                filter.load().step("load the seccomp filter")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_capabilities(&self, effective: Capabilities) -> Result<(), StageError> {
+        capability::apply(effective, self.ambient).step("set the capabilities")
+    }
+}
+
+fn set_limit(limit: &Rlimit) -> Result<(), StageError> {
+    let resource = match limit.kind.trim_start_matches("RLIMIT_") {
+        "AS" => Resource::As,
+        "CORE" => Resource::Core,
+        "CPU" => Resource::Cpu,
+        "DATA" => Resource::Data,
+        "FSIZE" => Resource::Fsize,
+        "LOCKS" => Resource::Locks,
+        "MEMLOCK" => Resource::Memlock,
+        "MSGQUEUE" => Resource::Msgqueue,
+        "NICE" => Resource::Nice,
+        "NOFILE" => Resource::Nofile,
+        "NPROC" => Resource::Nproc,
+        "RSS" => Resource::Rss,
+        "RTPRIO" => Resource::Rtprio,
+        "RTTIME" => Resource::Rttime,
+        "SIGPENDING" => Resource::Sigpending,
+        "STACK" => Resource::Stack,
+        other => return Err(format!("RLIMIT_{other} is no limit")).step("set the limits"),
+    };
+    // Without SYS_RESOURCE the hard limit can't grow: as much as the machine allows is better than no container.
+    let hard = rustix::process::getrlimit(resource).maximum;
+    let cut = |value: u64| if orlop_kernel::capability::permitted().is_ok_and(|c| c.0 & (1 << 24) != 0) { value } else { hard.map_or(value, |hard| value.min(hard)) };
+    let number = |value: u64| (value != u64::MAX).then_some(value);
+    let wanted = rustix::process::Rlimit { current: number(cut(limit.soft)), maximum: number(cut(limit.hard)) };
+    rustix::process::setrlimit(resource, wanted).step(format!("set RLIMIT_{}", limit.kind.trim_start_matches("RLIMIT_")))
+}
+
+/// Sets `oom_score_adj` as far as the machine allows: lowering it needs SYS_RESOURCE, and a container that starts
+/// with a higher score is better than none.
+pub(crate) fn set_oom_score(procfs: &Procfs, score: Option<i32>) {
+    if let Some(score) = score {
+        let _ = procfs.write("self/oom_score_adj", &score.to_string());
+    }
+}
+
+/// Enters the working folder, which is made where it is missing, and makes sure that it lies inside the root.
+pub(crate) fn enter_folder(cwd: &str) -> Result<(), StageError> {
+    let cwd = if cwd.is_empty() { "/" } else { cwd };
+    let what = || format!("enter the working folder {cwd:?}");
+    if !cwd.starts_with('/') {
+        return Err("it is not an absolute path").step(what());
+    }
+    match std::env::set_current_dir(cwd) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(cwd).step(what())?;
+            std::env::set_current_dir(cwd).step(what())?;
+        }
+        other => other.step(what())?,
+    }
+    // A folder reached through a leaked descriptor has no path from this root; the kernel then says "(unreachable)".
+    let there = rustix::process::getcwd(Vec::new()).step(what())?;
+    if there.to_bytes().starts_with(b"/") { Ok(()) } else { Err("it lies outside of the container").step(what()) }
+}
+
+/// Makes a terminal this process's own and all its streams.
+pub(crate) fn use_terminal(slave: &OwnedFd) -> Result<(), StageError> {
+    rustix::process::setsid().step("start a session")?;
+    terminal::take_control(slave).step("take the terminal")?;
+    for place in 0..3 {
+        process::set_stdio(slave, place).step("use the terminal")?;
+    }
+    Ok(())
+}
+
+/// Replaces this process by the container's program; returns only when that fails, with Go's well-known words, for
+/// which users and dashboards look.
+pub(crate) fn exec(process: &Process) -> StageError {
+    let failed = |message: String| StageError { step: "unable to start container process".into(), source: message.into() };
+    let Some(name) = process.args.first().filter(|name| !name.is_empty()) else {
+        return failed("no command specified".into());
+    };
+    let program = match find(name, &process.env) {
+        Ok(program) => program,
+        Err(message) => return failed(message),
+    };
+    let texts = |list: &[String]| list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>();
+    let (Ok(arguments), Ok(environment)) = (texts(&process.args), texts(&process.env)) else {
+        return failed(format!("exec {name:?}: an argument or variable holds a NUL byte"));
+    };
+    // Nothing that the runtime has open reaches the container.
+    if let Err(error) = process::close_on_exec_from(3) {
+        return failed(format!("close the runtime's files: {error}"));
+    }
+    let error = process::exec(&program, &arguments, &environment);
+    failed(format!("exec {}: {}", program.display(), plain(&error)))
+}
+
+/// Looks a program up as execvp does.
+fn find(name: &str, environment: &[String]) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        return match std::fs::metadata(name) {
+            Err(error) => Err(format!("exec: {name:?}: stat {name}: {}", plain(&error))),
+            Ok(meta) if meta.is_dir() => Err(format!("exec: {name:?}: is a directory")),
+            Ok(meta) if meta.permissions().mode() & 0o111 == 0 => Err(format!("exec: {name:?}: permission denied")),
+            Ok(_) => Ok(PathBuf::from(name)),
+        };
+    }
+    let path = environment.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let executable = |program: &Path| {
+        std::fs::metadata(program).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    };
+    path.split(':')
+        .map(|folder| Path::new(if folder.is_empty() { "." } else { folder }).join(name))
+        .find(|program| executable(program))
+        .ok_or_else(|| format!("exec: {name:?}: executable file not found in $PATH"))
+}
+
+/// The kernel's words without the number.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}

@@ -1,0 +1,74 @@
+//! What the shim and a container that is being made say to each other, and how a step that fails is named.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use orlop_kernel::socket;
+
+/// Bytes of the longest message; longer texts are cut.
+const MESSAGE_BYTES: usize = 4096;
+
+/// One message.
+#[derive(Debug)]
+pub enum Message {
+    /// Child to parent: all is set up; the terminal's master comes along where there is one.
+    Created(Option<OwnedFd>),
+    /// Parent to child: go.
+    Start,
+    /// Child to parent: the reason why it ends now.
+    Failed(String),
+}
+
+/// A step that failed, with its object.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub struct StageError {
+    /// What was being done, and to what.
+    pub step: String,
+    /// Why it failed.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Names the step of a failure.
+pub(crate) trait Step<T> {
+    /// Says what was being done.
+    fn step(self, what: impl Into<String>) -> Result<T, StageError>;
+}
+
+impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Step<T> for Result<T, E> {
+    fn step(self, what: impl Into<String>) -> Result<T, StageError> {
+        self.map_err(|error| StageError { step: what.into(), source: error.into() })
+    }
+}
+
+/// Sends a message.
+///
+/// # Errors
+/// When the other side is gone.
+pub fn send(socket: impl AsFd, message: &Message) -> std::io::Result<()> {
+    let (bytes, descriptor): (Vec<u8>, Option<BorrowedFd<'_>>) = match message {
+        Message::Created(terminal) => (vec![b'C'], terminal.as_ref().map(AsFd::as_fd)),
+        Message::Start => (vec![b'S'], None),
+        Message::Failed(text) => {
+            let mut bytes = vec![b'F'];
+            bytes.extend(text.bytes().take(MESSAGE_BYTES - 1));
+            (bytes, None)
+        }
+    };
+    socket::send(socket, &bytes, descriptor.as_slice()).map(drop)
+}
+
+/// Receives a message; none at the end of the socket.
+///
+/// # Errors
+/// When nothing is there on a socket that doesn't wait, or the message is not one of ours.
+pub fn receive(socket: impl AsFd) -> std::io::Result<Option<Message>> {
+    let (mut buffer, mut descriptors) = ([0u8; MESSAGE_BYTES], Vec::new());
+    let length = socket::receive(socket, &mut buffer, &mut descriptors)?;
+    match buffer[..length].split_first() {
+        None => Ok(None),
+        Some((b'C', _)) => Ok(Some(Message::Created(descriptors.pop()))),
+        Some((b'S', _)) => Ok(Some(Message::Start)),
+        Some((b'F', text)) => Ok(Some(Message::Failed(String::from_utf8_lossy(text).into_owned()))),
+        Some(_) => Err(std::io::Error::other("unknown stage message")),
+    }
+}
