@@ -1,0 +1,182 @@
+//! The images of a node: pulled, imported, listed, held by containers, removed.
+
+mod flight;
+mod layers;
+mod pull;
+mod resolve;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::digest::{Digest, chain_ids};
+use crate::document::ContainerDefaults;
+use crate::error::ImageError;
+use crate::registry::{RegistriesConfig, RegistryClient};
+use crate::store::{LeaseRecord, Store};
+use crate::unpack::UnpackLimits;
+
+pub use flight::Pull;
+pub(crate) use layers::complete_layer;
+
+/// How images are kept and where they come from.
+#[derive(Clone, Debug)]
+pub struct ImageConfig {
+    /// State directory of the CRI server; images live in `image/` below it.
+    pub state_dir: PathBuf,
+    /// Registries.
+    pub registries: RegistriesConfig,
+    /// Layers fetched and unpacked at the same time, over all pulls.
+    pub parallel_layers: usize,
+    /// Bounds of a layer.
+    pub limits: UnpackLimits,
+    /// References of images that garbage collection must not take (the sandbox image, for one).
+    pub pinned: Vec<String>,
+}
+
+impl ImageConfig {
+    /// Defaults below a state directory.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            registries: RegistriesConfig::default(),
+            parallel_layers: 3,
+            limits: UnpackLimits::default(),
+            pinned: Vec::new(),
+        }
+    }
+}
+
+/// An image that is complete on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRecord {
+    /// Digest of the configuration, `sha256:<hex>`: the one id that all of CRI uses.
+    pub id: String,
+    /// `registry/repository:tag`, sorted.
+    pub repo_tags: Vec<String>,
+    /// `registry/repository@digest`, sorted.
+    pub repo_digests: Vec<String>,
+    /// Size in bytes as the registry counts it (compressed).
+    pub size_bytes: u64,
+    /// How to run it, as the image says. Hostile input.
+    pub config: ContainerDefaults,
+    /// CPU architecture in Go's words.
+    pub architecture: String,
+    /// Directories to stack, topmost first. Never empty.
+    pub lower_dirs: Vec<PathBuf>,
+    /// Chain id of the topmost layer; none for an image without layers.
+    pub chain_id: Option<String>,
+    /// Digest of the platform's manifest, where the image came with one.
+    pub manifest_digest: Option<String>,
+    /// Not to be collected.
+    pub pinned: bool,
+}
+
+/// What images take on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FsInfo {
+    /// A directory on the file system of the images.
+    pub mountpoint: PathBuf,
+    /// Bytes used by layers and documents.
+    pub used_bytes: u64,
+    /// Inodes used by layers.
+    pub inodes_used: u64,
+}
+
+/// The images of a node.
+pub struct Images {
+    store: Arc<Store>,
+    client: Arc<RegistryClient>,
+    limits: UnpackLimits,
+    pinned: Vec<String>,
+    permits: Semaphore,
+    layer_locks: layers::LayerLocks,
+    flights: flight::Flights,
+}
+
+impl Images {
+    /// Opens the store, takes its lock, puts damaged records aside and removes what is unreferenced. Blocking.
+    pub fn open(config: ImageConfig) -> Result<Self, ImageError> {
+        let store = Store::open(&config.state_dir)?;
+        let empty = store.root().join("empty");
+        if !empty.is_dir() {
+            std::fs::create_dir(&empty).map_err(ImageError::store("create", &empty))?;
+        }
+        Ok(Self {
+            store: Arc::new(store),
+            client: Arc::new(RegistryClient::new(config.registries)),
+            limits: config.limits,
+            pinned: config.pinned,
+            permits: Semaphore::new(config.parallel_layers.max(1)),
+            layer_locks: layers::LayerLocks::default(),
+            flights: flight::Flights::default(),
+        })
+    }
+
+    /// Directory of the store: `<state>/image`.
+    pub fn root(&self) -> &Path {
+        self.store.root()
+    }
+
+    /// Removes every name of an image, by name or id; unknown is fine. Layers that a container holds stay until it is
+    /// released. Tells whether there was an image.
+    pub async fn remove(&self, name: &str) -> Result<bool, ImageError> {
+        let Some(record) = self.resolve(name)? else { return Ok(false) };
+        let id = parse_id(&record.id)?;
+        let store = Arc::clone(&self.store);
+        blocking(move || store.remove_image(&id)).await
+    }
+
+    /// Keeps the layers of an image while a container stands on them. Survives restarts; idempotent.
+    pub async fn hold(&self, container_id: &str, image_id: &str) -> Result<(), ImageError> {
+        let id = parse_id(image_id)?;
+        let layers = {
+            let index = self.store.index();
+            let known = index.names.values().any(|record| record.config == id);
+            let configuration = index.configurations.get(&id).filter(|_| known);
+            configuration.map(|configuration| chain_ids(&configuration.diff_ids))
+        };
+        let layers = layers.ok_or_else(|| ImageError::NotFound(image_id.to_owned()))?;
+        let record = LeaseRecord { container_id: container_id.to_owned(), image_id: id, layers };
+        let store = Arc::clone(&self.store);
+        blocking(move || store.lease(record)).await
+    }
+
+    /// Ends a container's hold. Idempotent.
+    pub async fn release(&self, container_id: &str) -> Result<(), ImageError> {
+        let (store, container_id) = (Arc::clone(&self.store), container_id.to_owned());
+        blocking(move || store.release(&container_id)).await
+    }
+
+    /// Container ids that hold an image, for recovery to compare with the containers that exist.
+    pub fn holders(&self) -> Vec<String> {
+        self.store.index().leases.keys().cloned().collect()
+    }
+
+    /// What images take on disk, from the sizes measured when layers were unpacked.
+    pub fn fs_info(&self) -> FsInfo {
+        let index = self.store.index();
+        let layers = index.layers.values();
+        let (bytes, inodes) = layers.fold((0, 0), |(bytes, inodes), layer| (bytes + layer.disk_bytes, inodes + layer.inodes));
+        FsInfo { mountpoint: self.store.root().to_path_buf(), used_bytes: bytes + index.blob_bytes, inodes_used: inodes }
+    }
+
+    /// Loads every image of an archive: an OCI layout (directory or tar) or a `docker save` tar, also compressed. `names`
+    /// replaces the names inside; it needs an archive of one image. Returns the image ids.
+    pub async fn import(&self, path: &Path, names: Vec<String>) -> Result<Vec<String>, ImageError> {
+        let (store, limits, path) = (Arc::clone(&self.store), self.limits, path.to_path_buf());
+        blocking(move || crate::import::import(&store, &limits, &path, &names)).await
+    }
+}
+
+/// Parses an image id: `sha256:<hex>` or the bare hex digits.
+fn parse_id(id: &str) -> Result<Digest, ImageError> {
+    let full = if id.starts_with("sha256:") { id.to_owned() } else { format!("sha256:{id}") };
+    full.parse().map_err(|_| ImageError::NotFound(id.to_owned()))
+}
+
+/// Runs file work on a thread that may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ImageError> + Send + 'static) -> Result<T, ImageError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ImageError::Worker(error.to_string()))?
+}

@@ -1,0 +1,244 @@
+//! One session per pull: requests with retries, redirects without secrets, authentication when asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{Response, StatusCode, Url};
+use tokio::sync::Mutex;
+
+use super::config::{Credentials, RegistriesConfig, endpoint_host, host_of};
+use super::transport::{Transport, chain};
+use super::{RegistryError, auth, challenge};
+use crate::reference::Reference;
+
+/// Most redirects followed for one request.
+const REDIRECTS_MAX: usize = 5;
+/// Longest error body read, in bytes.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+
+/// Talks to any number of registries.
+pub struct RegistryClient {
+    pub(super) config: Arc<RegistriesConfig>,
+    pub(super) transport: Transport,
+}
+
+/// Talks to one repository with one set of credentials.
+pub struct Session {
+    pub(super) client: Arc<RegistryClient>,
+    pub(super) registry: String,
+    pub(super) repository: String,
+    pub(super) credentials: Option<Credentials>,
+    /// What the registry accepted last. Sent to the registry's own origin only.
+    authorization: Mutex<Option<HeaderValue>>,
+}
+
+/// What to ask the registry for.
+pub(super) struct Request<'a> {
+    /// Path below `/v2/<repository>/`.
+    pub path: String,
+    /// Media types we understand.
+    pub accept: &'a [&'a str],
+    /// First byte wanted; 0 asks for everything.
+    pub offset: u64,
+}
+
+/// What one try came to.
+enum Answer {
+    Good(Response),
+    Challenged(Vec<challenge::Challenge>, String),
+    /// Worth another try after this wait, if given.
+    Again(String, Option<Duration>, bool),
+}
+
+impl RegistryClient {
+    /// A client with this configuration. Connects to nothing yet.
+    pub fn new(config: RegistriesConfig) -> Self {
+        let config = Arc::new(config);
+        Self { transport: Transport::new(Arc::clone(&config)), config }
+    }
+
+    /// A session for the repository of a reference. Credentials of the pull win over configured ones.
+    pub fn session(self: &Arc<Self>, reference: &Reference, credentials: Option<Credentials>) -> Arc<Session> {
+        let registry = reference.registry().to_owned();
+        let credentials =
+            credentials.filter(|given| !given.is_empty()).or_else(|| self.config.host(&registry).credentials.filter(|given| !given.is_empty()));
+        let token = credentials.as_ref().map(|given| given.registry_token.as_str()).filter(|token| !token.is_empty());
+        let authorization = token.and_then(|token| auth::secret_header(&format!("Bearer {token}")));
+        Arc::new(Session {
+            client: Arc::clone(self),
+            registry,
+            repository: reference.repository().to_owned(),
+            credentials,
+            authorization: Mutex::new(authorization),
+        })
+    }
+}
+
+impl Session {
+    /// Host of the registry, as the reference names it.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The registry's own URL for a path.
+    fn url(&self, path: &str) -> Result<Url, RegistryError> {
+        let scheme = if self.client.config.is_plain_http(&self.registry) { "http" } else { "https" };
+        let text = format!("{scheme}://{}/v2/{}/{path}", endpoint_host(&self.registry), self.repository);
+        Url::parse(&text).map_err(|error| self.protocol(format!("{text}: {error}")))
+    }
+
+    pub(super) fn protocol(&self, why: impl Into<String>) -> RegistryError {
+        RegistryError::Protocol { registry: self.registry.clone(), why: why.into() }
+    }
+
+    /// Asks until there is an answer with content, a final refusal, or no try left.
+    pub(super) async fn get(&self, request: &Request<'_>) -> Result<Response, RegistryError> {
+        let config = &self.client.config;
+        let mut authenticated = false;
+        let mut tries = 0;
+        loop {
+            let (detail, wait, limited) = match self.attempt(request).await? {
+                Answer::Good(response) => return Ok(response),
+                Answer::Challenged(_, detail) if authenticated => {
+                    return Err(RegistryError::Unauthorized { registry: self.registry.clone(), detail });
+                }
+                Answer::Challenged(challenges, detail) => {
+                    let authorization = auth::answer(self, &challenges, &detail).await?;
+                    *self.authorization.lock().await = Some(authorization);
+                    authenticated = true;
+                    continue;
+                }
+                Answer::Again(detail, wait, limited) => (detail, wait, limited),
+            };
+            tries += 1;
+            let longest = Duration::from_secs(config.retry_after_max_seconds);
+            if tries >= config.tries_max || wait.is_some_and(|wait| wait > longest) {
+                return Err(if limited {
+                    RegistryError::RateLimited { registry: self.registry.clone() }
+                } else {
+                    RegistryError::Unavailable { registry: self.registry.clone(), tries, detail }
+                });
+            }
+            tracing::debug!(registry = %self.registry, path = %request.path, tries, detail, "registry request is tried again");
+            tokio::time::sleep(wait.unwrap_or_else(|| config.wait_before(tries))).await;
+        }
+    }
+
+    async fn attempt(&self, request: &Request<'_>) -> Result<Answer, RegistryError> {
+        let origin = self.url(&request.path)?;
+        let mut url = origin.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let own = same_origin(&url, &origin);
+            let response = match self.send(&url, request, own).await? {
+                Ok(response) => response,
+                Err(detail) => return Ok(Answer::Again(detail, None, false)),
+            };
+            if matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                url = self.redirected(&url, &response)?;
+                continue;
+            }
+            return self.judge(response, own, request).await;
+        }
+        Err(self.protocol(format!("more than {REDIRECTS_MAX} redirects for {}", request.path)))
+    }
+
+    async fn send(&self, url: &Url, request: &Request<'_>, own: bool) -> Result<Result<Response, String>, RegistryError> {
+        let mut builder = self.client.transport.client(&authority(url))?.get(url.clone());
+        for accept in request.accept {
+            builder = builder.header(ACCEPT, *accept);
+        }
+        if request.offset > 0 {
+            builder = builder.header(RANGE, format!("bytes={}-", request.offset));
+        }
+        // A secret for the registry is shown to the registry only, whatever it redirects to.
+        if own && let Some(authorization) = self.authorization.lock().await.clone() {
+            builder = builder.header(AUTHORIZATION, authorization);
+        }
+        let stall = self.client.config.stall_timeout();
+        Ok(match tokio::time::timeout(stall, builder.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(chain(&error.without_url())),
+            Err(_) => Err(format!("no answer within {} s", stall.as_secs())),
+        })
+    }
+
+    fn redirected(&self, from: &Url, response: &Response) -> Result<Url, RegistryError> {
+        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.ok_or_else(|| self.protocol("a redirect without a Location"))?;
+        let to = from.join(location).map_err(|error| self.protocol(format!("redirect to {location:.200}: {error}")))?;
+        if !matches!(to.scheme(), "http" | "https") || (from.scheme() == "https" && to.scheme() != "https") {
+            return Err(self.protocol(format!("redirect from {} to {}, which is not safe", from.scheme(), to.scheme())));
+        }
+        if auth::is_link_local(&authority(&to)) {
+            return Err(self.protocol("redirect to a link-local address"));
+        }
+        Ok(to)
+    }
+
+    async fn judge(&self, response: Response, own: bool, request: &Request<'_>) -> Result<Answer, RegistryError> {
+        let status = response.status();
+        let registry = self.registry.clone();
+        match status {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Answer::Good(response)),
+            StatusCode::UNAUTHORIZED if own => {
+                let challenges = response
+                    .headers()
+                    .get_all(WWW_AUTHENTICATE)
+                    .iter()
+                    .filter_map(|value| value.to_str().ok())
+                    .flat_map(challenge::parse)
+                    .collect();
+                Ok(Answer::Challenged(challenges, error_detail(response).await))
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(RegistryError::Denied { registry, detail: error_detail(response).await }),
+            StatusCode::NOT_FOUND => {
+                Err(RegistryError::NotFound { registry, what: format!("{} of {}", request.path.replace('/', " "), self.repository) })
+            }
+            StatusCode::TOO_MANY_REQUESTS => Ok(Answer::Again("429 Too Many Requests".into(), retry_after(&response), true)),
+            StatusCode::REQUEST_TIMEOUT => Ok(Answer::Again("408 Request Timeout".into(), None, false)),
+            status if status.is_server_error() => {
+                let wait = retry_after(&response);
+                Ok(Answer::Again(format!("{status} {}", error_detail(response).await), wait, false))
+            }
+            status => Err(self.protocol(format!("{status} for {}: {}", request.path, error_detail(response).await))),
+        }
+    }
+}
+
+/// `host[:port]` of a URL.
+pub(super) fn authority(url: &Url) -> String {
+    match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn same_origin(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme() && host_of(&authority(a)) == host_of(&authority(b)) && a.port_or_known_default() == b.port_or_known_default()
+}
+
+/// `Retry-After` in seconds; the form with a date is ignored, our own back-off then rules.
+fn retry_after(response: &Response) -> Option<Duration> {
+    response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// What a registry says in an error body (`errors[].message`), made fit for one line of an event.
+pub(super) async fn error_detail(mut response: Response) -> String {
+    let status = response.status();
+    let mut body = Vec::new();
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(Duration::from_secs(5), response.chunk()).await {
+        body.extend_from_slice(&chunk);
+        if body.len() > ERROR_BYTES_MAX {
+            break;
+        }
+    }
+    let parsed: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+    let message = parsed.as_ref().and_then(|value| {
+        let first = &value["errors"][0];
+        first["message"].as_str().or_else(|| first["code"].as_str()).or_else(|| value["details"].as_str())
+    });
+    let text = message.map_or_else(|| status.to_string(), str::to_owned);
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}

@@ -1,0 +1,65 @@
+//! Documents by digest.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::file;
+use crate::digest::Digest;
+use crate::document::DOCUMENT_BYTES_MAX;
+use crate::error::ImageError;
+
+fn path_of(root: &Path, digest: &Digest) -> PathBuf {
+    root.join("blobs/sha256").join(digest.hex())
+}
+
+/// Writes a document; returns the bytes added, 0 if it was there.
+pub(super) fn write(root: &Path, digest: &Digest, bytes: &[u8]) -> Result<u64, ImageError> {
+    let path = path_of(root, digest);
+    if Digest::of(bytes) != *digest {
+        let why = std::io::Error::new(std::io::ErrorKind::InvalidData, "the bytes are not those of the digest");
+        return Err(ImageError::store("write", path)(why));
+    }
+    if read(root, digest).is_some() {
+        return Ok(0);
+    }
+    file::write_atomic(&path, bytes)?;
+    Ok(bytes.len() as u64)
+}
+
+pub(super) fn read(root: &Path, digest: &Digest) -> Option<Vec<u8>> {
+    let path = path_of(root, digest);
+    let mut bytes = Vec::new();
+    File::open(&path).ok()?.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
+    if Digest::of(&bytes) == *digest {
+        return Some(bytes);
+    }
+    tracing::warn!(file = %path.display(), "blob is damaged and put aside");
+    file::quarantine(root, &path);
+    None
+}
+
+/// Removes every blob that is not in the set; returns the bytes that stay.
+pub(super) fn retain(root: &Path, keep: &BTreeSet<Digest>) -> Result<u64, ImageError> {
+    let folder = root.join("blobs/sha256");
+    let mut bytes = 0;
+    for entry in fs::read_dir(&folder).map_err(ImageError::store("list", &folder))? {
+        let entry = entry.map_err(ImageError::store("list", &folder))?;
+        let digest = entry.file_name().to_str().and_then(|name| format!("sha256:{name}").parse::<Digest>().ok());
+        // Files being written belong to somebody; at start there is nobody.
+        let writing = entry.file_name().as_encoded_bytes().starts_with(b".new-");
+        match digest {
+            Some(digest) if keep.contains(&digest) => bytes += entry.metadata().map_or(0, |metadata| metadata.len()),
+            _ if writing && !is_old(&entry) => {}
+            _ => file::remove(&entry.path())?,
+        }
+    }
+    Ok(bytes)
+}
+
+/// A temporary file that nobody has written to for an hour was left by a process that died.
+fn is_old(entry: &fs::DirEntry) -> bool {
+    let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 3600))
+}
