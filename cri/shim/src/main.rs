@@ -1,3 +1,115 @@
 //! `orlop-shim`: one per pod, single thread, owns the pod's processes and their logs.
+//!
+//! `orlop-shim <sandbox folder>` reads `sandbox.json`, makes the pause process, writes `state.json`, listens on
+//! `shim.sock` and goes into the background; the first process ends with 0 once all that is done, or with 1 and the
+//! reason on stderr. From then on any daemon may die: processes, exit codes and logs are here.
 
-fn main() {}
+mod attach;
+mod clock;
+mod connection;
+mod container;
+mod log;
+mod output;
+mod poller;
+mod record;
+mod requests;
+mod shim;
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use orlop_container::protocol::SandboxSpec;
+use orlop_kernel::process;
+
+use shim::Shim;
+
+fn main() {
+    let mut arguments = std::env::args_os().skip(1);
+    let (Some(folder), None) = (arguments.next(), arguments.next()) else {
+        eprintln!("usage: orlop-shim <sandbox folder>\nOne runs per pod; it is started by the CRI server.");
+        std::process::exit(2);
+    };
+    let folder = PathBuf::from(folder);
+    match detach() {
+        Ok(Side::Starter(mut ready)) => {
+            let mut said = String::new();
+            let _ = ready.read_to_string(&mut said);
+            if said == READY {
+                std::process::exit(0);
+            }
+            eprintln!("{}", if said.is_empty() { "the shim ended without a word" } else { &said });
+            std::process::exit(1);
+        }
+        Ok(Side::Shim(mut ready)) => match start(&folder) {
+            Ok(mut shim) => {
+                let _ = ready.write_all(READY.as_bytes());
+                drop(ready);
+                // The caller's streams end here; whoever waits for their end gets it.
+                redirect(&folder);
+                shim.run();
+            }
+            Err(error) => {
+                let _ = ready.write_all(error.as_bytes());
+                std::process::exit(1);
+            }
+        },
+        Err(error) => {
+            eprintln!("go into the background: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// What the shim says to its starter when all is well.
+const READY: &str = "ready";
+
+/// The two sides of going into the background.
+enum Side {
+    /// The process that was started; it waits for the word of the other.
+    Starter(std::fs::File),
+    /// The shim itself.
+    Shim(std::fs::File),
+}
+
+fn detach() -> std::io::Result<Side> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match process::clone(0)? {
+        process::Side::Parent { .. } => {
+            drop(write);
+            Ok(Side::Starter(read.into()))
+        }
+        process::Side::Child => {
+            drop(read);
+            rustix::process::setsid()?;
+            process::become_subreaper()?;
+            process::ignore_signal(nix::sys::signal::Signal::SIGPIPE as i32)?;
+            process::ignore_signal(nix::sys::signal::Signal::SIGHUP as i32)?;
+            Ok(Side::Shim(write.into()))
+        }
+    }
+}
+
+/// Points the standard streams away from the caller: nothing in, words into `shim.log`.
+fn redirect(folder: &Path) {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("shim.log"));
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    if let Ok(null) = null {
+        let null = OwnedFd::from(null);
+        let log = log.map_or_else(|_| null.try_clone(), |file| Ok(OwnedFd::from(file)));
+        let _ = process::set_stdio(&null, 0);
+        if let Ok(log) = log {
+            let _ = process::set_stdio(&log, 1);
+            let _ = process::set_stdio(&log, 2);
+        }
+    }
+}
+
+/// Makes the pod's pause process and the socket.
+fn start(folder: &Path) -> Result<Shim, String> {
+    let file = folder.join("sandbox.json");
+    let bytes = std::fs::read(&file).map_err(|error| format!("read {}: {error}", file.display()))?;
+    let spec: SandboxSpec = serde_json::from_slice(&bytes).map_err(|error| format!("{}: {error}", file.display()))?;
+    let pod = spec.pod.clone();
+    Shim::start(folder, spec).map_err(|error| format!("sandbox of pod {pod}: {error}"))
+}

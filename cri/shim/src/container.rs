@@ -1,0 +1,118 @@
+//! A container as the shim knows it.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use orlop_container::config::Config;
+use orlop_container::protocol::{ContainerPhase, ContainerSpec, ContainerState, ExitRecord};
+use orlop_kernel::cgroup::Cgroups;
+use orlop_kernel::procfs;
+
+use crate::attach::{Session, Sink};
+use crate::clock;
+use crate::log::{Log, Stream};
+use crate::poller::Token;
+use crate::record;
+
+/// Where a container stands.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its first process sets itself up; the connection waits for the result.
+    Creating(Token),
+    /// It waits for the start.
+    Created,
+    /// It was told to start; the connection waits for the exec.
+    Starting(Token),
+    /// Its program runs.
+    Running,
+    /// It has ended.
+    Exited,
+}
+
+/// A container.
+pub struct Container {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What the server wrote.
+    pub spec: ContainerSpec,
+    /// The OCI specification.
+    pub config: Config,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Its first process.
+    pub pid: i32,
+    /// A descriptor of it.
+    pub pidfd: OwnedFd,
+    /// Its socket while it is being made and started.
+    pub sync: Option<(Token, OwnedFd)>,
+    /// Its output.
+    pub outputs: Vec<(Token, Stream, OwnedFd)>,
+    /// Its input.
+    pub input: Option<Sink>,
+    /// The terminal, which is also the one output.
+    pub terminal: Option<OwnedFd>,
+    /// Its log.
+    pub log: Log,
+    /// Attached sessions.
+    pub sessions: Vec<Session>,
+    /// Nanoseconds since the epoch; 0 before the start.
+    pub started_at: i64,
+    /// Why it could not be started.
+    pub failure: Option<String>,
+}
+
+impl Container {
+    /// Reads what the server wrote.
+    pub fn read_spec(folder: &Path) -> Result<(ContainerSpec, Config), String> {
+        let read = |name: &str| {
+            let file = folder.join(name);
+            std::fs::read(&file).map_err(|error| format!("read {}: {error}", file.display()))
+        };
+        let spec = serde_json::from_slice(&read("container.json")?).map_err(|error| format!("container.json: {error}"))?;
+        let config = serde_json::from_slice(&read("config.json")?).map_err(|error| format!("config.json: {error}"))?;
+        Ok((spec, config))
+    }
+
+    /// What others are told of its phase.
+    pub fn public_phase(&self) -> ContainerPhase {
+        match self.phase {
+            Phase::Creating(_) | Phase::Created | Phase::Starting(_) => ContainerPhase::Created { pid: self.pid },
+            Phase::Running => ContainerPhase::Running { pid: self.pid, started_at: self.started_at },
+            Phase::Exited => ContainerPhase::Exited,
+        }
+    }
+
+    /// Writes `state.json`.
+    pub fn write_state(&self) -> std::io::Result<()> {
+        let state = ContainerState {
+            version: 1,
+            pid: self.pid,
+            pid_start_ticks: procfs::start_ticks(self.pid).unwrap_or(0),
+            started_at: self.started_at,
+        };
+        record::write(&self.folder.join("state.json"), &serde_json::to_vec(&state)?)
+    }
+
+    /// The record of its end, written to `exit.json` before anybody is told.
+    pub fn write_exit(&self, exit_code: i32, cgroups: &Cgroups) -> ExitRecord {
+        // A failed start has its own exit code, which the interface fixes.
+        let exit_code = if self.failure.is_some() { 128 } else { exit_code };
+        let record = ExitRecord {
+            version: 1,
+            id: self.spec.id.clone(),
+            exit_code,
+            started_at: self.started_at,
+            finished_at: clock::now(),
+            oom_killed: cgroups.oom_kills(&self.config.linux.cgroups_path) > 0,
+            message: self.failure.clone(),
+        };
+        let written = serde_json::to_vec(&record).map_err(std::io::Error::from).and_then(|bytes| {
+            let file = self.folder.join("exit.json");
+            record::write(&file, &bytes)
+        });
+        if let Err(error) = written {
+            eprintln!("container {}: the exit record could not be written: {error}", self.spec.name);
+        }
+        record
+    }
+}
