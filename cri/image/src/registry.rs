@@ -10,7 +10,7 @@ mod transport;
 
 pub use blob::BlobStream;
 pub use client::{RegistryClient, Session};
-pub use config::{Credentials, HostConfig, RegistriesConfig};
+pub use config::{Credentials, HostConfig, RegistriesConfig, is_meant_for};
 pub use manifest::FetchedDocument;
 
 /// A registry refused, failed or answered nonsense.

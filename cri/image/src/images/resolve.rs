@@ -26,6 +26,12 @@ impl Images {
         ids.iter().filter_map(|id| self.record(&index, id)).collect()
     }
 
+    /// The configuration document of an image, as it came; none if there is no such image.
+    pub fn configuration_json(&self, id: &str) -> Option<serde_json::Value> {
+        let bytes = self.store.read_blob(&super::parse_id(id).ok()?)?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
     fn record(&self, index: &Index, id: &Digest) -> Option<ImageRecord> {
         let configuration = index.configurations.get(id)?;
         let names: Vec<_> = index.names.values().filter(|record| record.config == *id).collect();

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine;
 use serde::{Deserialize, Serialize};
 
 /// How registries are reached.
@@ -73,6 +74,14 @@ impl Credentials {
         *self == Self::default()
     }
 
+    /// From the `auth` field of a Docker configuration: `user:password` in base64. None if it is nothing of that kind.
+    pub fn from_encoded(auth: &str) -> Option<Self> {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(auth.trim()).ok()?;
+        let text = String::from_utf8(bytes).ok()?;
+        let (username, password) = text.split_once(':')?;
+        Some(Self::basic(username, password.trim_end_matches('\0')))
+    }
+
     /// From user name and password.
     pub fn basic(username: impl Into<String>, password: impl Into<String>) -> Self {
         Self { username: username.into(), password: password.into(), ..Self::default() }
@@ -122,6 +131,16 @@ pub(crate) fn is_loopback(authority: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Whether credentials for `server` (`https://index.docker.io/v1/`, `host:port`) are meant for a reference's registry.
+pub fn is_meant_for(server: &str, registry: &str) -> bool {
+    let host = server.trim_start_matches("https://").trim_start_matches("http://").split('/').next().unwrap_or_default();
+    let normal = |host: &str| match host {
+        "index.docker.io" | "registry-1.docker.io" => crate::reference::DEFAULT_REGISTRY.to_owned(),
+        other => other.to_ascii_lowercase(),
+    };
+    normal(host) == normal(registry)
+}
+
 /// Where the registry of a reference is really served.
 pub(crate) fn endpoint_host(registry: &str) -> &str {
     if registry == crate::reference::DEFAULT_REGISTRY { "registry-1.docker.io" } else { registry }
@@ -147,6 +166,20 @@ mod tests {
         ] {
             assert_eq!(config.is_plain_http(registry), plain, "{registry}");
         }
+    }
+
+    #[test]
+    fn credentials_are_for_one_registry() {
+        for (server, registry, meant) in [
+            ("https://index.docker.io/v1/", "docker.io", true),
+            ("https://a.example:5000/v2/", "a.example:5000", true),
+            ("a.example", "b.example", false),
+            ("a.example", "a.example.evil", false),
+        ] {
+            assert_eq!(is_meant_for(server, registry), meant, "{server} {registry}");
+        }
+        assert_eq!(Credentials::from_encoded("bWU6YTpi"), Some(Credentials::basic("me", "a:b")));
+        assert_eq!(Credentials::from_encoded("%%"), None);
     }
 
     #[test]
