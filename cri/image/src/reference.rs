@@ -103,6 +103,9 @@ fn parse(text: &str) -> Result<Reference, String> {
     if text.len() > REFERENCE_BYTES_MAX {
         return Err(format!("it is {} bytes long, {REFERENCE_BYTES_MAX} at most", text.len()));
     }
+    if is_id(text.strip_prefix("sha256:").unwrap_or(text)) {
+        return Err("it is an image id, which names no registry".into());
+    }
     let (named, digest) = match text.split_once('@') {
         Some((named, digest)) => (named, Some(digest.parse::<Digest>().map_err(|error| error.to_string())?)),
         None => (text, None),
@@ -126,6 +129,10 @@ fn parse(text: &str) -> Result<Reference, String> {
         (None, None) => Target::Tag(DEFAULT_TAG.to_owned()),
     };
     Ok(Reference { registry, repository, target })
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Splits the registry off and fills in `docker.io` and `library/`.
@@ -253,7 +260,7 @@ mod tests {
         let table = [
             "", ":tag", "a:", "a@", "a@sha256:00", "UPPER", "a//b", "/a", "a/", "a b", "a/../b", "../a", "a.", ".a", "a___b", "a..b", "-a",
             "a:-x", "a:.x", "http://host/a", "host.example:0/a", "host.example:99999/a", "-host.example/a", "host.example:x/a", "[::g]/a",
-            "[::1]x/a", "a\n", "a@sha512:00", "é/a", &long_tag, &long_name,
+            "[::1]x/a", "a\n", "a@sha512:00", "é/a", &long_tag, &long_name, DIGEST, &DIGEST[7..],
         ];
         for given in table {
             assert!(given.parse::<Reference>().is_err(), "{given:?} must be refused");

@@ -38,10 +38,10 @@ impl Images {
         let (mut repo_tags, mut repo_digests) = (Vec::new(), Vec::new());
         for record in &names {
             match record.name.parse::<Reference>() {
-                Ok(reference) if matches!(reference.target(), Target::Tag(_)) => repo_tags.push(record.name.clone()),
-                Ok(_) => repo_digests.push(record.name.clone()),
                 // An image without a name is kept under its id.
                 Err(_) => {}
+                Ok(reference) if matches!(reference.target(), Target::Tag(_)) => repo_tags.push(record.name.clone()),
+                Ok(_) => repo_digests.push(record.name.clone()),
             }
         }
         let chain = chain_ids(&configuration.diff_ids);

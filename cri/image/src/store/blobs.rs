@@ -52,6 +52,7 @@ pub(super) fn retain(root: &Path, keep: &BTreeSet<Digest>) -> Result<u64, ImageE
         match digest {
             Some(digest) if keep.contains(&digest) => bytes += entry.metadata().map_or(0, |metadata| metadata.len()),
             _ if writing && !is_old(&entry) => {}
+            _ if entry.file_type().is_ok_and(|kind| kind.is_dir()) => file::quarantine(root, &entry.path()),
             _ => file::remove(&entry.path())?,
         }
     }

@@ -126,11 +126,12 @@ impl<R: Read> TarStream<R> {
     }
 
     fn skip_rest(&mut self) -> Result<(), UnpackError> {
-        let rest = self.content + self.padding;
+        let (content, rest) = (self.content, self.content + self.padding);
         (self.content, self.padding) = (0, 0);
         let copied = io::copy(&mut (&mut self.source).take(rest), &mut io::sink()).map_err(read_error)?;
         self.position += copied;
-        if copied < rest { Err(truncated()) } else { Ok(()) }
+        // Some tools write no padding after the last file, and no end mark.
+        if copied < content { Err(truncated()) } else { Ok(()) }
     }
 
     /// The next header block. One zero block, or a clean end, ends the archive.
@@ -399,7 +400,7 @@ mod tests {
         wrong_sum[0] = b'b';
         let table: Vec<(Vec<u8>, &str)> = vec![
             (wrong_sum, "checksum"),
-            (raw("a", b'0', b"x")[..600].to_vec(), "middle of a file"),
+            (raw("a", b'0', b"x")[..512].to_vec(), "middle of a file"),
             (raw("a", b'S', b""), "sparse"),
             (raw("a", b'Z', b""), "not supported"),
             ([pax(&[("GNU.sparse.major", "1")], b'x'), raw("a", b'0', b"")].concat(), "sparse"),

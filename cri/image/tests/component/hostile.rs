@@ -1,0 +1,247 @@
+//! Layers that try to get out, hide, or fill the disk; and layers that are merely unusual.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use orlop_image::build::{ImageBuilder, LayerBuilder};
+use tar::{EntryType, Header};
+
+use crate::support::{Bench, chain, quick};
+
+/// Builds tar archives entry by entry, with names as they are.
+#[derive(Default)]
+struct Tar(Vec<u8>);
+
+impl Tar {
+    fn add(mut self, kind: EntryType, path: &str, link: &str, content: &[u8], change: impl FnOnce(&mut Header)) -> Self {
+        let mut header = Header::new_gnu();
+        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_link_name_literal(link).unwrap();
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_000_000);
+        change(&mut header);
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(content);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    fn file(self, path: &str, content: &str) -> Self {
+        self.add(EntryType::Regular, path, "", content.as_bytes(), |_| {})
+    }
+
+    fn directory(self, path: &str, mode: u32) -> Self {
+        self.add(EntryType::Directory, path, "", b"", |header| header.set_mode(mode))
+    }
+
+    fn symlink(self, path: &str, target: &str) -> Self {
+        self.add(EntryType::Symlink, path, target, b"", |_| {})
+    }
+
+    fn hardlink(self, path: &str, target: &str) -> Self {
+        self.add(EntryType::Link, path, target, b"", |_| {})
+    }
+
+    fn pax(self, records: &[(&str, &[u8])]) -> Self {
+        let mut content = Vec::new();
+        for (key, value) in records {
+            let length = key.len() + value.len() + 3;
+            let mut total = length + 1;
+            while total.to_string().len() + length != total {
+                total += 1;
+            }
+            content.extend_from_slice(format!("{total} {key}=").as_bytes());
+            content.extend_from_slice(value);
+            content.push(b'\n');
+        }
+        self.add(EntryType::XHeader, "pax", "", &content, |_| {})
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.extend_from_slice(&[0; 1024]);
+        self.0
+    }
+}
+
+/// Imports an image of these layers; the directories topmost first, or the error.
+async fn import(bench: &Bench, layers: Vec<Vec<u8>>) -> Result<Vec<std::path::PathBuf>, String> {
+    let archive = bench.directory.path().join("image.tar");
+    let builder = layers.into_iter().fold(ImageBuilder::new(), |builder, layer| builder.layer(LayerBuilder::from_tar(layer)));
+    builder.write_layout_tar(&archive, "example.com/hostile:1").unwrap();
+    let ids = bench.images.import(&archive, Vec::new()).await.map_err(|error| chain(&error))?;
+    Ok(bench.image(&ids[0]).lower_dirs)
+}
+
+#[tokio::test]
+async fn layers_that_reach_outside_are_refused_or_confined() {
+    let outside = tempfile::tempdir().unwrap();
+    let canary = outside.path().join("canary");
+    fs::write(&canary, "safe").unwrap();
+    let (target, canary_text) = (outside.path().to_str().unwrap(), canary.to_str().unwrap());
+    let refused = [
+        (Tar::default().file("../../evil", "x"), "\"..\""),
+        (Tar::default().file("a/../../evil", "x"), "\"..\""),
+        (Tar::default().hardlink("a", "../../etc/shadow"), "\"..\""),
+        (Tar::default().hardlink("a", canary_text), "in no layer"),
+        (Tar::default().symlink("l", target).hardlink("a", "l/canary"), "in no layer"),
+        (Tar::default().directory("d/", 0o755).hardlink("a", "d"), "directory"),
+        (Tar::default().file("a/.wh.", "") , "whiteout"),
+        (Tar::default().file("a/.wh...", ""), "whiteout"),
+        (Tar::default().file("f", "x").file("f/below", "x"), "f/below"),
+        (Tar::default().symlink("loop", "loop").file("loop/x", "x"), "loop"),
+        (Tar::default().pax(&[("path", "n/".repeat(400).as_bytes())]).file("x", ""), "components"),
+        (Tar::default().pax(&[("path", "n".repeat(300).as_bytes())]).file("x", ""), "longer than 255"),
+        (Tar::default().add(EntryType::GNUSparse, "s", "", b"", |_| {}), "sparse"),
+    ];
+    for (archive, part) in refused {
+        let bench = Bench::new(quick());
+        let error = import(&bench, vec![archive.end()]).await.unwrap_err();
+        assert!(error.contains(part), "{part}: {error}");
+        bench.assert_empty();
+    }
+    let bench = Bench::new(quick());
+    let confined = Tar::default()
+        .symlink("out", target)
+        .file("out/canary", "evil")
+        .symlink("up", "../../../../../../..")
+        .file("up/inside", "x")
+        .file("/absolute", "x")
+        .symlink("p", "/proc/self/root")
+        .file("p/escaped", "x")
+        .file("sub/./double//slash", "x");
+    let lower = import(&bench, vec![confined.end()]).await.unwrap();
+    assert_eq!(fs::read_to_string(&canary).unwrap(), "safe");
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    for inside in ["inside", "absolute", "sub/double/slash", &format!("{target}/canary")[1..], "proc/self/root/escaped"] {
+        assert!(fs::symlink_metadata(lower[0].join(inside)).is_ok(), "{inside}");
+    }
+    assert!(!Path::new("/escaped").exists() && !Path::new("/inside").exists());
+}
+
+#[tokio::test]
+async fn everything_a_layer_may_have_arrives() {
+    let bench = Bench::new(quick());
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let long = format!("{}/{}", "d".repeat(120), "f".repeat(120));
+    let archive = Tar::default()
+        .directory("./", 0o755)
+        .directory("tmp/", 0o1777)
+        .add(EntryType::Regular, "setuid", "", b"x", |header| {
+            header.set_mode(0o4755);
+            header.set_uid(7);
+            header.set_gid(8);
+        })
+        .hardlink("linked", "setuid")
+        .add(EntryType::Char, "null", "", b"", |header| {
+            header.set_device_major(1).unwrap();
+            header.set_device_minor(3).unwrap();
+            header.set_mode(0o666);
+        })
+        .add(EntryType::Fifo, "pipe", "", b"", |header| header.set_mode(0o622))
+        .pax(&[("SCHILY.xattr.security.capability", &capability), ("SCHILY.xattr.user.a", b"b"), ("SCHILY.xattr.trusted.overlay.opaque", b"y"), ("SCHILY.xattr.user.overlay.opaque", b"y"), ("mtime", b"5.25")])
+        .file("capable", "x")
+        .pax(&[("path", long.as_bytes()), ("uid", b"3000000")])
+        .file("short", "long")
+        .file("twice", "first")
+        .file("twice", "second")
+        .symlink("becomes-directory", "/etc")
+        .directory("becomes-directory/", 0o700)
+        .file("becomes-directory/file", "x");
+    let root = &import(&bench, vec![archive.end()]).await.unwrap()[0];
+    let of = |name: &str| fs::symlink_metadata(root.join(name)).unwrap();
+    assert_eq!((of("setuid").mode() & 0o7777, of("setuid").uid(), of("setuid").gid()), (0o4755, 7, 8));
+    assert_eq!(of("setuid").ino(), of("linked").ino());
+    assert_eq!(of("tmp").mode() & 0o7777, 0o1777);
+    assert!(of("null").file_type().is_char_device() && of("null").rdev() == rustix::fs::makedev(1, 3) && of("null").mode() & 0o777 == 0o666);
+    assert!(of("pipe").file_type().is_fifo());
+    assert_eq!((of("capable").mtime(), of("capable").mtime_nsec()), (5, 250_000_000));
+    assert_eq!((fs::read_to_string(root.join(&long)).unwrap().as_str(), of(&long).uid()), ("long", 3_000_000));
+    assert_eq!(fs::read_to_string(root.join("twice")).unwrap(), "second");
+    assert!(of("becomes-directory").is_dir());
+    let attribute = |name: &str| {
+        let mut value = [0; 64];
+        rustix::fs::lgetxattr(root.join("capable"), name, &mut value[..]).map(|length| value[..length].to_vec())
+    };
+    assert_eq!(attribute("security.capability").unwrap(), capability);
+    assert!(attribute("trusted.overlay.opaque").is_err() && attribute("user.overlay.opaque").is_err());
+}
+
+#[tokio::test]
+async fn whiteouts_take_the_form_of_overlayfs_and_the_merged_tree_is_right() {
+    let bench = Bench::new(quick());
+    let base = Tar::default().directory("d/", 0o750).file("d/gone", "x").file("d/kept", "x").directory("o/", 0o755).file("o/hidden", "x").file("both", "old").file("target", "linked");
+    let top = Tar::default()
+        .file("d/.wh.gone", "")
+        .file("o/.wh..wh..opq", "")
+        .file("o/new", "x")
+        .file("both", "new")
+        .file(".wh.both", "")
+        .file(".wh..wh.plnk", "")
+        .hardlink("link-down", "target");
+    let lower = import(&bench, vec![base.end(), top.end()]).await.unwrap();
+    let gone = fs::symlink_metadata(lower[0].join("d/gone")).unwrap();
+    assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
+    assert_eq!(fs::metadata(lower[0].join("d")).unwrap().mode() & 0o7777, 0o750, "a directory that is only implied looks as below");
+    assert_eq!(fs::read_to_string(lower[0].join("link-down")).unwrap(), "linked");
+    let mut value = [0; 8];
+    assert_eq!(rustix::fs::lgetxattr(lower[0].join("o"), "trusted.overlay.opaque", &mut value[..]).unwrap(), 1);
+    assert_eq!(fs::read_to_string(lower[0].join("both")).unwrap(), "new");
+    // The kernel's own view, in a mount namespace that ends with the command.
+    let merged = bench.directory.path().join("merged");
+    fs::create_dir(&merged).unwrap();
+    let (top, below, merged) = (lower[0].display(), lower[1].display(), merged.display());
+    let script = format!("mount -t overlay overlay -o lowerdir={top}:{below} {merged} && cd {merged} && find . | sort | tr '\\n' ' '");
+    let seen = crate::support::run("unshare", &["-m", "sh", "-c", &script]);
+    assert_eq!(seen.trim(), ". ./both ./d ./d/kept ./link-down ./o ./o/new ./target");
+}
+
+#[tokio::test]
+async fn bounds_hold() {
+    let mut bench = Bench::new(quick());
+    bench.config.limits.bytes_max = 1 << 20;
+    bench.config.limits.entries_max = 50;
+    let bench = bench.reopen();
+    let huge = Tar::default().add(EntryType::Regular, "zeros", "", &vec![0; 2 << 20], |_| {}).end();
+    assert!(import(&bench, vec![huge]).await.unwrap_err().contains("more than 1048576 bytes"));
+    let many = (0..60).fold(Tar::default(), |tar, number| tar.file(&format!("f{number}"), "")).end();
+    assert!(import(&bench, vec![many]).await.unwrap_err().contains("more than 50 entries"));
+    let claims = Tar::default().add(EntryType::Regular, "claim", "", b"", |header| header.set_size(1 << 60)).end();
+    assert!(import(&bench, vec![claims]).await.unwrap_err().contains("in the middle of a file"));
+    let pax = Tar::default().add(EntryType::XHeader, "pax", "", b"", |header| header.set_size(1 << 40)).end();
+    assert!(import(&bench, vec![pax]).await.unwrap_err().contains("1048576 at most"));
+    let error = import(&bench, vec![b"no tar at all".repeat(100)]).await.unwrap_err();
+    assert!(error.contains("checksum"), "{error}");
+    bench.assert_empty();
+}
+
+#[tokio::test]
+async fn nobody_else_can_enter_the_store() {
+    let bench = Bench::new(quick());
+    let archive = Tar::default().add(EntryType::Regular, "setuid", "", b"x", |header| header.set_mode(0o4755)).end();
+    let lower = import(&bench, vec![archive]).await.unwrap();
+    for directory in [bench.state(""), bench.state("layers"), bench.state("names"), lower[0].parent().unwrap().to_path_buf()] {
+        assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700, "{}", directory.display());
+    }
+}
+
+#[tokio::test]
+async fn deep_trees_are_removed() {
+    let bench = Bench::new(quick());
+    // Symlinks to the deepest directory so far make a tree deeper than any single path may be.
+    let mut archive = Tar::default();
+    let part = "n/".repeat(200);
+    for number in 0..4 {
+        let prefix = if number == 0 { String::new() } else { format!("s{}/", number - 1) };
+        archive = archive.pax(&[("path", format!("{prefix}{part}f").as_bytes())]).file("x", "");
+        archive = archive.pax(&[("path", format!("s{number}").as_bytes()), ("linkpath", format!("/{prefix}{part}").as_bytes())]).symlink("x", "");
+    }
+    let error = import(&bench, vec![archive.end()]).await.unwrap_err();
+    assert!(error.contains("measure"), "{error}");
+    bench.assert_empty();
+}
