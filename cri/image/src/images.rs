@@ -103,6 +103,8 @@ impl Images {
         if !empty.is_dir() {
             std::fs::create_dir(&empty).map_err(ImageError::store("create", &empty))?;
         }
+        // The root of containers of an image without layers.
+        std::fs::set_permissions(&empty, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(ImageError::store("set mode of", &empty))?;
         Ok(Self {
             store: Arc::new(store),
             client: Arc::new(RegistryClient::new(config.registries)),

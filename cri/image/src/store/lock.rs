@@ -4,11 +4,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::error::ImageError;
+
+/// How long to wait for a lock that is about to be given back.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The lock, held while this lives.
 pub(super) struct StoreLock {
@@ -26,7 +30,7 @@ impl StoreLock {
             .mode(0o600)
             .open(&path)
             .map_err(ImageError::store("open", &path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match lock(&file) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let mut owner = String::new();
@@ -42,5 +46,16 @@ impl StoreLock {
         let note = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
         note.map_err(ImageError::store("write", &path))?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Takes the lock. An owner that has just ended may still hold it for a moment, through a child that it was forking.
+fn lock(file: &File) -> Result<(), Errno> {
+    let began = Instant::now();
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(10)),
+            outcome => return outcome,
+        }
     }
 }

@@ -218,6 +218,12 @@ async fn bounds_hold() {
     let error = import(&bench, vec![b"no tar at all".repeat(100)]).await.unwrap_err();
     assert!(error.contains("checksum"), "{error}");
     bench.assert_empty();
+    let mut bench = bench;
+    bench.config.limits.free_bytes_min = u64::MAX;
+    let bench = bench.reopen();
+    let error = import(&bench, vec![Tar::default().file("f", "x").end()]).await.unwrap_err();
+    assert!(error.contains("bytes are free"), "{error}");
+    bench.assert_empty();
 }
 
 #[tokio::test]
