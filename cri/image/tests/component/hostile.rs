@@ -251,3 +251,35 @@ async fn deep_trees_are_removed() {
     assert!(error.contains("measure"), "{error}");
     bench.assert_empty();
 }
+
+#[tokio::test]
+async fn archives_of_gnu_tar_unpack_as_gnu_tar_does_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = directory.path().join("tree");
+    let script = format!(
+        "set -e; mkdir -p {0}/a/b {0}/sticky && cd {0} && cp -a /etc/default a/ && dd if=/dev/urandom of=a/big bs=1000 count=700 status=none \
+         && ln a/big a/b/linked && ln -s ../big a/b/soft && ln -s /nowhere dangling && mkfifo pipe && chmod 1777 sticky && chmod 6755 a/big \
+         && chown 70000:3000000 sticky && touch -d '2001-02-03 04:05:06.123456789' a/b/soft a/big && mkdir -p {1} && echo deep > {1}/{2} \
+         && printf 'x' > \"$(printf 'odd \\303\\251 \\t name')\" && setfattr -n user.key -v value a/big",
+        tree.display(),
+        "d/".repeat(60),
+        "n".repeat(200),
+    );
+    let script = if Path::new("/usr/bin/setfattr").exists() { script } else { script.replace(" && setfattr -n user.key -v value a/big", "") };
+    crate::support::run("sh", &["-c", &script]);
+    let list = |root: &Path, format: &str| crate::support::run("sh", &["-c", &format!("cd {} && find . -printf '{format}' | sort", root.display())]);
+    for (kind, format) in [("gnu", "%P|%y|%m|%U|%G|%n|%l|%s %Ts\\n"), ("posix", "%P|%y|%m|%U|%G|%n|%l|%s %T@\\n")] {
+        let archive = directory.path().join("tree.tar");
+        let packed = format!("--format={kind}");
+        crate::support::run("tar", &["-C", tree.to_str().unwrap(), &packed, "--xattrs", "-cf", archive.to_str().unwrap(), "."]);
+        let theirs = directory.path().join(kind);
+        fs::create_dir(&theirs).unwrap();
+        crate::support::run("tar", &["-C", theirs.to_str().unwrap(), "--xattrs", "--numeric-owner", "-xpf", archive.to_str().unwrap()]);
+        let bench = Bench::new(quick());
+        let ours = import(&bench, vec![fs::read(&archive).unwrap()]).await.unwrap().remove(0);
+        // Directory sizes are the file system's business.
+        let names = |root: &Path| list(root, format).lines().map(|line| if line.contains("|d|") { line.split(' ').next().unwrap().rsplit_once('|').unwrap().0.to_owned() } else { line.to_owned() }).collect::<Vec<_>>();
+        assert_eq!(names(&ours), names(&theirs), "{kind}");
+        assert_eq!(fs::read(ours.join("a/big")).unwrap(), fs::read(tree.join("a/big")).unwrap());
+    }
+}
