@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::digest::{Digest, chain_ids};
+use crate::digest::Digest;
 use crate::document::ContainerDefaults;
 use crate::error::ImageError;
 use crate::registry::{RegistriesConfig, RegistryClient};
-use crate::store::{LeaseRecord, Store};
+use crate::store::Store;
 use crate::unpack::UnpackLimits;
 
 pub use flight::Pull;
@@ -133,16 +133,8 @@ impl Images {
     /// Keeps the layers of an image while a container stands on them. Survives restarts; idempotent.
     pub async fn hold(&self, container_id: &str, image_id: &str) -> Result<(), ImageError> {
         let id = parse_id(image_id)?;
-        let layers = {
-            let index = self.store.index();
-            let known = index.names.values().any(|record| record.config == id);
-            let configuration = index.configurations.get(&id).filter(|_| known);
-            configuration.map(|configuration| chain_ids(&configuration.diff_ids))
-        };
-        let layers = layers.ok_or_else(|| ImageError::NotFound(image_id.to_owned()))?;
-        let record = LeaseRecord { container_id: container_id.to_owned(), image_id: id, layers };
-        let store = Arc::clone(&self.store);
-        blocking(move || store.lease(record)).await
+        let (store, container_id) = (Arc::clone(&self.store), container_id.to_owned());
+        blocking(move || store.lease(&container_id, id)).await?.ok_or_else(|| ImageError::NotFound(image_id.to_owned()))
     }
 
     /// Ends a container's hold. Idempotent.

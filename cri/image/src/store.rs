@@ -23,12 +23,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 pub(crate) use layers::{LayerRecord, Staged};
-pub(crate) use leases::LeaseRecord;
 pub(crate) use names::NameRecord;
 
 use crate::digest::{Digest, chain_ids};
 use crate::document::{Configuration, parse_configuration};
 use crate::error::ImageError;
+
+use leases::LeaseRecord;
 
 /// The store of one process.
 pub(crate) struct Store {
@@ -130,11 +131,25 @@ impl Store {
         Ok(!names.is_empty())
     }
 
-    /// Writes a lease.
-    pub fn lease(&self, record: LeaseRecord) -> Result<(), ImageError> {
-        // In memory first: from here on, no collection takes the layers.
-        self.index().leases.insert(record.container_id.clone(), record.clone());
-        leases::write(&self.root, &record)
+    /// Writes a lease on the layers of an image. None if there is no such image.
+    pub fn lease(&self, container_id: &str, image_id: Digest) -> Result<Option<()>, ImageError> {
+        let record = {
+            // Looked up and entered under one lock: from here on, no collection takes the layers.
+            let mut index = self.index();
+            if !index.names.values().any(|record| record.config == image_id) {
+                return Ok(None);
+            }
+            let Some(configuration) = index.configurations.get(&image_id) else { return Ok(None) };
+            let layers = chain_ids(&configuration.diff_ids);
+            let record = LeaseRecord { container_id: container_id.to_owned(), image_id, layers };
+            index.leases.insert(record.container_id.clone(), record.clone());
+            record
+        };
+        if let Err(error) = leases::write(&self.root, &record) {
+            self.index().leases.remove(container_id);
+            return Err(error);
+        }
+        Ok(Some(()))
     }
 
     /// Ends a lease. Absent is fine.
