@@ -1,3 +1,30 @@
 //! The law of the pod: pure planning from desired and observed state. No tokio, no file system, no clock.
 
+pub mod admission;
+pub mod backoff;
+pub mod container_spec;
+pub mod containers;
+pub mod dns;
+pub mod env;
+pub mod expansion;
+pub mod facts;
+pub mod hash;
+pub mod images;
+pub mod labels;
+pub mod lifecycle;
+pub mod memory;
+pub mod naming;
+pub mod plan;
 pub mod ports;
+pub mod probe;
+pub mod quantity;
+pub mod resources;
+pub mod restart;
+pub mod runtime;
+pub mod sandbox_spec;
+pub mod security;
+pub mod static_pods;
+pub mod status;
+
+#[cfg(test)]
+mod world;

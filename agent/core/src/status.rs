@@ -1,0 +1,112 @@
+//! The status of a pod, computed from the wanted and the observed state, the worker's memory and the time.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::backoff::BackoffBounds;
+use crate::containers::{host_network, is_static};
+use crate::facts::ObservedPod;
+use crate::lifecycle::Lifecycle;
+use crate::memory::PodMemory;
+use crate::resources::qos_class;
+
+mod conditions;
+mod instances;
+mod phase;
+
+/// All that a status is computed from.
+#[derive(Clone, Copy, Debug)]
+pub struct StatusInput<'a> {
+    /// The pod as wanted.
+    pub pod: &'a Pod,
+    /// The status last published, or the API's after a restart: times of transitions, and instances long gone.
+    pub previous: &'a PodStatus,
+    /// What the runtime has of it.
+    pub observed: &'a ObservedPod,
+    /// What the worker remembers.
+    pub memory: &'a PodMemory,
+    /// Addresses of the node, the main one first.
+    pub host_ips: &'a [IpAddr],
+    /// Name of the runtime, as in container ids (`<runtime>://<id>`).
+    pub runtime: &'a str,
+    /// Bounds of the restart back-off.
+    pub bounds: BackoffBounds,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Whether a phase is an end.
+pub fn is_terminal(phase: Option<&str>) -> bool {
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The status of a pod.
+pub fn status(input: &StatusInput<'_>) -> PodStatus {
+    let mut statuses = instances::container_statuses(input);
+    if input.memory.lifecycle >= Lifecycle::Terminated {
+        instances::settle(input, &mut statuses);
+    }
+    let phase = sticky_phase(input).unwrap_or_else(|| phase::phase(input, &statuses));
+    let verdict = input.memory.verdict.as_ref();
+    let (pod_ips, host_ips) = addresses(input);
+    let mut status = PodStatus {
+        phase: Some(phase.to_owned()),
+        reason: verdict.map(|verdict| verdict.reason.clone()).or_else(|| input.previous.reason.clone().filter(|_| is_terminal(Some(&phase)))),
+        message: verdict.map(|verdict| verdict.message.clone()).or_else(|| input.previous.message.clone().filter(|_| is_terminal(Some(&phase)))),
+        observed_generation: input.pod.metadata.generation,
+        qos_class: Some(input.pod.status.as_ref().and_then(|status| status.qos_class.clone()).unwrap_or_else(|| qos_class(input.pod).as_str().to_owned())),
+        start_time: Some(input.previous.start_time.clone().unwrap_or(Time(input.now))),
+        pod_ip: pod_ips.first().cloned(),
+        pod_ips: (!pod_ips.is_empty()).then(|| pod_ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect()),
+        host_ip: host_ips.first().cloned(),
+        host_ips: (!host_ips.is_empty()).then(|| host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
+        nominated_node_name: input.previous.nominated_node_name.clone(),
+        resource_claim_statuses: input.previous.resource_claim_statuses.clone(),
+        extended_resource_claim_status: input.previous.extended_resource_claim_status.clone(),
+        ..PodStatus::default()
+    };
+    status.conditions = Some(conditions::conditions(input, &phase, &statuses));
+    status.init_container_statuses = (!statuses.init.is_empty()).then_some(statuses.init);
+    status.container_statuses = Some(statuses.apps);
+    status.ephemeral_container_statuses = (!statuses.ephemeral.is_empty()).then_some(statuses.ephemeral);
+    status
+}
+
+/// The phase that is fixed: by the agent's word, or because the API has seen an end before.
+fn sticky_phase(input: &StatusInput<'_>) -> Option<String> {
+    if let Some(phase) = input.memory.verdict.as_ref().and_then(|verdict| verdict.phase) {
+        return Some(phase.to_owned());
+    }
+    input.previous.phase.clone().filter(|phase| is_terminal(Some(phase)) && (!is_static(input.pod) || input.memory.lifecycle > Lifecycle::Syncing))
+}
+
+/// Addresses of pod and node. A pod that has no sandbox any more keeps the addresses it had.
+fn addresses(input: &StatusInput<'_>) -> (Vec<String>, Vec<String>) {
+    let host: Vec<String> = input.host_ips.iter().map(ToString::to_string).collect();
+    let pod = match input.observed.sandbox() {
+        Some(sandbox) if host_network(input.pod) => if sandbox.ready { host.clone() } else { known_ips(input.previous) },
+        Some(sandbox) if sandbox.ready && !sandbox.ips.is_empty() => ordered(&sandbox.ips, input.host_ips),
+        _ if input.memory.lifecycle > Lifecycle::Syncing => known_ips(input.previous),
+        _ => Vec::new(),
+    };
+    (pod, host)
+}
+
+fn known_ips(status: &PodStatus) -> Vec<String> {
+    let list: Vec<String> = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect();
+    if list.is_empty() { status.pod_ip.iter().cloned().collect() } else { list }
+}
+
+/// Addresses with one of the node's main family first.
+fn ordered(ips: &[String], host_ips: &[IpAddr]) -> Vec<String> {
+    let wants_v6 = host_ips.first().is_some_and(IpAddr::is_ipv6);
+    let mut sorted = ips.to_vec();
+    sorted.sort_by_key(|ip| ip.contains(':') != wants_v6);
+    sorted
+}
+
+#[cfg(test)]
+mod tests;
