@@ -36,6 +36,12 @@ impl Capabilities {
         (0..NAMES.len()).filter(|number| self.0 & (1 << number) != 0).map(|number| format!("CAP_{}", NAMES[number])).collect()
     }
 
+    /// Whether the capability of this name is in the set.
+    #[must_use]
+    pub fn has(self, name: &str) -> bool {
+        number(name).is_some_and(|number| self.0 & (1 << number) != 0)
+    }
+
     fn set(self) -> CapabilitySet {
         CapabilitySet::from_bits_retain(self.0)
     }

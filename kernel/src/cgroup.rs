@@ -128,6 +128,18 @@ impl Cgroups {
         })
     }
 
+    /// Folders of a cgroup in the v1 hierarchies, by the names of their controllers; none on v2.
+    ///
+    /// # Errors
+    /// When the path would leave the hierarchy.
+    pub fn folders_by_name(&self, path: &str) -> Result<Vec<(String, PathBuf)>, CgroupError> {
+        let folders = self.folders(path)?;
+        Ok(match self {
+            Cgroups::V1(hierarchies) => hierarchies.iter().map(|hierarchy| hierarchy.controllers.join(",")).zip(folders).collect(),
+            Cgroups::V2(_) => Vec::new(),
+        })
+    }
+
     /// Folder of a cgroup in the hierarchy of a v1 controller, or the only one.
     fn folder(&self, path: &str, controller: &str) -> Result<Option<PathBuf>, CgroupError> {
         let folders = self.folders(path)?;

@@ -68,6 +68,16 @@ pub fn overlay(lower: &[impl AsRef<Path>], upper: &Path, work: &Path) -> std::io
         let text = path.to_str().filter(|text| !text.contains([',', '\\', ':']));
         text.map(str::to_string).ok_or_else(|| std::io::Error::other(format!("the layer path {path:?} holds one of , \\ :")))
     };
+    if lower.is_empty() {
+        // An image without layers: there is nothing to lay the writable one over.
+        return clone_path(upper, false);
+    }
+    // What a volatile overlay leaves behind, so that nobody trusts it after a power loss. This one was never used: a
+    // container that could not be made is made again.
+    match std::fs::remove_dir_all(work.join("work/incompat/volatile")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let lower = lower.iter().map(|path| text(path.as_ref())).collect::<Result<Vec<_>, _>>()?;
     // One option per layer where the kernel has it (6.5 and newer): no limit on the length of all together.
@@ -101,6 +111,16 @@ pub fn clone_path(path: &Path, recursive: bool) -> std::io::Result<OwnedFd> {
 /// When the descriptor is not in this mount namespace.
 pub fn clone_fd(fd: impl AsFd, recursive: bool) -> std::io::Result<OwnedFd> {
     Ok(open_tree(fd, "", clone_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH)?)
+}
+
+/// A detached read-only copy of a file, to be executed: nobody can write to the file through what runs it.
+///
+/// # Errors
+/// When the descriptor is not in this mount namespace, or the kernel refuses.
+pub fn read_only_view(file: impl AsFd) -> std::io::Result<OwnedFd> {
+    let view = clone_fd(file, false)?;
+    set_attributes(&view, MountAttrFlags::MOUNT_ATTR_RDONLY, Some(Propagation::Private), false)?;
+    Ok(view)
 }
 
 fn clone_flags(recursive: bool) -> OpenTreeFlags {

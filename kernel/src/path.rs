@@ -54,6 +54,20 @@ pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlags) -> Result<Owned
     open_with(root.as_fd(), path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
+/// Finds a path inside a root, as a mount target; none when it doesn't exist.
+///
+/// # Errors
+/// When the kernel refuses for another reason.
+pub fn find_in_root(root: impl AsFd, path: &Path) -> Result<Option<OwnedFd>, PathError> {
+    match open_in_root(root, path, OFlags::PATH) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(PathError::Step { source, .. }) if [Errno::NOENT, Errno::NOTDIR].iter().any(|e| source.raw_os_error() == Some(e.raw_os_error())) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Opens a path below a folder without following a single link.
 ///
 /// # Errors

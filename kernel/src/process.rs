@@ -2,10 +2,12 @@
 
 use std::ffi::CString;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+
+use crate::mount;
 
 /// Which side of a clone this is.
 #[derive(Debug)]
@@ -43,7 +45,9 @@ pub mod new {
 /// # Errors
 /// When the process has more than one thread, or the kernel refuses.
 pub fn clone(namespaces: u64) -> std::io::Result<Side> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+    // Changes nothing in a process of one thread and is refused in any other: the cheapest way to ask.
+    // SAFETY: with CLONE_THREAD alone unshare has no effect.
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } != 0 {
         return Err(std::io::Error::other("clone in a process of several threads"));
     }
     let mut pidfd: libc::c_int = -1;
@@ -88,6 +92,75 @@ pub fn close_on_exec_from(first: u32) -> std::io::Result<()> {
     // SAFETY: only flags of descriptors change, nothing is closed here.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Closes every descriptor above 2 that is not in `keep`: what a process that has just been cloned inherited from its
+/// parent and has no use for. Others would wait in vain for the end of those files. The owners of the closed
+/// descriptors, which the clone copied too, must never be used or dropped: the process ends by exec or exit.
+///
+/// # Errors
+/// When the kernel lacks `close_range` (5.9).
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).filter(|number| *number > 2).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut first = 3;
+    for number in numbers.into_iter().chain([u32::MAX]) {
+        if number > first {
+            let last = if number == u32::MAX { number } else { number - 1 };
+            // SAFETY: the caller promises that nobody uses what is closed here.
+            if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        first = number.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Makes sure that this program's file can't be opened for writing through this process or a child of it: runs the
+/// program again, with the same arguments, from a read-only view of its file that no mount namespace holds. Returns
+/// when that is so already: the file is sealed, or on a read-only mount.
+///
+/// # Errors
+/// When the kernel refuses one of the steps.
+pub fn protect_program() -> std::io::Result<()> {
+    let own = rustix::fs::open("/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let sealed = rustix::fs::fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(SealFlags::WRITE));
+    if sealed || is_read_only(&own)? {
+        return Ok(());
+    }
+    let view = mount::read_only_view(&own)?;
+    if !is_read_only(&view)? {
+        return Err(std::io::Error::other("the view of the program is not read-only"));
+    }
+    let texts = |texts: Vec<std::ffi::OsString>| {
+        use std::os::unix::ffi::OsStringExt;
+        texts.into_iter().map(|text| CString::new(text.into_vec())).collect::<Result<Vec<_>, _>>()
+    };
+    let arguments = texts(std::env::args_os().collect())?;
+    let environment = texts(
+        std::env::vars_os()
+            .map(|(mut name, value)| {
+                name.push("=");
+                name.push(value);
+                name
+            })
+            .collect(),
+    )?;
+    Err(exec_descriptor(&view, &arguments, &environment))
+}
+
+fn is_read_only(fd: impl AsFd) -> std::io::Result<bool> {
+    Ok(rustix::fs::fstatvfs(fd)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
+/// Sets the name by which `ps` and `/proc/<pid>/comm` know this process (15 bytes at most).
+///
+/// # Errors
+/// When the name holds a NUL byte.
+pub fn set_name(name: &str) -> std::io::Result<()> {
+    Ok(rustix::thread::set_name(&CString::new(name)?)?)
 }
 
 /// Puts a descriptor into the place of stdin (0), stdout (1) or stderr (2).

@@ -13,6 +13,9 @@ use rustix::net::{
 /// Descriptors that one message may carry.
 pub const DESCRIPTORS_MAX: usize = 4;
 
+/// How long a connect waits for a busy listener.
+const CONNECT_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Sends bytes, with descriptors attached to the first of them. Returns how many bytes went out.
 ///
 /// # Errors
@@ -68,15 +71,18 @@ pub fn listen(path: &Path) -> std::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects to such a socket; the connection does not wait on reads and writes.
+/// Connects to such a socket, waiting 5 s at most for a listener that is busy; the connection itself does not wait on
+/// reads and writes.
 ///
 /// # Errors
 /// When nobody listens.
 pub fn connect(path: &Path) -> std::io::Result<OwnedFd> {
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
     let (_folder, short) = shorten(path)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(CONNECT_WAIT))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(&short)?)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
     Ok(socket)
 }
 

@@ -24,9 +24,32 @@ pub struct Config {
     pub mounts: Vec<Mount>,
     /// What only Linux has.
     pub linux: Linux,
+    /// Programs to be run at points of the container's life: refused, see [`Config::check`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<serde_json::Value>,
     /// Free text.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Refuses what the built-in runtime does not do, instead of leaving it out in silence.
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn check(&self) -> Result<(), String> {
+        let set = |hooks: &serde_json::Value| hooks.as_object().is_some_and(|kinds| kinds.values().any(|list| list.as_array().is_some_and(|list| !list.is_empty())));
+        if self.hooks.as_ref().is_some_and(set) {
+            return Err("hooks: the built-in runtime runs none".into());
+        }
+        if self.linux.namespaces.iter().any(|namespace| namespace.kind == "user") {
+            return Err("linux.namespaces: user namespaces are not supported by the built-in runtime".into());
+        }
+        if self.process.args.is_empty() {
+            return Err("process.args: no command specified".into());
+        }
+        Ok(())
+    }
 }
 
 /// A process.
@@ -102,7 +125,7 @@ pub struct Rlimit {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Root {
-    /// Where it is mounted while the container is made.
+    /// Not used: the root is attached in the container's own mount namespace alone. For readers.
     pub path: PathBuf,
     /// The container can't write to it.
     pub readonly: bool,

@@ -9,6 +9,7 @@ use orlop_kernel::capability::{self, Capabilities};
 use orlop_kernel::procfs::Procfs;
 use orlop_kernel::seccomp::Filter;
 use orlop_kernel::{process, terminal};
+use rustix::fs::Mode;
 use rustix::process::Resource;
 
 use crate::config::{Process, Rlimit};
@@ -17,8 +18,9 @@ use crate::stage::{StageError, Step};
 /// Where programs are looked for when the environment doesn't say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What of a process was worked out while the machine could still be seen.
-pub(crate) struct Confinement {
+/// What confines the processes of a container; worked out once, for its first one and for every exec.
+#[derive(Debug)]
+pub struct Confinement {
     filter: Option<Filter>,
     bounding: Capabilities,
     effective: Capabilities,
@@ -27,7 +29,10 @@ pub(crate) struct Confinement {
 
 impl Confinement {
     /// Reads capabilities and compiles the filter.
-    pub(crate) fn prepare(process: &Process, seccomp: Option<&orlop_kernel::seccomp::Profile>) -> Result<Confinement, StageError> {
+    ///
+    /// # Errors
+    /// When a name is not known or the filter gets too long.
+    pub fn prepare(process: &Process, seccomp: Option<&orlop_kernel::seccomp::Profile>) -> Result<Confinement, StageError> {
         let set = |names: &[String]| {
             Capabilities::from_names(names.iter().map(String::as_str))
                 .map_err(|name| format!("{name:?} is no capability"))
@@ -41,35 +46,77 @@ impl Confinement {
         })
     }
 
-    /// Gives this process its limits and identity and takes everything else away. Order matters: the bounding set
-    /// needs SETPCAP, a filter without no_new_privs needs SYS_ADMIN, so both come before the identity changes; with
-    /// no_new_privs the filter comes last, when it has the least left to allow.
+    /// Gives this process its limits, identity and working folder and takes everything else away. Order matters: the
+    /// bounding set needs SETPCAP, a filter without no_new_privs needs SYS_ADMIN, so both come before the identity
+    /// changes; with no_new_privs the filter comes last, just before the exec, when it has the least left to allow.
     pub(crate) fn apply(&self, process: &Process) -> Result<(), StageError> {
         for limit in &process.rlimits {
             set_limit(limit)?;
         }
+        let user = &process.user;
+        own_streams(user.uid)?;
+        // A folder that only root may enter, and one that only the user may (a share that doesn't trust root): both do.
+        let early = enter_folder(&process.cwd);
         capability::bound(self.bounding).step("bound the capabilities")?;
         if let Some(filter) = self.filter.as_ref().filter(|_| !process.no_new_privileges) {
             filter.load().step("load the seccomp filter")?;
         }
-        let user = &process.user;
-        rustix::process::umask(rustix::fs::Mode::from_raw_mode(user.umask.unwrap_or(0o022)));
+        rustix::process::umask(Mode::from_raw_mode(user.umask.unwrap_or(0o022)));
         process::set_identity(user.uid, user.gid, &user.additional_gids)
             .step(format!("become user {}, group {}", user.uid, user.gid))?;
         let effective = if user.uid == 0 { self.effective } else { self.ambient };
-        self.apply_capabilities(effective)?;
+        capability::apply(effective, self.ambient).step("set the capabilities")?;
         if process.no_new_privileges {
             rustix::thread::set_no_new_privs(true).step("set no_new_privs")?;
-            if let Some(filter) = &self.filter {
-                filter.load().step("load the seccomp filter")?;
-            }
         }
-        Ok(())
+        early.or_else(|_| enter_folder(&process.cwd))
     }
 
-    fn apply_capabilities(&self, effective: Capabilities) -> Result<(), StageError> {
-        capability::apply(effective, self.ambient).step("set the capabilities")
+    /// Replaces this process by the container's program; returns only when that fails, with Go's well-known words,
+    /// for which users and dashboards look.
+    pub(crate) fn exec(&self, process: &Process) -> StageError {
+        let failed = |message: String| StageError { step: "unable to start container process".into(), source: message.into() };
+        let Some(name) = process.args.first().filter(|name| !name.is_empty()) else {
+            return failed("no command specified".into());
+        };
+        let program = match find(name, &process.env) {
+            Ok(program) => program,
+            Err(message) => return failed(message),
+        };
+        let texts = |list: &[String]| list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>();
+        let (Ok(arguments), Ok(environment)) = (texts(&process.args), texts(&process.env)) else {
+            return failed(format!("exec {name:?}: an argument or variable holds a NUL byte"));
+        };
+        // Nothing that the runtime has open reaches the container.
+        if let Err(error) = process::close_on_exec_from(3) {
+            return failed(format!("close the runtime's files: {error}"));
+        }
+        if let Some(filter) = self.filter.as_ref().filter(|_| process.no_new_privileges)
+            && let Err(error) = filter.load()
+        {
+            return failed(format!("load the seccomp filter: {error}"));
+        }
+        let error = process::exec(&program, &arguments, &environment);
+        failed(format!("exec {}: {}", program.display(), plain(&error)))
     }
+}
+
+/// Makes the streams the user's own, so that `/dev/stdout` can be opened by it too. The null device belongs to all.
+fn own_streams(uid: u32) -> Result<(), StageError> {
+    use rustix::io::Errno;
+    for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let stat = rustix::fs::fstat(stream).step("look at the streams")?;
+        let null = stat.st_rdev == rustix::fs::makedev(1, 3);
+        if null || stat.st_uid == uid {
+            continue;
+        }
+        match rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(uid)), None) {
+            // Sockets and files of others' file systems need not take an owner.
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
+            Err(errno) => return Err(errno).step("own the streams"),
+        }
+    }
+    Ok(())
 }
 
 fn set_limit(limit: &Rlimit) -> Result<(), StageError> {
@@ -94,7 +141,8 @@ fn set_limit(limit: &Rlimit) -> Result<(), StageError> {
     };
     // Without SYS_RESOURCE the hard limit can't grow: as much as the machine allows is better than no container.
     let hard = rustix::process::getrlimit(resource).maximum;
-    let cut = |value: u64| if orlop_kernel::capability::permitted().is_ok_and(|c| c.0 & (1 << 24) != 0) { value } else { hard.map_or(value, |hard| value.min(hard)) };
+    let free = capability::permitted().is_ok_and(|ours| ours.has("SYS_RESOURCE"));
+    let cut = |value: u64| if free { value } else { hard.map_or(value, |hard| value.min(hard)) };
     let number = |value: u64| (value != u64::MAX).then_some(value);
     let wanted = rustix::process::Rlimit { current: number(cut(limit.soft)), maximum: number(cut(limit.hard)) };
     rustix::process::setrlimit(resource, wanted).step(format!("set RLIMIT_{}", limit.kind.trim_start_matches("RLIMIT_")))
@@ -108,20 +156,14 @@ pub(crate) fn set_oom_score(procfs: &Procfs, score: Option<i32>) {
     }
 }
 
-/// Enters the working folder, which is made where it is missing, and makes sure that it lies inside the root.
-pub(crate) fn enter_folder(cwd: &str) -> Result<(), StageError> {
+/// Enters the working folder and makes sure that it lies inside the root.
+fn enter_folder(cwd: &str) -> Result<(), StageError> {
     let cwd = if cwd.is_empty() { "/" } else { cwd };
     let what = || format!("enter the working folder {cwd:?}");
     if !cwd.starts_with('/') {
         return Err("it is not an absolute path").step(what());
     }
-    match std::env::set_current_dir(cwd) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(cwd).step(what())?;
-            std::env::set_current_dir(cwd).step(what())?;
-        }
-        other => other.step(what())?,
-    }
+    std::env::set_current_dir(cwd).step(what())?;
     // A folder reached through a leaked descriptor has no path from this root; the kernel then says "(unreachable)".
     let there = rustix::process::getcwd(Vec::new()).step(what())?;
     if there.to_bytes().starts_with(b"/") { Ok(()) } else { Err("it lies outside of the container").step(what()) }
@@ -135,29 +177,6 @@ pub(crate) fn use_terminal(slave: &OwnedFd) -> Result<(), StageError> {
         process::set_stdio(slave, place).step("use the terminal")?;
     }
     Ok(())
-}
-
-/// Replaces this process by the container's program; returns only when that fails, with Go's well-known words, for
-/// which users and dashboards look.
-pub(crate) fn exec(process: &Process) -> StageError {
-    let failed = |message: String| StageError { step: "unable to start container process".into(), source: message.into() };
-    let Some(name) = process.args.first().filter(|name| !name.is_empty()) else {
-        return failed("no command specified".into());
-    };
-    let program = match find(name, &process.env) {
-        Ok(program) => program,
-        Err(message) => return failed(message),
-    };
-    let texts = |list: &[String]| list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>();
-    let (Ok(arguments), Ok(environment)) = (texts(&process.args), texts(&process.env)) else {
-        return failed(format!("exec {name:?}: an argument or variable holds a NUL byte"));
-    };
-    // Nothing that the runtime has open reaches the container.
-    if let Err(error) = process::close_on_exec_from(3) {
-        return failed(format!("close the runtime's files: {error}"));
-    }
-    let error = process::exec(&program, &arguments, &environment);
-    failed(format!("exec {}: {}", program.display(), plain(&error)))
 }
 
 /// Looks a program up as execvp does.

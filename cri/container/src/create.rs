@@ -1,27 +1,45 @@
 //! Making a container up to the point where only the exec is missing.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use orlop_kernel::cgroup::Cgroups;
 use orlop_kernel::namespace::{self, Kinds};
 use orlop_kernel::procfs::Procfs;
-use orlop_kernel::{process, socket};
+use orlop_kernel::{mount, path, process, socket};
+use rustix::fs::Mode;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::config::Config;
 use crate::confine::{self, Confinement};
 use crate::protocol::ContainerSpec;
+use crate::sandbox::Pause;
 use crate::stage::{self, Message, StageError, Step};
 use crate::{devices, rootfs};
 
 /// The pod that a container joins.
-pub struct PodNamespaces<'a> {
-    /// The pause process, whose network, IPC and UTS namespaces are joined.
-    pub pause: &'a OwnedFd,
-    /// The PID namespace to join; none for one of its own, the machine's when it is the shim's.
-    pub pid: Option<&'a OwnedFd>,
+#[derive(Clone, Copy)]
+pub struct Pod<'a> {
+    /// The sandbox's folder.
+    pub folder: &'a Path,
+    /// The pause process, whose network, IPC and UTS namespaces are joined, and whose mount namespace holds the
+    /// pod's shared memory.
+    pub pause: &'a Pause,
+    /// The machine's cgroups.
+    pub cgroups: &'a Cgroups,
     /// The shim's own PID namespace, to come back to.
     pub own_pid: &'a OwnedFd,
+}
+
+/// Whose PID namespace a container gets.
+#[derive(Clone, Copy)]
+pub enum PidNamespace<'a> {
+    /// One of its own.
+    New,
+    /// That of the machine.
+    Host,
+    /// That of a process, by its descriptor.
+    Of(&'a OwnedFd),
 }
 
 /// A container's first process and the shim's ends of its streams.
@@ -41,11 +59,21 @@ pub struct Created {
     pub stderr: Option<OwnedFd>,
 }
 
-/// The container's own streams, until they are its stdio.
+/// Ends of pipes: the shim's, or those that become the container's stdio.
+#[derive(Default)]
 struct Streams {
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
+}
+
+/// What the child works with.
+struct Child<'a> {
+    spec: &'a ContainerSpec,
+    config: &'a Config,
+    confinement: &'a Confinement,
+    pod: Pod<'a>,
+    sync: OwnedFd,
 }
 
 /// Clones the container's first process. The cgroup exists already. The result is known when [`Message::Created`]
@@ -53,46 +81,56 @@ struct Streams {
 ///
 /// # Errors
 /// When something that the parent does fails; no process is left then.
-pub fn create(spec: &ContainerSpec, config: &Config, cgroups: &Cgroups, pod: &PodNamespaces<'_>) -> Result<Created, StageError> {
-    std::fs::create_dir_all(&config.root.path).step("make the root's place")?;
-    let confinement = Confinement::prepare(&config.process, config.linux.seccomp.as_ref())?;
-    let sources = rootfs::open_sources(spec, config)?;
+pub fn create(
+    spec: &ContainerSpec,
+    config: &Config,
+    confinement: &Confinement,
+    pod: Pod<'_>,
+    pid: PidNamespace<'_>,
+) -> Result<Created, StageError> {
     let (sync, theirs) = socket::message_pair().step("make a socket")?;
     let (ours, streams) = open_streams(spec)?;
-
-    let mut namespaces = process::new::MOUNT;
-    match pod.pid {
-        Some(pid) => namespace::join(pid, LinkNameSpaceType::ProcessID).step("join the pod's PID namespace")?,
-        None => namespaces |= process::new::PID,
-    }
-    let cloned = process::clone(namespaces);
-    if pod.pid.is_some() {
-        let back = namespace::join(pod.own_pid, LinkNameSpaceType::ProcessID);
-        if !matches!(cloned, Ok(process::Side::Child)) {
-            back.step("leave the pod's PID namespace")?;
-        }
-    }
-    match cloned.step("clone")? {
+    // The mount namespace comes later: the child first opens its sources among the machine's mounts, where a file
+    // system that hangs holds up nobody else.
+    let namespaces = if let PidNamespace::New = pid { process::new::PID } else { 0 };
+    match clone_into(namespaces, pid, pod.own_pid)? {
         process::Side::Parent { pid, pidfd } => {
             Ok(Created { pid, pidfd, sync, stdin: ours.stdin, stdout: ours.stdout, stderr: ours.stderr })
         }
         process::Side::Child => {
-            drop((sync, ours));
-            let error = run(config, cgroups, pod, &confinement, sources, streams, &theirs);
-            let _ = stage::send(&theirs, &Message::Failed(error.to_string()));
+            let child = Child { spec, config, confinement, pod, sync: theirs };
+            let error = child.run(streams);
+            let _ = stage::send(&child.sync, &Message::Failed(error.to_string()));
             std::process::exit(127)
         }
     }
 }
 
+/// Clones a process, born into the PID namespace of another one where asked: children of this process are until it
+/// comes back.
+pub(crate) fn clone_into(namespaces: u64, pid: PidNamespace<'_>, own_pid: &OwnedFd) -> Result<process::Side, StageError> {
+    let PidNamespace::Of(target) = pid else { return process::clone(namespaces).step("clone") };
+    namespace::join_process(target, Kinds::PROCESS_ID).step("join the PID namespace")?;
+    let cloned = process::clone(namespaces);
+    if !matches!(cloned, Ok(process::Side::Child)) {
+        namespace::join(own_pid, LinkNameSpaceType::ProcessID).step("leave the PID namespace")?;
+    }
+    match cloned {
+        // The kernel's word for a PID namespace whose first process is gone.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOMEM.raw_os_error()) => {
+            Err("its first process has ended").step("clone into the PID namespace")
+        }
+        other => other.step("clone"),
+    }
+}
+
 /// Pipes for the streams: ours, theirs. With a terminal there are none.
 fn open_streams(spec: &ContainerSpec) -> Result<(Streams, Streams), StageError> {
-    let none = || Streams { stdin: None, stdout: None, stderr: None };
+    let (mut ours, mut theirs) = (Streams::default(), Streams::default());
     if spec.tty {
-        return Ok((none(), none()));
+        return Ok((ours, theirs));
     }
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("make a pipe");
-    let (mut ours, mut theirs) = (none(), none());
     if spec.stdin {
         let (read, write) = pipe()?;
         (theirs.stdin, ours.stdin) = (Some(read), Some(write));
@@ -104,83 +142,97 @@ fn open_streams(spec: &ContainerSpec) -> Result<(Streams, Streams), StageError> 
     Ok((ours, theirs))
 }
 
-/// Everything that the child does; it returns only when something failed.
-fn run(
-    config: &Config,
-    cgroups: &Cgroups,
-    pod: &PodNamespaces<'_>,
-    confinement: &Confinement,
-    sources: rootfs::Sources,
-    streams: Streams,
-    sync: &OwnedFd,
-) -> StageError {
-    match set_up(config, cgroups, pod, confinement, sources, streams, sync) {
-        Err(error) => error,
-        Ok(()) => confine::exec(&config.process),
+impl Child<'_> {
+    /// Everything that the child does; it returns only when something failed.
+    fn run(&self, streams: Streams) -> StageError {
+        match self.set_up(streams) {
+            Err(error) => error,
+            Ok(()) => self.confinement.exec(&self.config.process),
+        }
+    }
+
+    fn set_up(&self, streams: Streams) -> Result<(), StageError> {
+        let kept: Vec<BorrowedFd<'_>> = [Some(&self.sync), Some(&self.pod.pause.pidfd), Some(&self.pod.pause.shm)]
+            .into_iter()
+            .chain([&streams.stdin, &streams.stdout, &streams.stderr].map(Option::as_ref))
+            .flatten()
+            .map(AsFd::as_fd)
+            .collect();
+        begin(&kept)?;
+        let process = &self.config.process;
+        let cgroups = self.pod.cgroups;
+        confine::set_oom_score(&Procfs::open().step("open /proc")?, process.oom_score_adj);
+        cgroups.join(&self.config.linux.cgroups_path, 0).step("join the cgroup")?;
+        if let Cgroups::V2(_) = cgroups {
+            unshare(UnshareFlags::NEWCGROUP).step("make a cgroup namespace")?;
+        }
+        let sources = rootfs::open_sources(self.spec, self.config, &self.pod)?;
+        let shm = self.join_pod()?;
+        let root = rootfs::build(sources, shm, self.config)?;
+        let null = devices::fill(&root, self.config)?;
+        let terminal = process.terminal.then(|| devices::open_terminal(&root, true)).transpose()?;
+        rootfs::mask(&root, self.config, null.as_fd())?;
+        if process.cwd.starts_with('/') {
+            let mode = Mode::from_raw_mode(0o755);
+            path::make_folder_in_root(&root, Path::new(&process.cwd), mode).step(format!("make the working folder {:?}", process.cwd))?;
+        }
+        rootfs::enter(&root, self.config)?;
+        let master = self.use_streams(terminal, streams, &null)?;
+        self.confinement.apply(process)?;
+        stage::send(&self.sync, &Message::Created(master)).step("tell that the container is made")?;
+        match stage::receive(&self.sync).step("wait for the start")? {
+            Some(Message::Start) => Ok(()),
+            _ => Err("the runtime is gone").step("wait for the start"),
+        }
+    }
+
+    /// Joins the pod's namespaces, with a copy of the mount namespace of pause, which holds nothing but the pod's
+    /// shared memory: copying the machine's own costs time with each of its mounts. Returns the shared memory,
+    /// ready to be attached.
+    fn join_pod(&self) -> Result<OwnedFd, StageError> {
+        let kinds = Kinds::NETWORK | Kinds::INTER_PROCESS_COMMUNICATION | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME | Kinds::MOUNT;
+        namespace::join_process(&self.pod.pause.pidfd, kinds).step("join the pod's namespaces")?;
+        let shm = mount::clone_fd(&self.pod.pause.shm, false).step("open the pod's shared memory")?;
+        unshare(UnshareFlags::NEWNS).step("make a mount namespace")?;
+        Ok(shm)
+    }
+
+    /// Makes the terminal or the pipes this process's stdio; returns the terminal's master.
+    fn use_streams(
+        &self,
+        terminal: Option<devices::Terminal>,
+        streams: Streams,
+        null: &OwnedFd,
+    ) -> Result<Option<OwnedFd>, StageError> {
+        if let Some(terminal) = terminal {
+            confine::use_terminal(&terminal.slave)?;
+            return Ok(Some(terminal.master));
+        }
+        rustix::process::setsid().step("start a session")?;
+        for (place, stream) in [streams.stdin, streams.stdout, streams.stderr].into_iter().enumerate() {
+            process::set_stdio(stream.as_ref().unwrap_or(null), place as u8).step("set the streams")?;
+        }
+        Ok(None)
     }
 }
 
-fn set_up(
-    config: &Config,
-    cgroups: &Cgroups,
-    pod: &PodNamespaces<'_>,
-    confinement: &Confinement,
-    sources: rootfs::Sources,
-    streams: Streams,
-    sync: &OwnedFd,
-) -> Result<(), StageError> {
-    // Nobody may look into this process before it has become the container.
-    process::set_dumpable(false).step("hide the runtime")?;
-    unblock_signals()?;
-    process::join_new_keyring();
-    let procfs = Procfs::open().step("open /proc")?;
-    confine::set_oom_score(&procfs, config.process.oom_score_adj);
-    cgroups.join(&config.linux.cgroups_path, 0).step("join the cgroup")?;
-    if let Cgroups::V2(_) = cgroups {
-        #[allow(deprecated)]
-        rustix::thread::unshare(UnshareFlags::NEWCGROUP).step("make a cgroup namespace")?;
-    }
-    let kinds = Kinds::NETWORK | Kinds::INTER_PROCESS_COMMUNICATION | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME;
-    namespace::join_process(pod.pause, kinds).step("join the pod's namespaces")?;
-
-    let root = rootfs::build(sources, config)?;
-    let null = devices::fill(&root, config)?;
-    let terminal = match config.process.terminal {
-        true => Some(devices::open_terminal(&root, true)?),
-        false => None,
-    };
-    rootfs::mask(&root, config, null.as_fd())?;
-    drop(procfs);
-    let null_stdin = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .step("open /dev/null")?;
-    rootfs::enter(&root, config)?;
-
-    let master = match terminal {
-        Some((master, slave)) => {
-            confine::use_terminal(&slave)?;
-            Some(master)
-        }
-        None => {
-            rustix::process::setsid().step("start a session")?;
-            for (place, stream) in [streams.stdin, streams.stdout, streams.stderr].into_iter().enumerate() {
-                process::set_stdio(stream.as_ref().unwrap_or(&null_stdin), place as u8).step("set the streams")?;
-            }
-            None
-        }
-    };
-    confinement.apply(&config.process)?;
-    confine::enter_folder(&config.process.cwd)?;
-    stage::send(sync, &Message::Created(master)).step("tell that the container is made")?;
-    match stage::receive(sync).step("wait for the start")? {
-        Some(Message::Start) => Ok(()),
-        _ => Err("the runtime is gone").step("wait for the start"),
-    }
-}
-
-/// Undoes what the shim has done to its own signals.
-pub(crate) fn unblock_signals() -> Result<(), StageError> {
+/// The first steps of every process that the shim clones: nobody may look into it before it has become the
+/// container, it holds no file of the shim's that it has no use for, and the shim's signals and keyring are not its
+/// own.
+pub(crate) fn begin(kept: &[BorrowedFd<'_>]) -> Result<(), StageError> {
     use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+    process::set_dumpable(false).step("hide the runtime")?;
+    process::close_all_but(kept).step("close the runtime's files")?;
+    for signal in [Signal::SIGPIPE, Signal::SIGHUP] {
+        process::default_signal(signal as i32).step("restore the signals")?;
+    }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).step("unblock signals")?;
-    orlop_kernel::process::default_signal(Signal::SIGPIPE as i32).step("restore SIGPIPE")?;
+    process::join_new_keyring();
     Ok(())
+}
+
+fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
+    // Deprecated because of UnshareFlags::FILES, which takes descriptors from under their owners; not used here.
+    #[allow(deprecated)]
+    rustix::thread::unshare(flags)
 }

@@ -1,16 +1,15 @@
 //! One more process in a running container. The shim forks and joins; no second program is loaded.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use orlop_kernel::cgroup::Cgroups;
 use orlop_kernel::namespace::{self, Kinds};
 use orlop_kernel::procfs::Procfs;
-use orlop_kernel::{process, socket};
-use rustix::thread::LinkNameSpaceType;
+use orlop_kernel::{path, process, socket};
 
-use crate::config::{Config, Process};
+use crate::config::Process;
 use crate::confine::{self, Confinement};
-use crate::create::unblock_signals;
+use crate::create::{PidNamespace, begin, clone_into};
 use crate::devices;
 use crate::stage::{self, Message, StageError, Step};
 
@@ -23,42 +22,33 @@ pub struct ExecProcess {
     pub sync: OwnedFd,
 }
 
-/// Where a process is to run.
-struct Place<'a> {
-    cgroups: &'a Cgroups,
-    container: &'a OwnedFd,
-    cgroups_path: &'a str,
+/// The container in which a process is to run.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The machine's cgroups.
+    pub cgroups: &'a Cgroups,
+    /// Path of the container's cgroup.
+    pub cgroups_path: &'a str,
+    /// The container's first process.
+    pub container: &'a OwnedFd,
+    /// Filter and capabilities of the container.
+    pub confinement: &'a Confinement,
+    /// The shim's own PID namespace, to come back to.
+    pub own_pid: &'a OwnedFd,
 }
 
-/// Runs `process` in the container whose first process is `container`. Without a terminal `streams` become its
-/// stdin, stdout and stderr.
+/// Runs `process` in a container. Without a terminal `streams` become its stdin, stdout and stderr.
 ///
 /// # Errors
 /// When something that the parent does fails; no process is left then.
-pub fn exec(
-    config: &Config,
-    process: &Process,
-    cgroups: &Cgroups,
-    container: &OwnedFd,
-    own_pid: &OwnedFd,
-    streams: [Option<OwnedFd>; 3],
-) -> Result<ExecProcess, StageError> {
-    let confinement = Confinement::prepare(process, config.linux.seccomp.as_ref())?;
+pub fn exec(process: &Process, place: Place<'_>, streams: [Option<OwnedFd>; 3]) -> Result<ExecProcess, StageError> {
     let (sync, theirs) = socket::message_pair().step("make a socket")?;
-    let place = Place { cgroups, container, cgroups_path: &config.linux.cgroups_path };
-    // Children of this process are born into the container's PID namespace until it comes back.
-    namespace::join_process(container, Kinds::PROCESS_ID).step("join the container's PID namespace")?;
-    let cloned = process::clone(0);
-    if !matches!(cloned, Ok(process::Side::Child)) {
-        namespace::join(own_pid, LinkNameSpaceType::ProcessID).step("leave the container's PID namespace")?;
-    }
-    match cloned.step("clone")? {
+    match clone_into(0, PidNamespace::Of(place.container), place.own_pid)? {
         process::Side::Parent { pid, .. } => Ok(ExecProcess { pid, sync }),
         process::Side::Child => {
-            drop(sync);
-            let error = match set_up(process, &place, &confinement, streams, &theirs) {
+            let error = match set_up(process, place, &streams, &theirs) {
                 Err(error) => error,
-                Ok(()) => confine::exec(process),
+                Ok(()) => place.confinement.exec(process),
             };
             let _ = stage::send(&theirs, &Message::Failed(error.to_string()));
             std::process::exit(127)
@@ -66,30 +56,24 @@ pub fn exec(
     }
 }
 
-fn set_up(
-    process: &Process,
-    place: &Place<'_>,
-    confinement: &Confinement,
-    streams: [Option<OwnedFd>; 3],
-    sync: &OwnedFd,
-) -> Result<(), StageError> {
-    process::set_dumpable(false).step("hide the runtime")?;
-    unblock_signals()?;
-    process::join_new_keyring();
-    let procfs = Procfs::open().step("open /proc")?;
-    confine::set_oom_score(&procfs, process.oom_score_adj);
+fn set_up(process: &Process, place: Place<'_>, streams: &[Option<OwnedFd>; 3], sync: &OwnedFd) -> Result<(), StageError> {
+    let kept: Vec<BorrowedFd<'_>> =
+        streams.iter().flatten().chain([sync, place.container]).map(AsFd::as_fd).collect();
+    begin(&kept)?;
+    if process.oom_score_adj.is_some() {
+        confine::set_oom_score(&Procfs::open().step("open /proc")?, process.oom_score_adj);
+    }
     place.cgroups.join(place.cgroups_path, 0).step("join the cgroup")?;
     let mut kinds = Kinds::NETWORK | Kinds::INTER_PROCESS_COMMUNICATION | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME | Kinds::MOUNT;
     if let Cgroups::V2(_) = place.cgroups {
         kinds |= Kinds::CONTROL_GROUP;
     }
     namespace::join_process(place.container, kinds).step("join the container's namespaces")?;
-    rustix::process::chdir("/").step("enter the container's root")?;
     let master = if process.terminal {
-        let root = orlop_kernel::path::open_root(std::path::Path::new("/")).step("open the root")?;
-        let (master, slave) = devices::open_terminal(&root, false)?;
-        confine::use_terminal(&slave)?;
-        Some(master)
+        let root = path::open_root(std::path::Path::new("/")).step("open the root")?;
+        let terminal = devices::open_terminal(&root, false)?;
+        confine::use_terminal(&terminal.slave)?;
+        Some(terminal.master)
     } else {
         rustix::process::setsid().step("start a session")?;
         for (at, stream) in streams.iter().enumerate() {
@@ -98,8 +82,7 @@ fn set_up(
         }
         None
     };
-    confinement.apply(process)?;
-    confine::enter_folder(&process.cwd)?;
+    place.confinement.apply(process)?;
     // The terminal must be on its way before the program can write to it.
     stage::send(sync, &Message::Created(master)).step("tell that the process is made")
 }

@@ -1,18 +1,39 @@
 //! Synchronous container life: stages, rootfs, identity, confinement, exec and kill. No tokio.
 //!
 //! The shim is the parent; it clones one child per container, which sets itself up and becomes the container's first
-//! process. They speak over a socket that keeps messages apart ([`stage::Message`]):
+//! process. They speak over a socket that keeps messages apart, with the three words of [`stage::Message`]:
 //!
 //! ```text
-//!  parent (shim)                                child (container)
-//!  opens sources of binds, overlay
-//!  clone3 (mount, pid) ───────────────────────> cgroup, namespaces of the pod
-//!                                               overlay, mounts, devices, masks, pivot
-//!                                               identity, capabilities, seccomp
+//!  parent (shim)                                child
+//!  makes the cgroup, compiles the filter
+//!  clone3 (new PID namespace, or joined) ─────> closes the shim's files, can't be looked into
+//!                                               ── stage 1, among the machine's mounts ──
+//!                                               cgroup, oom_score_adj, keyring
+//!                                               opens overlay, sources of binds, its cgroups: all by descriptor
+//!                                               ── stage 2, in the pod ──
+//!                                               setns (network, ipc, uts, mount of pause), unshare (mount)
+//!                                               attaches overlay, mounts, devices, terminal, masks; pivot_root
+//!                                               ── stage 3, in the container ──
+//!                                               stdio, limits, bounding set, seccomp, identity, capabilities, cwd
 //!        <──────────── Created (+ terminal) ─── waits
-//!  Start ─────────────────────────────────────> finds the program
-//!        <──────────── end of the socket ────── exec
-//!        <──────────── Failed(text) ─────────── or the reason why not
+//!  Start ─────────────────────────────────────> finds the program (PATH of the container)
+//!        <──────────── end of the socket ────── exec: the socket closes by itself
+//!        <──────────── Failed(text) ─────────── or the reason why not; possible at every step
+//! ```
+//!
+//! The mount namespace of pause holds nothing but the pod's shared memory, so the copy that a container starts from
+//! is tiny, however many mounts the machine has, and shows nothing of the machine. The overlay and all binds are
+//! attached in the container's own namespace alone: the machine's mount table never changes.
+//!
+//! An exec is the same with stages 1 and 2 replaced by `setns` into the container:
+//!
+//! ```text
+//!  parent (shim)                                child
+//!  setns (pid of the container), clone3, back ─> closes the shim's files
+//!                                               cgroup; setns (network, ipc, uts, mount, cgroup)
+//!                                               stdio or a terminal; stage 3 as above
+//!        <──────────── Created (+ terminal) ───
+//!        <──────────── end of the socket ────── exec, or Failed(text)
 //! ```
 
 pub mod client;
@@ -26,5 +47,6 @@ mod rootfs;
 pub mod sandbox;
 pub mod stage;
 
-pub use create::{Created, PodNamespaces, create};
-pub use exec::{ExecProcess, exec};
+pub use confine::Confinement;
+pub use create::{Created, PidNamespace, Pod, create};
+pub use exec::{ExecProcess, Place, exec};

@@ -14,6 +14,10 @@
 //! | `containers/<id>/config.json` | server | the OCI runtime specification |
 //! | `containers/<id>/state.json` | shim | [`ContainerState`] |
 //! | `containers/<id>/exit.json` | shim | [`ExitRecord`], written before anybody is told of the exit |
+//!
+//! In `config.json` a bind mount whose source is `<sandbox directory>/shm` stands for the pod's shared memory; nothing
+//! of that name is on disk. `root.path`, `hostname` and `linux.namespaces` are not read. A shim that died (its socket
+//! refuses) leaves processes and cgroups, which `sandbox::clean_up` removes by the files above.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -53,8 +57,8 @@ pub struct SandboxSpec {
     pub ipc: NamespaceSource,
     /// UTS namespace of the pod.
     pub uts: NamespaceSource,
-    /// PID namespace that the containers share; `New` when `shareProcessNamespace` is set, else `Host`: every
-    /// container then has one of its own (pause always has its own).
+    /// PID namespace that the containers share; `New` when `shareProcessNamespace` is set, else `Host`. For readers:
+    /// pause always has its own, and [`ContainerSpec::pid`] decides for each container.
     pub pid: NamespaceSource,
     /// Namespaced sysctls, name in dotted form.
     #[serde(default)]
@@ -184,14 +188,16 @@ pub enum Request {
         /// Every process of the container's cgroup instead of the first alone.
         all: bool,
     },
-    /// Forget an exited or created container: kill what is left, remove its cgroup. Reply: [`Reply::Done`].
+    /// Forget a container: kill what is left, wait for its end (10 s at most), remove its cgroup. Fine for one that is
+    /// not known. Reply: [`Reply::Done`].
     Delete {
         /// The container's id.
         id: String,
     },
     /// Run one more process in a running container. With `tty` unset three descriptors come with the request
     /// (stdin, stdout, stderr) and become the process's own; with `tty` set none does, and [`Reply::ExecStarted`]
-    /// carries the terminal's master. Replies: [`Reply::ExecStarted`], then [`Reply::ExecExited`].
+    /// carries the terminal's master. Replies: [`Reply::ExecStarted`], then [`Reply::ExecExited`]. A program that can't
+    /// be run is [`Reply::Failed`] instead; with a terminal that may come after [`Reply::ExecStarted`].
     /// When the server closes the connection before the exit, the process is killed.
     Exec {
         /// The container's id.
@@ -237,7 +243,8 @@ pub enum Request {
     /// for each container and [`Reply::PauseExited`] for pause.
     Subscribe,
     /// Kill everything, pause last, remove the cgroups of the sandbox and end the shim. Reply: [`Reply::Done`]
-    /// just before the shim exits.
+    /// just before the shim exits; the end of the connection is the end of the shim. After [`Reply::Failed`] (a process
+    /// that hangs in the kernel) the shim stays and can be told again.
     Shutdown,
 }
 

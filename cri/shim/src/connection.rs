@@ -3,11 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use orlop_container::client::{decode, encode};
-use orlop_container::protocol::{Reply, Request};
+use orlop_container::protocol::{MESSAGE_BYTES_MAX, Reply, Request};
 use orlop_kernel::socket;
 
 /// Bytes of replies that may wait for a caller that doesn't read; one that is further behind is dropped.
 const WAITING_BYTES_MAX: usize = 1 << 20;
+/// Descriptors that a request may bring along.
+const DESCRIPTORS_MAX: usize = 3;
 
 /// A connection.
 pub struct Connection {
@@ -16,6 +18,7 @@ pub struct Connection {
     /// Descriptors that came with the request.
     pub descriptors: Vec<OwnedFd>,
     waiting: Vec<u8>,
+    served: bool,
     /// Told of every exit.
     pub subscribed: bool,
 }
@@ -28,18 +31,28 @@ impl Connection {
             received: Vec::new(),
             descriptors: Vec::new(),
             waiting: Vec::new(),
+            served: false,
             subscribed: false,
         }
     }
 
     /// Reads what is there; a request once it is whole. An error means that the connection is over.
     pub fn read(&mut self) -> std::io::Result<Option<Request>> {
-        let mut chunk = [0u8; 16 << 10];
+        let mut chunk = [0u8; 4 << 10];
         loop {
             match socket::receive(&self.socket, &mut chunk, &mut self.descriptors) {
                 Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) if self.served || self.received.len() > MESSAGE_BYTES_MAX || self.descriptors.len() > DESCRIPTORS_MAX => {
+                    return Err(std::io::Error::other("more than one request on a connection"));
+                }
                 Ok(count) => self.received.extend(&chunk[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return decode(&mut self.received),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    let request = decode(&mut self.received)?;
+                    if request.is_some() {
+                        (self.served, self.received) = (true, Vec::new());
+                    }
+                    return Ok(request);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -60,6 +73,11 @@ impl Connection {
         }
         self.waiting.extend(bytes);
         self.flush() && self.waiting.len() <= WAITING_BYTES_MAX
+    }
+
+    /// Whether replies wait for room.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Sends what waits, as far as there is room.

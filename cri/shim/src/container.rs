@@ -2,7 +2,9 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use orlop_container::Confinement;
 use orlop_container::config::Config;
 use orlop_container::protocol::{ContainerPhase, ContainerSpec, ContainerState, ExitRecord};
 use orlop_kernel::cgroup::Cgroups;
@@ -59,6 +61,10 @@ pub struct Container {
     pub started_at: i64,
     /// Why it could not be started.
     pub failure: Option<String>,
+    /// Filter and capabilities, for every exec.
+    pub confinement: Confinement,
+    /// Who waits for its removal, and until when.
+    pub deleting: Option<(Token, Instant)>,
 }
 
 impl Container {
@@ -68,8 +74,13 @@ impl Container {
             let file = folder.join(name);
             std::fs::read(&file).map_err(|error| format!("read {}: {error}", file.display()))
         };
-        let spec = serde_json::from_slice(&read("container.json")?).map_err(|error| format!("container.json: {error}"))?;
-        let config = serde_json::from_slice(&read("config.json")?).map_err(|error| format!("config.json: {error}"))?;
+        let spec: ContainerSpec =
+            serde_json::from_slice(&read("container.json")?).map_err(|error| format!("container.json: {error}"))?;
+        let config: Config = serde_json::from_slice(&read("config.json")?).map_err(|error| format!("config.json: {error}"))?;
+        config.check().map_err(|error| format!("config.json: {error}"))?;
+        if spec.tty != config.process.terminal {
+            return Err("container.json: tty and process.terminal of config.json differ".into());
+        }
         Ok((spec, config))
     }
 
@@ -80,6 +91,11 @@ impl Container {
             Phase::Running => ContainerPhase::Running { pid: self.pid, started_at: self.started_at },
             Phase::Exited => ContainerPhase::Exited,
         }
+    }
+
+    /// What to say when SIGKILL does not end it.
+    pub fn hangs(&self) -> String {
+        format!("container {}: process {} has not ended 10 s after SIGKILL; it hangs in the kernel", self.spec.name, self.pid)
     }
 
     /// Writes `state.json`.

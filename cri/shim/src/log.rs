@@ -1,8 +1,8 @@
 //! The CRI log file of a container.
 //!
-//! A line is `<time> <stdout|stderr> <F|P> <text>`; `P` marks a part of a line that is longer than 16 KiB, or that
-//! ends the stream without a newline's `F`. A disk that is full loses lines, and says so once there is room again;
-//! it never stops the container.
+//! A line is `<time> <stdout|stderr> <F|P> <text>`; `P` marks a part of a line that is longer than 16 KiB, or a last
+//! line without a newline. A disk that is full loses lines, and says so once there is room again; it never stops the
+//! container.
 
 use std::fs::File;
 use std::io::Write;
@@ -29,19 +29,22 @@ pub struct Log {
     file: Option<File>,
     rest: [Vec<u8>; 2],
     lost_bytes: u64,
+    reason: String,
+    cut: bool,
 }
 
 impl Log {
     /// Opens the file, or keeps nothing when the container has none.
     pub fn open(path: Option<&Path>) -> std::io::Result<Log> {
         let file = path.map(open).transpose()?;
-        Ok(Log { path: path.map(Path::to_path_buf), file, rest: [Vec::new(), Vec::new()], lost_bytes: 0 })
+        let path = path.map(Path::to_path_buf);
+        Ok(Log { path, file, rest: [Vec::new(), Vec::new()], lost_bytes: 0, reason: String::new(), cut: false })
     }
 
     /// Opens the file's name again, after its rotation; the old one stays in use when that fails.
     pub fn reopen(&mut self) -> std::io::Result<()> {
         if let Some(path) = &self.path {
-            self.file = Some(open(path)?);
+            (self.file, self.cut) = (Some(open(path)?), false);
         }
         Ok(())
     }
@@ -62,25 +65,47 @@ impl Log {
         let rest = std::mem::take(&mut self.rest[stream as usize]);
         if !rest.is_empty() && self.file.is_some() {
             let mut out = Vec::new();
-            write_line(stream, b'F', &rest, clock::now(), &mut out);
+            write_line(stream, b'P', &rest, clock::now(), &mut out);
             self.put(&out);
         }
     }
 
     fn put(&mut self, out: &[u8]) {
-        let Some(file) = &mut self.file else { return };
+        let Some(file) = &self.file else { return };
         if self.lost_bytes > 0 {
             let mut note = Vec::new();
-            let text = format!("orlop: {} bytes of log were lost because the disk was full", self.lost_bytes);
+            if std::mem::take(&mut self.cut) {
+                // The disk was full in the middle of a line.
+                note.push(b'\n');
+            }
+            let text = format!("orlop: {} bytes of log were lost: {}", self.lost_bytes, self.reason);
             write_line(Stream::Stderr, b'F', text.as_bytes(), clock::now(), &mut note);
-            if file.write_all(&note).is_ok() {
-                self.lost_bytes = 0;
+            match write_whole(file, &note) {
+                Ok(()) => self.lost_bytes = 0,
+                Err((written, _)) => self.cut = written > 0,
             }
         }
-        if file.write_all(out).is_err() {
-            self.lost_bytes += out.len() as u64;
+        let written = if self.lost_bytes == 0 { write_whole(file, out) } else { Err((0, self.reason.clone())) };
+        if let Err((written, reason)) = written {
+            self.lost_bytes += (out.len() - written) as u64;
+            self.cut |= written > 0 && out[written - 1] != b'\n';
+            self.reason = reason;
         }
     }
+}
+
+/// Writes all of it, or says how much was written and why not more.
+fn write_whole(mut file: &File, bytes: &[u8]) -> Result<(), (usize, String)> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.write(&bytes[done..]) {
+            Ok(0) => return Err((done, "the file takes no more".into())),
+            Ok(count) => done += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((done, error.to_string())),
+        }
+    }
+    Ok(())
 }
 
 fn open(path: &Path) -> std::io::Result<File> {

@@ -31,6 +31,12 @@ fn main() {
         std::process::exit(2);
     };
     let folder = PathBuf::from(folder);
+    // Containers run next to this program as root; none of them may ever get a way to write to its file.
+    if let Err(error) = process::protect_program() {
+        eprintln!("protect the shim's own program: {error}");
+        std::process::exit(1);
+    }
+    let _ = process::set_name("orlop-shim");
     match detach() {
         Ok(Side::Starter(mut ready)) => {
             let mut said = String::new();

@@ -19,10 +19,12 @@ impl Container {
         for _ in 0..READS_PER_TURN {
             let Some((_, stream, fd)) = self.outputs.iter().find(|(known, _, _)| *known == token) else { return false };
             let stream = *stream;
-            buffer.resize(READ_BYTES, 0);
-            match rustix::io::read(fd, &mut buffer[..]) {
+            // Room that was never used is never touched: a quiet container costs no memory here.
+            buffer.clear();
+            buffer.reserve(READ_BYTES);
+            match rustix::io::read(fd, rustix::buffer::spare_capacity(buffer)) {
                 Ok(count) if count > 0 => {
-                    let bytes = &buffer[..count];
+                    let bytes = &buffer[..];
                     self.log.write(stream, bytes);
                     self.hand_out(stream, bytes, poller, sources);
                 }
@@ -110,10 +112,11 @@ impl Container {
         let Some(session) = self.sessions.iter_mut().find(|session| session.connection == connection) else { return };
         let Some((token, fd)) = &session.stdin else { return };
         let Some(input) = &mut self.input else { return };
-        buffer.resize(4096, 0);
-        let ended = match rustix::io::read(fd, &mut buffer[..]) {
+        buffer.clear();
+        buffer.reserve(READ_BYTES);
+        let ended = match rustix::io::read(fd, rustix::buffer::spare_capacity(buffer)) {
             Ok(0) => true,
-            Ok(count) => !input.write(&buffer[..count]),
+            Ok(_) => !input.write(buffer),
             Err(Errno::AGAIN | Errno::INTR) => false,
             Err(_) => true,
         };

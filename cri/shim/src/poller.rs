@@ -1,8 +1,10 @@
 //! Readiness of descriptors, by epoll.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 /// A descriptor's name in the poller; never used twice.
@@ -37,15 +39,25 @@ impl Poller {
         Ok(self.next)
     }
 
+    /// Goes on watching a descriptor for reading, and for room to write when `writing`.
+    pub fn change(&self, token: Token, fd: impl AsFd, writing: bool) -> std::io::Result<()> {
+        let room = if writing { EventFlags::OUT } else { EventFlags::empty() };
+        Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN | EventFlags::RDHUP | room)?)
+    }
+
     /// Stops watching.
     pub fn forget(&self, fd: impl AsFd) {
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// Waits for something to happen.
-    pub fn wait(&mut self) -> Vec<Token> {
+    /// Waits for something to happen, until a moment at most.
+    pub fn wait(&mut self, until: Option<Instant>) -> Vec<Token> {
         self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), None) {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        // Rounded up: to wake a little late is better than to wake for nothing.
+        let limit = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_millis() + 1) * 1_000_000 });
+        let limit = limit.map(|limit| if limit.tv_nsec < 1_000_000_000 { limit } else { Timespec { tv_sec: limit.tv_sec + 1, tv_nsec: 0 } });
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), limit.as_ref()) {
             Ok(_) => self.events.drain(..).map(|event| event.data.u64()).collect(),
             Err(_) => Vec::new(),
         }

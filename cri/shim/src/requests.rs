@@ -1,17 +1,21 @@
 //! What each request does.
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use orlop_container::protocol::{FailureKind, NamespaceSource, PidSource, Reply, Request};
-use orlop_container::{PodNamespaces, create, exec, sandbox, stage};
-use orlop_kernel::{namespace, process};
+use orlop_container::protocol::{FailureKind, PidSource, Reply, Request};
+use orlop_container::{Confinement, PidNamespace, Place, Pod, create, exec, sandbox, stage};
+use orlop_kernel::process;
 
 use crate::attach::{Session, Sink, set_nonblocking};
 use crate::container::{Container, Phase};
 use crate::log::{Log, Stream};
 use crate::poller::Token;
 use crate::shim::{Exec, Shim, Source, chain};
+
+/// How long killed processes may take to end.
+const KILL_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A failure with its kind.
 type Failure = (FailureKind, String);
@@ -29,7 +33,7 @@ impl Shim {
             Request::Create { id } => self.create(caller, &id),
             Request::Start { id } => self.start_container(caller, &id),
             Request::Kill { id, signal, all } => self.kill(&id, signal, all).map(|()| Some(Reply::Done)),
-            Request::Delete { id } => self.delete(&id).map(|()| Some(Reply::Done)),
+            Request::Delete { id } => self.delete(caller, &id),
             Request::Exec { id, args, env, tty } => self.exec(caller, &id, args, env, tty, descriptors),
             Request::Attach { id, stdin, stdout, stderr } => {
                 self.attach(caller, &id, [stdin, stdout, stderr], descriptors).map(|()| Some(Reply::Done))
@@ -48,10 +52,7 @@ impl Shim {
                 }
                 Ok(Some(self.listing()))
             }
-            Request::Shutdown => {
-                self.shut_down();
-                Ok(Some(Reply::Done))
-            }
+            Request::Shutdown => self.shut_down().map(|()| Some(Reply::Done)),
         };
         match done {
             Ok(Some(reply)) => self.reply(caller, &reply),
@@ -74,23 +75,23 @@ impl Shim {
             return Err((FailureKind::WrongState, "the sandbox is not ready: its pause process has ended".into()));
         }
         let folder = self.folder.join("containers").join(id);
-        let (spec, config) = Container::read_spec(&folder).map_err(internal)?;
+        let (spec, mut config) = Container::read_spec(&folder).map_err(internal)?;
+        let seccomp = config.linux.seccomp.take();
+        let confinement = Confinement::prepare(&config.process, seccomp.as_ref()).map_err(|error| (FailureKind::Start, error.to_string()))?;
         let log = Log::open(spec.log_path.as_deref()).map_err(|error| internal(format!("open the log {:?}: {error}", spec.log_path)))?;
-        let target = match &spec.pid {
-            PidSource::Target(other) => Some(self.pid_namespace_of(other)?),
-            PidSource::Host => None,
-            PidSource::Pod if self.spec.pid == NamespaceSource::New => Some(self.pid_namespace(self.pause_pid)?),
-            PidSource::Pod | PidSource::Container => None,
+        let pid = match &spec.pid {
+            PidSource::Container => PidNamespace::New,
+            PidSource::Host => PidNamespace::Host,
+            PidSource::Pod => PidNamespace::Of(&self.pause.pidfd),
+            PidSource::Target(other) => PidNamespace::Of(self.pidfd_of(other)?),
         };
-        let host = spec.pid == PidSource::Host;
-        let pid = if host { Some(&self.own_pid) } else { target.as_ref() };
-        let pod = PodNamespaces { pause: &self.pause, pid, own_pid: &self.own_pid };
+        let pod = Pod { folder: &self.folder, pause: &self.pause, cgroups: &self.cgroups, own_pid: &self.own_pid };
         let path = config.linux.cgroups_path.clone();
         let made = self
             .cgroups
             .create(&path, &config.linux.resources)
             .map_err(|error| internal(chain(&error)))
-            .and_then(|()| create(&spec, &config, &self.cgroups, &pod).map_err(|error| (FailureKind::Start, error.to_string())));
+            .and_then(|()| create(&spec, &config, &confinement, pod, pid).map_err(|error| (FailureKind::Start, error.to_string())));
         let created = match made {
             Ok(created) => created,
             Err(failure) => {
@@ -98,49 +99,67 @@ impl Shim {
                 return Err(failure);
             }
         };
-        let watch = |shim: &mut Shim, fd: &OwnedFd, source: Source| -> std::io::Result<Token> {
-            set_nonblocking(fd)?;
-            let token = shim.poller.watch_reading(fd)?;
-            shim.sources.insert(token, source);
-            Ok(token)
-        };
-        let sync = watch(self, &created.sync, Source::Sync { container: id.into() }).map_err(internal)?;
-        let mut outputs = Vec::new();
-        for (stream, fd) in [(Stream::Stdout, created.stdout), (Stream::Stderr, created.stderr)] {
-            if let Some(fd) = fd {
-                let token = watch(self, &fd, Source::Output { container: id.into() }).map_err(internal)?;
-                outputs.push((token, stream, fd));
-            }
-        }
-        let input = created.stdin.map(Sink::new).transpose().map_err(internal)?;
-        let container = Container {
+        let mut container = Container {
             folder,
             spec,
             config,
             phase: Phase::Creating(caller),
             pid: created.pid,
             pidfd: created.pidfd,
-            sync: Some((sync, created.sync)),
-            outputs,
-            input,
+            sync: None,
+            outputs: Vec::new(),
+            input: None,
             terminal: None,
             log,
             sessions: Vec::new(),
             started_at: 0,
             failure: None,
+            confinement,
+            deleting: None,
         };
+        let watched = self.watch_container(&mut container, created.sync, created.stdin, [created.stdout, created.stderr]);
+        if let Err(error) = watched {
+            // Its end will tell the caller.
+            container.failure = Some(format!("watch the container: {error}"));
+            let _ = process::kill(container.pid, Signal::SIGKILL as i32);
+        }
         self.containers.insert(id.into(), container);
         Ok(None)
     }
 
-    fn pid_namespace(&self, pid: i32) -> Result<OwnedFd, Failure> {
-        namespace::open(std::path::Path::new(&format!("/proc/{pid}/ns/pid"))).map_err(internal)
+    /// Waits for what a new container says.
+    fn watch_container(
+        &mut self,
+        container: &mut Container,
+        sync: OwnedFd,
+        stdin: Option<OwnedFd>,
+        outputs: [Option<OwnedFd>; 2],
+    ) -> std::io::Result<()> {
+        let id = container.spec.id.clone();
+        let token = self.watch(&sync, Source::Sync { container: id.clone() })?;
+        container.sync = Some((token, sync));
+        for (stream, fd) in [Stream::Stdout, Stream::Stderr].into_iter().zip(outputs) {
+            if let Some(fd) = fd {
+                let token = self.watch(&fd, Source::Output { container: id.clone() })?;
+                container.outputs.push((token, stream, fd));
+            }
+        }
+        container.input = stdin.map(Sink::new).transpose()?;
+        Ok(())
     }
 
-    fn pid_namespace_of(&self, id: &str) -> Result<OwnedFd, Failure> {
+    /// Watches a descriptor, which will not wait from now on.
+    fn watch(&mut self, fd: &OwnedFd, source: Source) -> std::io::Result<Token> {
+        set_nonblocking(fd)?;
+        let token = self.poller.watch_reading(fd)?;
+        self.sources.insert(token, source);
+        Ok(token)
+    }
+
+    fn pidfd_of(&self, id: &str) -> Result<&OwnedFd, Failure> {
         let target = self.containers.get(id).filter(|container| container.phase == Phase::Running);
         let target = target.ok_or_else(|| (FailureKind::WrongState, format!("target container {id} does not run")))?;
-        self.pid_namespace(target.pid)
+        Ok(&target.pidfd)
     }
 
     fn start_container(&mut self, caller: Token, id: &str) -> Result<Option<Reply>, Failure> {
@@ -175,28 +194,17 @@ impl Shim {
         Ok(())
     }
 
-    fn delete(&mut self, id: &str) -> Result<(), Failure> {
-        let Some(container) = self.containers.get(id) else { return Ok(()) };
-        if container.phase != Phase::Exited {
-            let (pid, path) = (container.pid, container.config.linux.cgroups_path.clone());
-            let _ = process::kill(pid, Signal::SIGKILL as i32);
-            self.cgroups.kill(&path);
-            self.await_exit(id);
+    /// Forgets a container at once when it has ended, else once its killed processes have.
+    fn delete(&mut self, caller: Token, id: &str) -> Result<Option<Reply>, Failure> {
+        let Some(container) = self.containers.get_mut(id) else { return Ok(Some(Reply::Done)) };
+        if container.phase == Phase::Exited {
+            self.forget_container(id).map_err(internal)?;
+            return Ok(Some(Reply::Done));
         }
-        self.forget_container(id);
-        Ok(())
-    }
-
-    /// Waits a moment for a killed container, reaping everybody else as well.
-    fn await_exit(&mut self, id: &str) {
-        for _ in 0..5000 {
-            self.reap();
-            if self.containers.get(id).is_none_or(|container| container.phase == Phase::Exited) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        eprintln!("container {id} did not end within 5 s of SIGKILL; it hangs in the kernel");
+        let _ = rustix::process::pidfd_send_signal(&container.pidfd, rustix::process::Signal::KILL);
+        self.cgroups.kill(&container.config.linux.cgroups_path);
+        container.deleting = Some((caller, Instant::now() + KILL_WAIT));
+        Ok(None)
     }
 
     fn exec(
@@ -220,14 +228,23 @@ impl Shim {
         }
         let mut process = container.config.process.clone();
         process.args = args;
+        let name = |entry: &String| entry.split('=').next().unwrap_or_default().to_string();
+        process.env.retain(|known| env.iter().all(|new| name(new) != name(known)));
         process.env.extend(env);
         process.terminal = tty;
-        let started = exec(&container.config, &process, &self.cgroups, &container.pidfd, &self.own_pid, streams)
-            .map_err(|error| (FailureKind::Start, error.to_string()))?;
-        set_nonblocking(&started.sync).map_err(internal)?;
-        let token = self.poller.watch_reading(&started.sync).map_err(internal)?;
-        self.sources.insert(token, Source::ExecSync { connection: caller });
-        self.execs.insert(caller, Exec { pid: started.pid, sync: Some((token, started.sync)), ended: None });
+        let place = Place {
+            cgroups: &self.cgroups,
+            cgroups_path: &container.config.linux.cgroups_path,
+            container: &container.pidfd,
+            confinement: &container.confinement,
+            own_pid: &self.own_pid,
+        };
+        let started = exec(&process, place, streams).map_err(|error| (FailureKind::Start, error.to_string()))?;
+        let token = self.watch(&started.sync, Source::ExecSync { connection: caller }).map_err(|error| {
+            let _ = process::kill(started.pid, Signal::SIGKILL as i32);
+            internal(error)
+        })?;
+        self.execs.insert(caller, Exec { pid: started.pid, sync: Some((token, started.sync)), told: false });
         Ok(None)
     }
 
@@ -255,15 +272,30 @@ impl Shim {
         Ok(())
     }
 
-    /// Ends everything that this shim owns, pause last, and the shim itself.
-    fn shut_down(&mut self) {
-        let ids: Vec<String> = self.containers.keys().cloned().collect();
-        for id in &ids {
-            let _ = self.delete(id);
+    /// Ends everything that this shim owns, pause last, and the shim itself. When something doesn't end the shim stays,
+    /// and can be told again.
+    fn shut_down(&mut self) -> Result<(), Failure> {
+        for container in self.containers.values().filter(|container| container.phase != Phase::Exited) {
+            let _ = rustix::process::pidfd_send_signal(&container.pidfd, rustix::process::Signal::KILL);
+            self.cgroups.kill(&container.config.linux.cgroups_path);
         }
-        let _ = process::kill(self.pause_pid, Signal::SIGKILL as i32);
-        sandbox::remove(&self.folder, &self.spec, &self.cgroups, || while process::reap().is_some() {});
+        let until = Instant::now() + KILL_WAIT;
+        loop {
+            self.reap();
+            let alive = self.containers.values().find(|container| container.phase != Phase::Exited);
+            let Some(container) = alive else { break };
+            if Instant::now() > until {
+                return Err(internal(container.hangs()));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        for id in self.containers.keys().cloned().collect::<Vec<_>>() {
+            self.forget_container(&id).map_err(internal)?;
+        }
+        let _ = rustix::process::pidfd_send_signal(&self.pause.pidfd, rustix::process::Signal::KILL);
+        sandbox::remove(&self.spec, &self.cgroups, || while process::reap().is_some() {});
         let _ = std::fs::remove_file(self.folder.join("shim.sock"));
         self.ending = true;
+        Ok(())
     }
 }

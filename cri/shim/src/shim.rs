@@ -1,16 +1,17 @@
 //! The shim's loop: what it waits for, and what it does when it comes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use orlop_container::protocol::{ContainerPhase, ExitRecord, FailureKind, Reply, SandboxSpec, SandboxState};
-use orlop_container::sandbox;
+use orlop_container::protocol::{ContainerPhase, FailureKind, Reply, SandboxSpec, SandboxState};
+use orlop_container::sandbox::{self, Pause};
 use orlop_container::stage::{self, Message};
 use orlop_kernel::cgroup::Cgroups;
-use orlop_kernel::{namespace, process, procfs, socket};
+use orlop_kernel::{capability, namespace, process, procfs, socket};
 
 use crate::clock;
 use crate::connection::Connection;
@@ -54,8 +55,8 @@ pub struct Exec {
     pub pid: i32,
     /// Its socket until it runs.
     pub sync: Option<(Token, OwnedFd)>,
-    /// How it ended, when that was before its start had been told.
-    pub ended: Option<i32>,
+    /// Whether the caller knows that it has started.
+    pub told: bool,
 }
 
 /// The shim.
@@ -64,8 +65,7 @@ pub struct Shim {
     pub(crate) spec: SandboxSpec,
     pub(crate) cgroups: Cgroups,
     pub(crate) own_pid: OwnedFd,
-    pub(crate) pause: OwnedFd,
-    pub(crate) pause_pid: i32,
+    pub(crate) pause: Pause,
     pub(crate) pause_alive: bool,
     pub(crate) poller: Poller,
     pub(crate) sources: Sources,
@@ -89,19 +89,23 @@ impl Shim {
         mask.thread_block().map_err(|error| format!("block SIGCHLD: {error}"))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(|error| format!("make a signal descriptor: {error}"))?;
-        let (pause_pid, pause) = sandbox::start_pause(folder, &spec, &cgroups).map_err(|error| chain(&error))?;
+        let pause = sandbox::start_pause(folder, &spec, &cgroups).map_err(|error| chain(&error))?;
         let undo = |error: String| {
-            let _ = process::kill(pause_pid, Signal::SIGKILL as i32);
-            sandbox::remove(folder, &spec, &cgroups, || while process::reap().is_some() {});
+            let _ = process::kill(pause.pid, Signal::SIGKILL as i32);
+            sandbox::remove(&spec, &cgroups, || while process::reap().is_some() {});
+            let _ = std::fs::remove_file(folder.join("state.json"));
             error
         };
+        if spec.oom_score_adj < 0 && !capability::permitted().is_ok_and(|ours| ours.has("SYS_RESOURCE")) {
+            eprintln!("without CAP_SYS_RESOURCE oom_score_adj can't be lowered: processes of this pod keep the inherited one");
+        }
         let set_up = || -> std::io::Result<(OwnedFd, Poller, Sources)> {
             let state = SandboxState {
                 version: 1,
                 shim_pid: std::process::id() as i32,
                 shim_start_ticks: procfs::start_ticks(std::process::id() as i32).unwrap_or(0),
-                pause_pid,
-                pause_start_ticks: procfs::start_ticks(pause_pid).unwrap_or(0),
+                pause_pid: pause.pid,
+                pause_start_ticks: procfs::start_ticks(pause.pid).unwrap_or(0),
             };
             record::write(&folder.join("state.json"), &serde_json::to_vec(&state)?)?;
             let listener = socket::listen(&folder.join("shim.sock"))?;
@@ -117,7 +121,6 @@ impl Shim {
             cgroups,
             own_pid,
             pause,
-            pause_pid,
             pause_alive: true,
             poller,
             sources,
@@ -134,9 +137,24 @@ impl Shim {
     /// Serves until told to shut down.
     pub fn run(&mut self) {
         while !self.ending {
-            for token in self.poller.wait() {
+            let until = self.containers.values().filter_map(|container| container.deleting).map(|(_, until)| until).min();
+            for token in self.poller.wait(until) {
                 self.handle(token);
             }
+            if until.is_some_and(|until| until <= Instant::now()) {
+                self.give_up_deleting();
+            }
+        }
+    }
+
+    /// Tells those who wait for a removal that takes too long.
+    fn give_up_deleting(&mut self) {
+        let late = |container: &mut Container| {
+            let (caller, _) = container.deleting.take_if(|(_, until)| *until <= Instant::now())?;
+            Some((caller, container.hangs()))
+        };
+        for (caller, message) in self.containers.values_mut().filter_map(late).collect::<Vec<_>>() {
+            self.fail(caller, FailureKind::Internal, message);
         }
     }
 
@@ -186,9 +204,18 @@ impl Shim {
         match connection.read() {
             Ok(Some(request)) => self.serve(token, request),
             Ok(None) => {
-                connection.flush();
+                let alive = connection.flush();
+                self.settle(token, alive);
             }
             Err(_) => self.close(token),
+        }
+    }
+
+    /// After something was sent: forgets a caller that is gone, waits for room where something is left.
+    fn settle(&mut self, token: Token, alive: bool) {
+        let Some(connection) = self.connections.get(&token) else { return };
+        if !alive || self.poller.change(token, connection, connection.is_waiting()).is_err() {
+            self.close(token);
         }
     }
 
@@ -212,8 +239,10 @@ impl Shim {
 
     /// Sends a reply; a caller that is gone is forgotten.
     pub(crate) fn reply(&mut self, token: Token, reply: &Reply) {
-        if self.connections.get_mut(&token).is_some_and(|connection| !connection.reply(reply, None)) {
-            self.close(token);
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let alive = connection.reply(reply, None);
+        if !alive || connection.is_waiting() {
+            self.settle(token, alive);
         }
     }
 
@@ -275,18 +304,20 @@ impl Shim {
         self.reply(caller, &Reply::Started { started_at });
     }
 
-    /// An exec that is being made has said something.
+    /// An exec that is being made has said something. Without a terminal its start is told once it has succeeded; with
+    /// one it is told before, since somebody must read the terminal from the first byte on.
     fn advance_exec(&mut self, caller: Token) {
         let Some(exec) = self.execs.get_mut(&caller) else { return };
         let Some((token, sync)) = &exec.sync else { return };
+        let reply = Reply::ExecStarted { pid: exec.pid };
         match stage::receive(sync) {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Ok(Some(Message::Created(terminal))) => {
-                let reply = Reply::ExecStarted { pid: exec.pid };
+            Ok(Some(Message::Created(None))) => {}
+            Ok(Some(Message::Created(Some(terminal)))) => {
+                exec.told = true;
                 let Some(connection) = self.connections.get_mut(&caller) else { return };
-                if !connection.reply(&reply, terminal.as_ref().map(std::os::fd::AsFd::as_fd)) {
-                    self.close(caller);
-                }
+                let alive = connection.reply(&reply, Some(terminal.as_fd()));
+                self.settle(caller, alive);
             }
             Ok(Some(Message::Failed(text))) => {
                 self.poller.forget(sync);
@@ -298,9 +329,8 @@ impl Shim {
                 self.poller.forget(sync);
                 self.sources.remove(token);
                 exec.sync = None;
-                if let Some(exit_code) = exec.ended {
-                    self.execs.remove(&caller);
-                    self.reply(caller, &Reply::ExecExited { exit_code });
+                if !std::mem::replace(&mut exec.told, true) {
+                    self.reply(caller, &reply);
                 }
             }
         }
@@ -310,7 +340,7 @@ impl Shim {
     pub(crate) fn reap(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
         while let Some(ended) = process::reap() {
-            if ended.pid == self.pause_pid {
+            if ended.pid == self.pause.pid && self.pause_alive {
                 self.pause_ended(ended.exit_code);
                 continue;
             }
@@ -318,7 +348,9 @@ impl Shim {
                 self.exec_ended(caller, ended.exit_code);
                 continue;
             }
-            let of = |(id, container): (&String, &Container)| (container.pid == ended.pid).then(|| id.clone());
+            let of = |(id, container): (&String, &Container)| {
+                (container.pid == ended.pid && container.phase != Phase::Exited).then(|| id.clone())
+            };
             if let Some(id) = self.containers.iter().find_map(of) {
                 self.container_ended(&id, ended.exit_code);
             }
@@ -326,19 +358,14 @@ impl Shim {
     }
 
     fn exec_ended(&mut self, caller: Token, exit_code: i32) {
-        // What it said last (the terminal, or why it could not start) comes before its end.
+        // What it said last (the terminal, or why it could not start) comes before its end. Its end of the socket is
+        // closed, so it is all there.
         for _ in 0..3 {
-            if self.execs.get(&caller).is_some_and(|exec| exec.sync.is_some()) {
-                self.advance_exec(caller);
-            }
+            self.advance_exec(caller);
         }
-        let Some(exec) = self.execs.get_mut(&caller) else { return };
-        if exec.sync.is_some() {
-            exec.ended = Some(exit_code);
-            return;
+        if self.execs.remove(&caller).is_some() {
+            self.reply(caller, &Reply::ExecExited { exit_code });
         }
-        self.execs.remove(&caller);
-        self.reply(caller, &Reply::ExecExited { exit_code });
     }
 
     fn container_ended(&mut self, id: &str, exit_code: i32) {
@@ -360,8 +387,14 @@ impl Shim {
         match before {
             Phase::Creating(caller) => {
                 // Nothing half-made stays: a container that could not be made is no container.
-                self.forget_container(id);
+                let deleting = self.containers.get_mut(id).and_then(|container| container.deleting.take());
+                if let Err(error) = self.forget_container(id) {
+                    eprintln!("{error}");
+                }
                 self.fail(caller, FailureKind::Start, failure.unwrap_or_else(|| format!("the process ended with {exit_code}")));
+                if let Some((caller, _)) = deleting {
+                    self.reply(caller, &Reply::Done);
+                }
                 return;
             }
             Phase::Starting(caller) => {
@@ -373,6 +406,13 @@ impl Shim {
             self.reply(caller, &Reply::Exited { record: record.clone() });
         }
         self.publish(&Reply::Exited { record });
+        let deleting = self.containers.get_mut(id).and_then(|container| container.deleting.take());
+        if let Some((caller, _)) = deleting {
+            match self.forget_container(id) {
+                Ok(()) => self.reply(caller, &Reply::Done),
+                Err(error) => self.fail(caller, FailureKind::Internal, error),
+            }
+        }
     }
 
     fn pause_ended(&mut self, exit_code: i32) {
@@ -389,9 +429,12 @@ impl Shim {
         }
     }
 
-    /// Removes a container from memory and its cgroup from the kernel.
-    pub(crate) fn forget_container(&mut self, id: &str) -> Option<ExitRecord> {
-        let mut container = self.containers.remove(id)?;
+    /// Removes a container's cgroup from the kernel and then the container from memory.
+    pub(crate) fn forget_container(&mut self, id: &str) -> Result<(), String> {
+        let Some(container) = self.containers.get(id) else { return Ok(()) };
+        let removed = self.cgroups.remove(&container.config.linux.cgroups_path, || {});
+        removed.map_err(|error| format!("container {}: {}", container.spec.name, chain(&error)))?;
+        let Some(mut container) = self.containers.remove(id) else { return Ok(()) };
         container.close_input(&mut self.poller, &mut self.sources);
         for (token, _, fd) in &container.outputs {
             self.poller.forget(fd);
@@ -400,10 +443,10 @@ impl Shim {
         for stream in [Stream::Stdout, Stream::Stderr] {
             container.log.finish(stream);
         }
-        if let Err(error) = self.cgroups.remove(&container.config.linux.cgroups_path, || {}) {
-            eprintln!("container {}: {}", container.spec.name, chain(&error));
+        for session in container.sessions.iter().map(|session| session.connection).collect::<Vec<_>>() {
+            container.end_session(session, &mut self.poller, &mut self.sources);
         }
-        None
+        Ok(())
     }
 
     /// What is there, for callers.
