@@ -218,10 +218,8 @@ pub struct RuntimeStatus {
 pub enum RuntimeEvent {
     /// Something of a pod changed; what is not named may be as before.
     Changed(ObservedPod),
-    /// A container is gone.
-    ContainerGone(String),
-    /// A sandbox is gone.
-    SandboxGone(String),
+    /// The container or sandbox with this id is gone.
+    Gone(String),
     /// News may have been lost (the stream was cut): ask anew.
     Lost,
     /// The runtime has no such stream: ask often.
