@@ -1,0 +1,50 @@
+//! Defaults of the resources that need little.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::object;
+use crate::registry::Resource;
+
+/// Fills in what Kubernetes fills in.
+pub fn default_object(resource: &Resource, new: &mut Value) {
+    match resource.plural {
+        "secrets" => default_secret(new),
+        "nodes" => default_node(new),
+        "events" => default_event(new),
+        "priorityclasses" => object::default(new, "preemptionPolicy", || json!("PreemptLowerPriority")),
+        "endpointslices" => {
+            for port in new.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+                object::default(port, "name", || json!(""));
+                object::default(port, "protocol", || json!("TCP"));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Plain text goes where the encoded data is.
+fn default_secret(new: &mut Value) {
+    object::default(new, "type", || json!("Opaque"));
+    let Some(Value::Object(plain)) = object::remove(new, "stringData") else { return };
+    let data = object::map(new, "data");
+    for (key, value) in plain {
+        data.insert(key, json!(STANDARD.encode(value.as_str().unwrap_or_default())));
+    }
+}
+
+fn default_node(new: &mut Value) {
+    object::map(new, "spec");
+    if new.pointer("/status/capacity").is_some() && new.pointer("/status/allocatable").is_none() {
+        new["status"]["allocatable"] = new["status"]["capacity"].clone();
+    }
+}
+
+/// Those that read events expect these keys.
+fn default_event(new: &mut Value) {
+    object::default(new, "reportingComponent", || json!(""));
+    object::default(new, "reportingInstance", || json!(""));
+    object::map(new, "source");
+    object::map(new, "involvedObject");
+}

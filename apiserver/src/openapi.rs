@@ -1,0 +1,9 @@
+//! The schemas of all kinds: their definitions, the check of documents against them, and the OpenAPI pages.
+
+mod definitions;
+mod normalize;
+mod pages;
+
+pub use definitions::{definitions, referred};
+pub use normalize::{Report, normalize};
+pub use pages::answer;

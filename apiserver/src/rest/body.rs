@@ -1,0 +1,112 @@
+//! Request bodies: read with a bound, decoded by their type, checked against the schema.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use super::BODY_BYTES_MAX;
+use super::query::FieldValidation;
+use crate::document::Document;
+use crate::error::ApiError;
+use crate::object;
+use crate::openapi;
+
+/// A decoded object and what the client should be warned of.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    /// The document, without `apiVersion` and `kind`.
+    pub object: Value,
+    /// Warnings.
+    pub warnings: Vec<String>,
+}
+
+/// The kind that a body must have.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    /// `apiVersion`.
+    pub api_version: &'a str,
+    /// `kind`.
+    pub kind: &'a str,
+    /// Name of the schema.
+    pub schema: &'a str,
+}
+
+/// Reads a body of at most [`BODY_BYTES_MAX`].
+///
+/// # Errors
+/// 413 when it is longer, 400 when the connection breaks.
+pub async fn read(body: Incoming) -> Result<Bytes, ApiError> {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::body_too_large(BODY_BYTES_MAX)),
+        Err(error) => Err(ApiError::bad_request(format!("the body could not be read: {error}"))),
+    }
+}
+
+/// Parses a body by its media type.
+///
+/// # Errors
+/// 415 for another type than JSON and YAML, 400 for what can't be parsed.
+pub fn parse(content_type: &str, bytes: &[u8]) -> Result<Document, ApiError> {
+    let media = content_type.split(';').next().unwrap_or_default().trim();
+    let parsed = match media {
+        "" | "application/json" | "*/*" => Document::from_json(bytes),
+        "application/yaml" => Document::from_yaml(bytes),
+        other => {
+            return Err(ApiError::unsupported_media_type(format!(
+                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml"
+            )));
+        }
+    };
+    let parsed = parsed.map_err(|error| ApiError::bad_request(format!("the object provided is unrecognized: {error}")))?;
+    if !parsed.value.is_object() {
+        return Err(ApiError::bad_request("the object provided is unrecognized: it is not an object"));
+    }
+    Ok(parsed)
+}
+
+/// Decodes a body to an object of the expected kind.
+///
+/// # Errors
+/// 400 in the words of a typed decoder.
+pub fn decode(content_type: &str, bytes: &[u8], expected: Expected<'_>, validation: FieldValidation) -> Result<Decoded, ApiError> {
+    if bytes.is_empty() {
+        return Err(ApiError::bad_request("the body of the request is empty"));
+    }
+    check(parse(content_type, bytes)?, expected, validation)
+}
+
+/// Checks a parsed document.
+///
+/// # Errors
+/// As for [`decode`].
+pub fn check(document: Document, expected: Expected<'_>, validation: FieldValidation) -> Result<Decoded, ApiError> {
+    let Document { value: mut object, duplicates } = document;
+    let kind = object::text(&object, "/kind").to_string();
+    let version = object::text(&object, "/apiVersion").to_string();
+    if (!kind.is_empty() && kind != expected.kind) || (!version.is_empty() && version != expected.api_version) {
+        return Err(ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): {kind} in version {version:?} was sent, {} in version {:?} is expected",
+            expected.kind, expected.kind, expected.api_version
+        )));
+    }
+    let refuse = |reason: String| {
+        let (kind, version) = (expected.kind, expected.api_version);
+        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {reason}"))
+    };
+    let report = openapi::normalize(&mut object, expected.schema).map_err(refuse)?;
+    object::remove(&mut object, "kind");
+    object::remove(&mut object, "apiVersion");
+    let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}"));
+    let unknown = report.unknown.iter().map(|path| format!("unknown field {path:?}"));
+    let mut found: Vec<String> = duplicates.chain(unknown).collect();
+    match validation {
+        FieldValidation::Strict if !found.is_empty() => Err(refuse(format!("strict decoding error: {}", found.join(", ")))),
+        FieldValidation::Ignore => {
+            found.clear();
+            Ok(Decoded { object, warnings: found })
+        }
+        _ => Ok(Decoded { object, warnings: found }),
+    }
+}

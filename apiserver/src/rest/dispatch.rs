@@ -1,0 +1,316 @@
+//! From a request to its answer: who, what, may they, do it.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use super::address::{self, Address, Target};
+use super::answer::{self, Accept, Body};
+use super::body::{self, Decoded, Expected};
+use super::create::{Creation, create_object};
+use super::delete::{Deletion, delete_object};
+use super::patch::patch_object;
+use super::query::{DeleteOptions, Query};
+use super::selector::Selector;
+use super::update::{Part, Update, update_object};
+use super::{event_versions, get, pages, parts};
+use crate::api::Api;
+use crate::auth::{self, Attributes, Decision, Peer, User};
+use crate::controllers;
+use crate::error::{self, ApiError};
+use crate::object;
+use crate::patch::{Patch, PatchKind};
+use crate::storage::{ObjectKey, Range};
+use crate::watch;
+
+/// A request that may be answered.
+pub struct Call {
+    /// The server.
+    pub api: Arc<Api>,
+    /// Who asks.
+    pub user: User,
+    /// For what.
+    pub address: Address,
+    /// With which parameters.
+    pub query: Query,
+    /// In which form.
+    pub accept: Accept,
+}
+
+impl Call {
+    /// The object's key.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(self.address.resource, &self.address.namespace, &self.address.name)
+    }
+
+    /// The kind that a body must have.
+    fn expected<'a>(&self, api_version: &'a str) -> Expected<'a> {
+        let resource = self.address.resource;
+        Expected { api_version, kind: resource.kind, schema: resource.schema }
+    }
+
+    /// The answer of one object.
+    pub fn answer_object(&self, code: StatusCode, object: Value) -> Response<Body> {
+        answer::document(code, &answer::shaped(self.address.resource, object, self.accept.shape), self.accept)
+    }
+}
+
+/// Answers a request.
+pub async fn handle(api: Arc<Api>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Body> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_string());
+    let began = std::time::Instant::now();
+    let mut response = match answer_request(&api, &peer, request).await {
+        Ok(response) => response,
+        Err(error) => answer::error(&error),
+    };
+    if let Ok(id) = http::HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+        response.headers_mut().insert("audit-id", id);
+    }
+    tracing::debug!(%method, path, code = response.status().as_u16(), micros = began.elapsed().as_micros() as u64, "request");
+    response
+}
+
+fn header_text(headers: &HeaderMap, name: header::HeaderName) -> &str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+async fn answer_request(api: &Arc<Api>, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let user = auth::authenticate(api, peer, request.headers())?;
+    let query = Query::parse(request.uri().query().unwrap_or_default())?;
+    let path = request.uri().path().to_string();
+    let target = match address::parse(&path) {
+        Ok(target) => target,
+        // Who may nothing learns nothing.
+        Err(error) if user.is_in(auth::AUTHENTICATED) => return Err(error),
+        Err(_) => return Err(refuse_page(&user, request.method(), &path, "")),
+    };
+    match target {
+        Target::Page(_) => {
+            let asked = Attributes { verb: request.method().as_str().to_lowercase(), path: path.clone(), ..Attributes::default() };
+            if let Decision::Denied(why) = auth::authorize(api, &user, &asked) {
+                return Err(auth::forbidden(&user, &asked, &why));
+            }
+            pages::answer(api, &path, &query, request.headers(), request.method())
+        }
+        Target::Resource(address) => {
+            let accept = Accept::parse(header_text(request.headers(), header::ACCEPT), &query);
+            let asked = attributes(&address, request.method(), &query);
+            if let Decision::Denied(why) = auth::authorize(api, &user, &asked) {
+                return Err(auth::forbidden(&user, &asked, &why));
+            }
+            // A stream or a log has its own media types.
+            let own_media = matches!(address.part(), "log" | "exec" | "attach" | "portforward" | "proxy");
+            let accept = if own_media { Accept { shape: answer::Shape::Full, yaml: false, pretty: false } } else { accept? };
+            let call = Call { api: api.clone(), user, address, query, accept };
+            call_resource(call, request).await
+        }
+    }
+}
+
+fn refuse_page(user: &User, method: &Method, path: &str, why: &str) -> ApiError {
+    let asked = Attributes { verb: method.as_str().to_lowercase(), path: path.into(), ..Attributes::default() };
+    auth::forbidden(user, &asked, why)
+}
+
+fn attributes(address: &Address, method: &Method, query: &Query) -> Attributes {
+    let selector = Selector::parse(address.resource, "", query.get("fieldSelector")).unwrap_or_default();
+    let fields = ["metadata.name", "spec.nodeName"].into_iter();
+    let required_fields: Vec<(String, String)> =
+        fields.filter_map(|field| Some((field.to_string(), selector.required_field(field)?.to_string()))).collect();
+    let verb = match address.part() {
+        // A stream is opened, whatever the method: reading rights alone must not run commands.
+        "exec" | "attach" | "portforward" => "create",
+        _ => address.verb(method, query.flag("watch")),
+    };
+    let named = required_fields.iter().find(|(field, _)| field == "metadata.name").map(|(_, value)| value.clone());
+    Attributes {
+        verb: verb.into(),
+        group: address.resource.group.into(),
+        resource: address.resource.plural.into(),
+        subresource: address.part().into(),
+        // A namespace itself is authorised in its own name.
+        namespace: if address.resource.plural == "namespaces" { address.name.clone() } else { address.namespace.clone() },
+        name: if address.name.is_empty() { named.unwrap_or_default() } else { address.name.clone() },
+        path: String::new(),
+        required_fields,
+    }
+}
+
+async fn call_resource(call: Call, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let verb = call.address.verb(request.method(), call.query.flag("watch"));
+    if call.address.subresource.is_some() {
+        return parts::answer(call, request).await;
+    }
+    let resource = call.address.resource;
+    if !resource.verbs.contains(&verb) {
+        return Err(ApiError::method_not_allowed());
+    }
+    if request.method() == Method::POST && !call.address.name.is_empty() {
+        return Err(ApiError::method_not_allowed());
+    }
+    match verb {
+        "get" => get::get(&call.api, &call.address, &call.query, call.accept),
+        "list" => get::list(&call.api, &call.address, &call.query, call.accept),
+        "watch" => watch::answer(&call.api, &call.address, &call.query, call.accept),
+        "create" => create(call, request).await,
+        "update" => update(call, request, Part::Main).await,
+        "patch" => patch(call, request, Part::Main).await,
+        "delete" => delete(call, request).await,
+        "deletecollection" => delete_collection(call, request).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+/// Reads and decodes the body of a create or an update.
+async fn read_object(call: &Call, request: Request<Incoming>, options: &str) -> Result<Decoded, ApiError> {
+    let resource = call.address.resource;
+    let validation = call.query.field_validation(options)?;
+    let content_type = header_text(request.headers(), header::CONTENT_TYPE).to_string();
+    let bytes = body::read(request.into_body()).await?;
+    let api_version = resource.api_version();
+    let mut decoded = body::decode(&content_type, &bytes, call.expected(&api_version), validation)?;
+    if resource.group == "events.k8s.io" {
+        decoded.object = event_versions::to_core(decoded.object);
+    }
+    Ok(decoded)
+}
+
+async fn create(call: Call, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let dry_run = call.query.dry_run("CreateOptions")?;
+    let decoded = read_object(&call, request, "CreateOptions").await?;
+    let resource = call.address.resource;
+    let made = if resource.is_stored() {
+        let namespace = &call.address.namespace;
+        let creation = Creation { resource, namespace, object: decoded.object, user: &call.user, dry_run };
+        let made = create_object(&call.api, creation).await?;
+        if resource.plural == "namespaces" && !dry_run {
+            // A pod may follow at once: what it needs is there before the answer.
+            controllers::fill_namespace(&call.api, object::name(&made)).await?;
+        }
+        made
+    } else {
+        auth::review(&call.api, &call.user, resource, &call.address.namespace, decoded.object)?
+    };
+    let mut response = call.answer_object(StatusCode::CREATED, made);
+    answer::warn(&mut response, &decoded.warnings);
+    Ok(response)
+}
+
+/// A PUT of an object or of a part that has the object's kind.
+pub async fn update(call: Call, request: Request<Incoming>, part: Part) -> Result<Response<Body>, ApiError> {
+    let dry_run = call.query.dry_run("UpdateOptions")?;
+    let decoded = read_object(&call, request, "UpdateOptions").await?;
+    let key = call.key();
+    check_names(&call, &decoded.object)?;
+    let update = Update { key: &key, part, user: &call.user, dry_run };
+    let result = update_object(&call.api, update, |_| Ok(decoded.object.clone())).await;
+    let (code, object) = match result {
+        Err(error) if error.code == 404 && key.resource.update_creates && part == Part::Main => {
+            let creation = Creation {
+                resource: key.resource,
+                namespace: &key.namespace,
+                object: decoded.object,
+                user: &call.user,
+                dry_run,
+            };
+            (StatusCode::CREATED, create_object(&call.api, creation).await?)
+        }
+        other => (StatusCode::OK, other?),
+    };
+    let mut response = call.answer_object(code, object);
+    answer::warn(&mut response, &decoded.warnings);
+    Ok(response)
+}
+
+fn check_names(call: &Call, object: &Value) -> Result<(), ApiError> {
+    let (name, namespace) = (object::name(object), object::namespace(object));
+    if name.is_empty() {
+        return Err(ApiError::bad_request("name must be provided"));
+    }
+    if name != call.address.name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.address.name
+        )));
+    }
+    if !namespace.is_empty() && namespace != call.address.namespace {
+        return Err(ApiError::bad_request(format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the URL ({})",
+            call.address.namespace
+        )));
+    }
+    Ok(())
+}
+
+/// A PATCH of an object or of a part that has the object's kind.
+pub async fn patch(call: Call, request: Request<Incoming>, part: Part) -> Result<Response<Body>, ApiError> {
+    let dry_run = call.query.dry_run("PatchOptions")?;
+    let validation = call.query.field_validation("PatchOptions")?;
+    let kind = PatchKind::parse(header_text(request.headers(), header::CONTENT_TYPE))?;
+    let bytes = body::read(request.into_body()).await?;
+    let patch = Patch::parse(kind, &bytes)?;
+    let key = call.key();
+    let update = Update { key: &key, part, user: &call.user, dry_run };
+    let (object, warnings) = patch_object(&call.api, update, &patch, validation).await?;
+    let mut response = call.answer_object(StatusCode::OK, object);
+    answer::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+/// Reads the options of a deletion.
+async fn delete_options(call: &Call, request: Request<Incoming>) -> Result<DeleteOptions, ApiError> {
+    let content_type = header_text(request.headers(), header::CONTENT_TYPE).to_string();
+    let bytes = body::read(request.into_body()).await?;
+    if bytes.is_empty() {
+        return DeleteOptions::read(&call.query, None);
+    }
+    let document = body::parse(&content_type, &bytes)?.value;
+    let kind = object::text(&document, "/kind");
+    if !matches!(kind, "" | "DeleteOptions") {
+        return Err(ApiError::bad_request(format!("the object provided is unrecognized (must be of type DeleteOptions): {kind}")));
+    }
+    DeleteOptions::read(&call.query, Some(&document))
+}
+
+async fn delete(call: Call, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let options = delete_options(&call, request).await?;
+    let key = call.key();
+    let deletion = delete_object(&call.api, &key, &options).await?;
+    Ok(answer_deletion(&call, deletion))
+}
+
+/// The answer of a deletion: the object where the resource answers it or it is still there, else a Status.
+pub fn answer_deletion(call: &Call, deletion: Deletion) -> Response<Body> {
+    let resource = call.address.resource;
+    match deletion {
+        Deletion::Marked(object) => call.answer_object(StatusCode::OK, object),
+        Deletion::Gone(object) if resource.answers_deleted => call.answer_object(StatusCode::OK, object),
+        Deletion::Gone(object) => {
+            answer::document(StatusCode::OK, &error::success(resource, object::name(&object), object::uid(&object)), call.accept)
+        }
+    }
+}
+
+async fn delete_collection(call: Call, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let options = delete_options(&call, request).await?;
+    let resource = call.address.resource;
+    let selector = Selector::parse(resource, call.query.get("labelSelector"), call.query.get("fieldSelector"))?;
+    let range = Range { namespace: Some(call.address.namespace.clone()).filter(|name| !name.is_empty()), ..Range::default() };
+    let page = get::read_page(&call.api, resource, &range, usize::MAX, &selector)?;
+    let mut items = Vec::new();
+    for item in page.items {
+        let key = ObjectKey::new(resource, &item.namespace, &item.name);
+        match delete_object(&call.api, &key, &options).await {
+            Ok(Deletion::Gone(object) | Deletion::Marked(object)) => items.push(answer::typed(resource, object)),
+            Err(error) if error.code == 404 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let list = serde_json::json!({
+        "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
+        "metadata": {"resourceVersion": page.revision.to_string()}, "items": items,
+    });
+    Ok(answer::document(StatusCode::OK, &list, call.accept))
+}

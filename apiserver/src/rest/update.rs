@@ -1,0 +1,158 @@
+//! Updating objects: read, change, check, write if nobody was faster.
+
+use serde_json::{Value, json};
+
+use crate::admission;
+use crate::api::Api;
+use crate::auth::User;
+use crate::error::ApiError;
+use crate::object;
+use crate::registry::Resource;
+use crate::storage::{Expect, ObjectKey};
+
+/// Tries when others change the object at the same time.
+const TRIES: usize = 20;
+
+/// Which part of an object may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but the status.
+    Main,
+    /// The status.
+    Status,
+    /// A pod's ephemeral containers.
+    EphemeralContainers,
+    /// A pod's node: by binding only.
+    Binding,
+    /// A namespace's own finalizers.
+    Finalize,
+    /// Anything; for the server itself.
+    Anything,
+}
+
+/// An update.
+#[derive(Clone, Copy, Debug)]
+pub struct Update<'a> {
+    /// Which object.
+    pub key: &'a ObjectKey,
+    /// Which part.
+    pub part: Part,
+    /// Who changes it.
+    pub user: &'a User,
+    /// Nothing is stored.
+    pub dry_run: bool,
+}
+
+/// Changes an object by a function of its present form.
+///
+/// # Errors
+/// What the API answers; what the function answers.
+pub async fn update_object(
+    api: &Api,
+    update: Update<'_>,
+    mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
+) -> Result<Value, ApiError> {
+    let Update { key, part, user, dry_run } = update;
+    let (resource, name) = (key.resource, key.name.as_str());
+    for attempt in 1.. {
+        let stored = api.store.get(key).map_err(|error| ApiError::from_store(error, resource, name))?;
+        let stored = stored.ok_or_else(|| ApiError::not_found(resource, name))?;
+        let old = stored.value();
+        let mut new = change(&old)?;
+        let wanted = object::text(&new, "/metadata/resourceVersion").to_string();
+        if !wanted.is_empty() && wanted != "0" && wanted != object::text(&old, "/metadata/resourceVersion") {
+            return Err(ApiError::changed(resource, name));
+        }
+        keep_system_metadata(resource, &mut new, &old)?;
+        admission::admit_update(api, resource, part, &mut new, &old, user)?;
+        let errors = admission::validate_update(resource, part, &new, &old);
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(resource, name, &errors));
+        }
+        if resource.counts_generation && new.get("spec") != old.get("spec") {
+            let generation = object::number(&old, "/metadata/generation").unwrap_or(0) + 1;
+            object::metadata(&mut new).insert("generation".into(), json!(generation));
+        }
+        if new == old || dry_run {
+            return Ok(new);
+        }
+        let written = if is_finished(&new) {
+            api.store.delete(key, stored.revision).await.map(|_| new)
+        } else {
+            api.store.put(key, Expect::Revision(stored.revision), new).await
+        };
+        match written {
+            Ok(written) => return Ok(written),
+            // The client named the revision: it must know. Otherwise the change is applied to the newer form.
+            Err(crate::storage::StoreError::Changed) if attempt < TRIES && wanted_is_open(&wanted, &old) => {}
+            Err(error) => return Err(ApiError::from_store(error, resource, name)),
+        }
+    }
+    unreachable!("the loop returns")
+}
+
+/// True when the change does not insist on a revision: it named none, or only repeats what it was given.
+fn wanted_is_open(wanted: &str, old: &Value) -> bool {
+    wanted.is_empty() || wanted == "0" || wanted == object::text(old, "/metadata/resourceVersion")
+}
+
+/// True when a deletion was asked for and nobody holds it back any longer.
+fn is_finished(object: &Value) -> bool {
+    object::is_terminating(object)
+        && object::finalizers(object).is_empty()
+        && object::items(object, "/spec/finalizers").is_empty()
+        && object::number(object, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
+}
+
+/// Deletes an object whose deletion was only held back by finalizers that are gone.
+///
+/// # Errors
+/// What the API answers.
+pub async fn finalize_if_done(api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+    let stored = api.store.get(key).map_err(|error| ApiError::from_store(error, key.resource, &key.name))?;
+    match stored {
+        Some(stored) if is_finished(&stored.value()) => {
+            let deleted = api.store.delete(key, stored.revision).await;
+            deleted.map(|_| ()).map_err(|error| ApiError::from_store(error, key.resource, &key.name))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the system sets stays as it is.
+fn keep_system_metadata(resource: &Resource, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+    let (name, uid) = (object::name(old).to_string(), object::uid(old).to_string());
+    let given = object::uid(new).to_string();
+    if !given.is_empty() && given != uid {
+        return Err(ApiError::conflict(
+            resource,
+            &name,
+            &format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}"),
+        ));
+    }
+    let kept = old.get("metadata").cloned().unwrap_or_default();
+    let metadata = object::metadata(new);
+    metadata.remove("managedFields");
+    metadata.remove("selfLink");
+    for key in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "resourceVersion",
+    ] {
+        match kept.get(key) {
+            Some(value) => {
+                metadata.insert(key.into(), value.clone());
+            }
+            None => {
+                metadata.remove(key);
+            }
+        }
+    }
+    Ok(())
+}
