@@ -9,7 +9,8 @@ fn main() {
     }
     println!("cargo:rustc-cfg=freestanding");
     // Code and constants share one page, which nobody can write to.
-    let linker = "-Wl,-e,orlop_pause_start,--gc-sections,--build-id=none,--no-eh-frame-hdr,-z,norelro,-z,noseparate-code";
+    let linker =
+        "-Wl,-e,orlop_pause_start,--gc-sections,--build-id=none,--no-eh-frame-hdr,-z,norelro,-z,noseparate-code";
     for argument in ["-nostdlib", "-static", "-no-pie", linker] {
         println!("cargo:rustc-link-arg-bins={argument}");
     }

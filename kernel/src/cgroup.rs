@@ -21,7 +21,9 @@ const DEPTH_MAX: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No hierarchy is mounted.
-    #[error("no cgroup hierarchy is mounted below /sys/fs/cgroup; mount cgroup2: mount -t cgroup2 cgroup2 /sys/fs/cgroup")]
+    #[error(
+        "no cgroup hierarchy is mounted below /sys/fs/cgroup; mount cgroup2: mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+    )]
     NotMounted,
     /// A path that would leave the hierarchy.
     #[error("cgroup path {0:?} must start with / and hold no . or .. parts")]
@@ -73,7 +75,18 @@ pub enum Cgroups {
 
 /// v1 controllers in which pods get a cgroup.
 const CONTROLLERS: [&str; 12] = [
-    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "perf_event", "net_cls", "net_prio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "hugetlb",
+    "perf_event",
+    "net_cls",
+    "net_prio",
 ];
 
 impl Cgroups {
@@ -135,7 +148,9 @@ impl Cgroups {
     pub fn folders_by_name(&self, path: &str) -> Result<Vec<(String, PathBuf)>, CgroupError> {
         let folders = self.folders(path)?;
         Ok(match self {
-            Cgroups::V1(hierarchies) => hierarchies.iter().map(|hierarchy| hierarchy.controllers.join(",")).zip(folders).collect(),
+            Cgroups::V1(hierarchies) => {
+                hierarchies.iter().map(|hierarchy| hierarchy.controllers.join(",")).zip(folders).collect()
+            }
             Cgroups::V2(_) => Vec::new(),
         })
     }
@@ -189,7 +204,8 @@ impl Cgroups {
     pub fn join(&self, path: &str, pid: i32) -> Result<(), CgroupError> {
         for folder in self.folders(path)? {
             let file = folder.join("cgroup.procs");
-            let joined = std::fs::OpenOptions::new().write(true).open(&file).and_then(|mut procs| write!(procs, "{pid}"));
+            let joined =
+                std::fs::OpenOptions::new().write(true).open(&file).and_then(|mut procs| write!(procs, "{pid}"));
             joined.map_err(|error| failed("join", &file, error))?;
         }
         Ok(())
@@ -252,7 +268,11 @@ impl Cgroups {
             self.kill(path);
             reap();
             if began.elapsed() > KILL_WAIT {
-                return Err(CgroupError::Alive { path: path.to_string(), pids: self.processes(path), seconds: KILL_WAIT.as_secs() });
+                return Err(CgroupError::Alive {
+                    path: path.to_string(),
+                    pids: self.processes(path),
+                    seconds: KILL_WAIT.as_secs(),
+                });
             }
             // The kernel tells nobody when a v1 cgroup becomes empty, so this is asked again, a few times at most.
             std::thread::sleep(Duration::from_millis(1));
@@ -286,7 +306,8 @@ impl Cgroups {
             Cgroups::V2(_) => ("memory.current", "inactive_file"),
         };
         let usage: u64 = self.read(path, "memory", current)?.trim().parse().ok()?;
-        let inactive = self.read(path, "memory", "memory.stat").as_deref().and_then(|stat| keyed(stat, inactive)).unwrap_or(0);
+        let inactive =
+            self.read(path, "memory", "memory.stat").as_deref().and_then(|stat| keyed(stat, inactive)).unwrap_or(0);
         Some((usage, usage.saturating_sub(inactive)))
     }
 
@@ -297,7 +318,9 @@ impl Cgroups {
 
 /// The number behind a word at the start of a line.
 fn keyed(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.split_once(' ').filter(|(name, _)| *name == key)).and_then(|(_, value)| value.parse().ok())
+    text.lines()
+        .find_map(|line| line.split_once(' ').filter(|(name, _)| *name == key))
+        .and_then(|(_, value)| value.parse().ok())
 }
 
 fn collect_processes(folder: &Path, pids: &mut Vec<i32>, depth: usize) {
@@ -313,7 +336,11 @@ fn collect_processes(folder: &Path, pids: &mut Vec<i32>, depth: usize) {
 
 fn folders_below(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Removes a folder with those below it; says which one could not be removed.
@@ -344,7 +371,10 @@ mod tests {
     fn hybrid_counts_as_v1_and_unified_alone_as_v2() {
         let hybrid = Cgroups::from_mountinfo(HYBRID).unwrap();
         let folders = hybrid.folders("/kubepods/x").unwrap();
-        assert_eq!(folders, [Path::new("/sys/fs/cgroup/cpu,cpuacct/kubepods/x"), Path::new("/sys/fs/cgroup/memory/kubepods/x")]);
+        assert_eq!(
+            folders,
+            [Path::new("/sys/fs/cgroup/cpu,cpuacct/kubepods/x"), Path::new("/sys/fs/cgroup/memory/kubepods/x")]
+        );
         let unified = Cgroups::from_mountinfo("5 1 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw").unwrap();
         assert_eq!(unified, Cgroups::V2("/sys/fs/cgroup".into()));
     }

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
 pub use rustix::mount::MountAttrFlags as Attributes;
@@ -39,7 +39,12 @@ pub enum FsOption<'a> {
 ///
 /// # Errors
 /// When the kernel lacks the file system or refuses an option; its own words are lost, so the option is in ours.
-pub fn new_filesystem(kind: &str, source: &str, options: &[FsOption<'_>], attributes: MountAttrFlags) -> std::io::Result<OwnedFd> {
+pub fn new_filesystem(
+    kind: &str,
+    source: &str,
+    options: &[FsOption<'_>],
+    attributes: MountAttrFlags,
+) -> std::io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", source)?;
     for option in options {
@@ -66,7 +71,8 @@ fn named(kind: &str, what: &str, errno: rustix::io::Errno) -> std::io::Error {
 pub fn overlay(lower: &[impl AsRef<Path>], upper: &Path, work: &Path) -> std::io::Result<OwnedFd> {
     let text = |path: &Path| {
         let text = path.to_str().filter(|text| !text.contains([',', '\\', ':']));
-        text.map(str::to_string).ok_or_else(|| std::io::Error::other(format!("the layer path {path:?} holds one of , \\ :")))
+        text.map(str::to_string)
+            .ok_or_else(|| std::io::Error::other(format!("the layer path {path:?} holds one of , \\ :")))
     };
     if lower.is_empty() {
         // An image without layers: there is nothing to lay the writable one over.
@@ -86,7 +92,8 @@ pub fn overlay(lower: &[impl AsRef<Path>], upper: &Path, work: &Path) -> std::io
         context
     } else {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, "lowerdir", lower.join(":")).map_err(|errno| named("overlay", "lowerdir", errno))?;
+        fsconfig_set_string(&context, "lowerdir", lower.join(":"))
+            .map_err(|errno| named("overlay", "lowerdir", errno))?;
         context
     };
     fsconfig_set_string(&context, "upperdir", text(upper)?).map_err(|errno| named("overlay", "upperdir", errno))?;
@@ -141,7 +148,12 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> std::io::Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses (`mount_setattr` wants 5.12).
-pub fn set_attributes(mount: impl AsFd, attributes: MountAttrFlags, propagation: Option<Propagation>, recursive: bool) -> std::io::Result<()> {
+pub fn set_attributes(
+    mount: impl AsFd,
+    attributes: MountAttrFlags,
+    propagation: Option<Propagation>,
+    recursive: bool,
+) -> std::io::Result<()> {
     setattr(mount.as_fd(), c"", attributes, propagation, recursive)
 }
 

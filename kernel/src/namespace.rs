@@ -30,7 +30,8 @@ fn failed(step: &'static str, path: &Path, source: impl Into<std::io::Error>) ->
 /// When the file exists or the kernel refuses; nothing is left behind then.
 pub fn create_network(path: &Path) -> Result<(), NamespaceError> {
     let file = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::open(path, file, Mode::from_raw_mode(0o444)).map_err(|errno| failed("make the file of", path, errno))?;
+    rustix::fs::open(path, file, Mode::from_raw_mode(0o444))
+        .map_err(|errno| failed("make the file of", path, errno))?;
     let made = on_thread(|| {
         #[allow(deprecated)]
         rustix::thread::unshare(UnshareFlags::NEWNET).map_err(|errno| failed("unshare", path, errno))?;

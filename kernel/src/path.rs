@@ -61,7 +61,9 @@ pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlags) -> Result<Owned
 pub fn find_in_root(root: impl AsFd, path: &Path) -> Result<Option<OwnedFd>, PathError> {
     match open_in_root(root, path, OFlags::PATH) {
         Ok(fd) => Ok(Some(fd)),
-        Err(PathError::Step { source, .. }) if [Errno::NOENT, Errno::NOTDIR].iter().any(|e| source.raw_os_error() == Some(e.raw_os_error())) => {
+        Err(PathError::Step { source, .. })
+            if [Errno::NOENT, Errno::NOTDIR].iter().any(|e| source.raw_os_error() == Some(e.raw_os_error())) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error),
@@ -101,7 +103,8 @@ pub fn make_folder_in_root(root: impl AsFd, path: &Path, mode: Mode) -> Result<O
         Err(error) => return Err(error),
     }
     // The longest part that exists is resolved with its links; below it nothing exists, so nothing can be a link.
-    let components: Vec<Component<'_>> = path.components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir)).collect();
+    let components: Vec<Component<'_>> =
+        path.components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir)).collect();
     if components.len() > DEPTH_MAX {
         return Err(PathError::TooDeep(path.to_path_buf()));
     }

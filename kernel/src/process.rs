@@ -233,7 +233,9 @@ pub fn reap() -> Option<Ended> {
     loop {
         return match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) => Some(Ended { pid: pid.as_raw(), exit_code: code }),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => Some(Ended { pid: pid.as_raw(), exit_code: 128 + signal as i32 }),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                Some(Ended { pid: pid.as_raw(), exit_code: 128 + signal as i32 })
+            }
             Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => None,
             Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
             Err(_) => None,

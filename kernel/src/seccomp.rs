@@ -1,10 +1,13 @@
 //! Seccomp filters compiled from profiles.
 //!
 //! A profile in the form of the OCI runtime specification becomes one BPF program. System calls whose answer does not
-//! depend on their arguments are tested by ranges of numbers, the rest one by one. Calls of other ABIs of the same
-//! processor (i386, x32) are answered with ENOSYS: their numbers mean something else.
+//! depend on their arguments are tested by ranges of numbers, the rest one by one. Calls of 32-bit x86 programs have
+//! numbers of their own and get a part of their own where the profile names that architecture; those of x32, and of
+//! every architecture that the profile doesn't name, are answered with ENOSYS.
 
 mod assembler;
+mod default;
+mod i386;
 mod syscalls;
 
 use std::collections::BTreeMap;
@@ -12,7 +15,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use assembler::Instruction;
-use assembler::{Assembler, Test};
+pub use default::default_profile;
+use assembler::{Assembler, Section, Test};
 
 /// A profile (OCI runtime specification, `linux.seccomp`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,9 @@ pub struct Profile {
     /// The error number when that is `SCMP_ACT_ERRNO`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_errno_ret: Option<u32>,
+    /// `SCMP_ARCH_*` names: the architectures whose programs may run; none is the machine's own alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub architectures: Vec<String>,
     /// `SECCOMP_FILTER_FLAG_*` names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<String>,
@@ -142,34 +149,12 @@ impl Filter {
     /// When a name other than a system call's is not known, or the program gets too long.
     pub fn compile(profile: &Profile) -> Result<Filter, SeccompError> {
         let default = action(&profile.default_action, profile.default_errno_ret)?;
-        let mut calls: BTreeMap<u32, Answers> = BTreeMap::new();
-        for rule in &profile.syscalls {
-            let answer = action(&rule.action, rule.errno_ret)?;
-            let tests = rule.args.iter().map(test).collect::<Result<Vec<_>, _>>()?;
-            for number in rule.names.iter().filter_map(|name| syscalls::number(name)) {
-                let answers = calls.entry(number).or_default();
-                match (answers.always, tests.is_empty()) {
-                    (Some(_), _) => {}
-                    (None, true) => answers.always = Some(answer),
-                    (None, false) => answers.conditional.push((tests.clone(), answer)),
-                }
-            }
-        }
         let mut program = Assembler::start();
-        let mut ranges: Vec<(u32, u32, u32)> = Vec::new();
-        for (number, answers) in &calls {
-            match (answers.conditional.is_empty(), answers.always) {
-                (true, Some(answer)) => match ranges.last_mut() {
-                    Some((_, last, same)) if *last + 1 == *number && *same == answer => *last = *number,
-                    _ => ranges.push((*number, *number, answer)),
-                },
-                _ => program.call(*number, &answers.conditional, answers.always.unwrap_or(default)),
-            }
-        }
-        for (first, last, answer) in ranges {
-            program.range(first, last, answer);
-        }
-        let program = program.finish(default);
+        let native = compile_calls(profile, default, syscalls::number)?;
+        let x86 = profile.architectures.iter().any(|name| name == "SCMP_ARCH_X86");
+        let i386 = if x86 { Some(compile_calls(profile, default, syscalls::number_i386)?) } else { None };
+        program.architectures(native, i386);
+        let program = program.finish();
         if program.len() > PROGRAM_MAX {
             return Err(SeccompError::TooLong(program.len()));
         }
@@ -182,11 +167,13 @@ impl Filter {
     /// # Errors
     /// When the kernel refuses.
     pub fn load(&self) -> Result<(), SeccompError> {
-        let program = libc::sock_fprog { len: self.program.len() as u16, filter: self.program.as_ptr() as *mut libc::sock_filter };
-        // SAFETY: `Instruction` has the layout of sock_filter, and the program outlives the call.
-        let result = unsafe {
-            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, self.flags, &raw const program)
+        let program = libc::sock_fprog {
+            len: self.program.len() as u16,
+            filter: self.program.as_ptr() as *mut libc::sock_filter,
         };
+        // SAFETY: `Instruction` has the layout of sock_filter, and the program outlives the call.
+        let result =
+            unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, self.flags, &raw const program) };
         if result == 0 { Ok(()) } else { Err(SeccompError::Load(std::io::Error::last_os_error())) }
     }
 
@@ -195,6 +182,39 @@ impl Filter {
     pub fn program(&self) -> &[Instruction] {
         &self.program
     }
+}
+
+/// The part of the program for one architecture's numbers.
+fn compile_calls(profile: &Profile, default: u32, number: fn(&str) -> Option<u32>) -> Result<Section, SeccompError> {
+    let mut calls: BTreeMap<u32, Answers> = BTreeMap::new();
+    for rule in &profile.syscalls {
+        let answer = action(&rule.action, rule.errno_ret)?;
+        let tests = rule.args.iter().map(test).collect::<Result<Vec<_>, _>>()?;
+        for number in rule.names.iter().filter_map(|name| number(name)) {
+            let answers = calls.entry(number).or_default();
+            match (answers.always, tests.is_empty()) {
+                (Some(_), _) => {}
+                (None, true) => answers.always = Some(answer),
+                (None, false) => answers.conditional.push((tests.clone(), answer)),
+            }
+        }
+    }
+    let mut section = Section::default();
+    let mut ranges: Vec<(u32, u32, u32)> = Vec::new();
+    for (number, answers) in &calls {
+        match (answers.conditional.is_empty(), answers.always) {
+            (true, Some(answer)) => match ranges.last_mut() {
+                Some((_, last, same)) if *last + 1 == *number && *same == answer => *last = *number,
+                _ => ranges.push((*number, *number, answer)),
+            },
+            _ => section.call(*number, &answers.conditional, answers.always.unwrap_or(default)),
+        }
+    }
+    for (first, last, answer) in ranges {
+        section.range(first, last, answer);
+    }
+    section.finish(default);
+    Ok(section)
 }
 
 fn flag(name: &str) -> Result<u64, SeccompError> {
@@ -224,7 +244,7 @@ mod tests {
 
     fn filter(syscalls: Vec<Rule>) -> Filter {
         let default_action = "SCMP_ACT_ERRNO".to_string();
-        Filter::compile(&Profile { default_action, default_errno_ret: Some(1), flags: vec![], syscalls }).unwrap()
+        Filter::compile(&Profile { default_action, default_errno_ret: Some(1), syscalls, ..Profile::default() }).unwrap()
     }
 
     #[test]
@@ -264,6 +284,50 @@ mod tests {
         assert_eq!(answer(libc::SYS_socket, 38), libc::SECCOMP_RET_ERRNO | 1, "AF_ALG");
         assert_eq!(answer(libc::SYS_socket, 41), ALLOW);
         assert_eq!(answer(0x4000_0000, 0), libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, "x32");
+    }
+
+    #[test]
+    fn the_default_profile_is_what_it_says() {
+        use super::assembler::{I386, NATIVE, run_for};
+        let compile = |caps: &[&str]| {
+            let caps = crate::capability::Capabilities::from_names(caps.iter().copied()).unwrap();
+            Filter::compile(&default_profile(caps)).unwrap()
+        };
+        let (plain, admin) = (compile(&["CHOWN"]), compile(&["SYS_ADMIN", "SYS_CHROOT"]));
+        let (denied, missing) = (libc::SECCOMP_RET_ERRNO | 1, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
+        let newuser = libc::CLONE_NEWUSER as u64;
+        let table = [
+            (libc::SYS_read, 0, ALLOW, ALLOW),
+            (libc::SYS_mount, 0, denied, ALLOW),
+            (libc::SYS_unshare, newuser, denied, ALLOW),
+            (libc::SYS_clone, 17, ALLOW, ALLOW),
+            (libc::SYS_clone, newuser | 17, denied, ALLOW),
+            (libc::SYS_clone3, 0, missing, ALLOW),
+            (libc::SYS_socket, 38, denied, denied),
+            (libc::SYS_socket, 40, denied, denied),
+            (libc::SYS_socket, 2, ALLOW, ALLOW),
+            (libc::SYS_personality, 0xffff_ffff, ALLOW, ALLOW),
+            (libc::SYS_personality, 0x40000, denied, denied),
+            (libc::SYS_keyctl, 0, denied, denied),
+            (libc::SYS_io_uring_setup, 0, denied, denied),
+            (libc::SYS_userfaultfd, 0, denied, denied),
+            (libc::SYS_kexec_load, 0, denied, denied),
+            (libc::SYS_chroot, 0, denied, ALLOW),
+            (0x4000_0000, 0, missing, missing),
+        ];
+        for (number, first, without, with) in table {
+            let arguments = [first, 0, 0, 0, 0, 0];
+            assert_eq!(run(plain.program(), number as u32, arguments), without, "call {number} of {first:#x}");
+            assert_eq!(run(admin.program(), number as u32, arguments), with, "call {number} of {first:#x}, as admin");
+        }
+        // 32-bit: 3 is read, 21 is mount, 120 is clone, 359 is socket.
+        for (number, first, answer) in [(3, 0, ALLOW), (21, 0, denied), (120, newuser, denied), (120, 17, ALLOW), (359, 38, denied)] {
+            assert_eq!(run_for(plain.program(), I386, number, [first, 0, 0, 0, 0, 0]), answer, "32-bit call {number}");
+        }
+        assert_eq!(run_for(plain.program(), 0x4000_0028, 3, [0; 6]), missing, "32-bit arm");
+        let narrow = Filter::compile(&Profile { architectures: vec![], ..default_profile(Default::default()) }).unwrap();
+        assert_eq!(run_for(narrow.program(), I386, 3, [0; 6]), missing);
+        assert_eq!(run_for(narrow.program(), NATIVE, 0, [0; 6]), ALLOW);
     }
 
     #[test]

@@ -31,7 +31,8 @@ impl Census {
             .filter_map(|entry| {
                 let line = std::fs::read(entry.path().join("cmdline")).ok()?;
                 let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                let ours = line.starts_with("orlop-shim") || line.contains("/orlop-shim ") || line.contains("/proc/self/fd");
+                let ours =
+                    line.starts_with("orlop-shim") || line.contains("/orlop-shim ") || line.contains("/proc/self/fd");
                 (ours && line.contains(mark)).then_some(line)
             })
             .collect();

@@ -12,7 +12,10 @@ pub fn programs() -> PathBuf {
     let folder = std::env::var_os("ORLOP_PROGRAMS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/programs/dev"), PathBuf::from);
     for program in ["orlop-shim", "orlop-pause"] {
-        assert!(folder.join(program).is_file(), "{program} is not built: run `cargo xtask build`, or all tests by `cargo xtask test`");
+        assert!(
+            folder.join(program).is_file(),
+            "{program} is not built: run `cargo xtask build`, or all tests by `cargo xtask test`"
+        );
     }
     folder
 }
@@ -36,7 +39,10 @@ pub fn foreign(name: &str) -> PathBuf {
 /// With the package to install, when it isn't there.
 #[must_use]
 pub fn debian(program: &str, package: &str) -> PathBuf {
-    let found = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().map(|folder| Path::new(folder).join(program)).find(|path| path.is_file());
+    let found = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
+        .iter()
+        .map(|folder| Path::new(folder).join(program))
+        .find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("{program} is missing: apt-get install {package}"))
 }
 
@@ -45,7 +51,10 @@ pub fn debian(program: &str, package: &str) -> PathBuf {
 /// # Panics
 /// When the test does not run as root.
 pub fn need_root() {
-    assert!(rustix::process::geteuid().is_root(), "this test makes namespaces, mounts and cgroups: run it as root (cargo xtask test does)");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test makes namespaces, mounts and cgroups: run it as root (cargo xtask test does)"
+    );
 }
 
 /// Moves this thread into a mount namespace of its own, whose mounts are shared among its own children only.
@@ -75,6 +84,7 @@ pub fn busybox_root(folder: &Path) {
     for applet in String::from_utf8(applets).unwrap().lines().filter(|name| *name != "busybox") {
         let _ = std::os::unix::fs::symlink("busybox", folder.join("bin").join(applet));
     }
-    std::fs::write(folder.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n").unwrap();
+    std::fs::write(folder.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+        .unwrap();
     std::fs::write(folder.join("etc/group"), "root:x:0:\nnobody:x:65534:\n").unwrap();
 }

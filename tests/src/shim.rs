@@ -67,7 +67,13 @@ impl ShimPod {
             source: kind.into(),
             options: options.iter().map(ToString::to_string).collect(),
         };
-        let device = |path: &str, major, minor| Device { path: path.into(), kind: "c".into(), major, minor, ..Device::default() };
+        let device = |path: &str, major, minor| Device {
+            path: path.into(),
+            kind: "c".into(),
+            major,
+            minor,
+            ..Device::default()
+        };
         let names = |list: &[&str]| list.iter().map(|name| format!("CAP_{name}")).collect::<Vec<_>>();
         let caps = names(&["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID", "KILL", "MKNOD", "NET_RAW"]);
         Config {
@@ -76,15 +82,29 @@ impl ShimPod {
                 args: args.iter().map(ToString::to_string).collect(),
                 env: vec!["PATH=/bin".into()],
                 cwd: "/".into(),
-                capabilities: Capabilities { bounding: caps.clone(), effective: caps.clone(), permitted: caps, ambient: vec![] },
+                capabilities: Capabilities {
+                    bounding: caps.clone(),
+                    effective: caps.clone(),
+                    permitted: caps,
+                    ambient: vec![],
+                },
                 ..Process::default()
             },
             root: Root { path: self.folder.join("containers").join(id).join("rootfs"), readonly: false },
             mounts: vec![
                 mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
                 mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-                mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-                Mount { destination: "/dev/shm".into(), kind: "bind".into(), source: self.folder.join("shm"), options: vec!["bind".into()] },
+                mount(
+                    "/dev/pts",
+                    "devpts",
+                    &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+                ),
+                Mount {
+                    destination: "/dev/shm".into(),
+                    kind: "bind".into(),
+                    source: self.folder.join("shm"),
+                    options: vec!["bind".into()],
+                },
                 mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
                 mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
                 mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"]),
@@ -99,7 +119,14 @@ impl ShimPod {
                     device("/dev/urandom", 1, 9),
                     device("/dev/tty", 5, 0),
                 ],
-                masked_paths: vec!["/proc/kcore".into(), "/proc/keys".into(), "/proc/acpi".into(), "/sys/firmware".into(), "/proc/timer_list".into(), "/no/such".into()],
+                masked_paths: vec![
+                    "/proc/kcore".into(),
+                    "/proc/keys".into(),
+                    "/proc/acpi".into(),
+                    "/sys/firmware".into(),
+                    "/proc/timer_list".into(),
+                    "/no/such".into(),
+                ],
                 readonly_paths: vec!["/proc/sys".into(), "/proc/sysrq-trigger".into()],
                 ..Linux::default()
             },
@@ -184,7 +211,12 @@ impl ShimPod {
         use std::io::Read;
         let null = std::fs::File::open("/dev/null").unwrap();
         let (mut read, write) = std::io::pipe().unwrap();
-        let request = Request::Exec { id: id.into(), args: args.iter().map(ToString::to_string).collect(), env: vec![], tty: false };
+        let request = Request::Exec {
+            id: id.into(),
+            args: args.iter().map(ToString::to_string).collect(),
+            env: vec![],
+            tty: false,
+        };
         let descriptors = [null.as_fd(), write.as_fd(), write.as_fd()];
         let mut client = Client::send(&self.folder, &request, &descriptors, DEADLINE).unwrap();
         let first = client.receive().unwrap().unwrap();

@@ -76,14 +76,27 @@ fn the_container_is_confined() {
         assert!(matches!(pod.call(&Request::Start { id: "c1".into() }), Reply::Started { .. }));
         let (code, status) = pod.exec("c1", &["cat", "/proc/1/status"]);
         assert_eq!(code, 0);
-        for line in ["Uid:\t1000\t1000", "Gid:\t1001\t1001", "Groups:\t1001 1002", "NoNewPrivs:\t1", "CapEff:\t0000000000000000", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000"] {
-            assert!(status.contains(line) || (line.starts_with("Groups") && status.contains("Groups:\t1002")), "{line} in\n{status}");
+        for line in [
+            "Uid:\t1000\t1000",
+            "Gid:\t1001\t1001",
+            "Groups:\t1001 1002",
+            "NoNewPrivs:\t1",
+            "CapEff:\t0000000000000000",
+            "CapInh:\t0000000000000000",
+            "CapAmb:\t0000000000000000",
+        ] {
+            assert!(
+                status.contains(line) || (line.starts_with("Groups") && status.contains("Groups:\t1002")),
+                "{line} in\n{status}"
+            );
         }
         let (_, fds) = pod.exec("c1", &["ls", "/proc/1/fd"]);
         assert_eq!(fds.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2"], "no descriptor of the runtime is left");
         let (_, processes) = pod.exec("c1", &["ls", "/proc"]);
         assert_eq!(processes.split_whitespace().filter(|name| name.parse::<u32>().is_ok()).count(), 2, "{processes}");
-        for masked in ["/proc/kcore", "/proc/keys", "/proc/timer_list"].iter().filter(|file| std::path::Path::new(file).exists()) {
+        for masked in
+            ["/proc/kcore", "/proc/keys", "/proc/timer_list"].iter().filter(|file| std::path::Path::new(file).exists())
+        {
             assert_eq!(pod.exec("c1", &["cat", masked]), (0, String::new()), "{masked} is empty");
         }
         let (_, mounts) = pod.exec("c1", &["cat", "/proc/self/mountinfo"]);
@@ -101,7 +114,12 @@ fn exec_signals_and_terminals() {
         assert_eq!(pod.exec("c1", &["sh", "-c", "echo $$ >/dev/null; echo hi; exit 4"]), (4, "hi\n".to_string()));
         assert_eq!(pod.exec("c1", &["sh", "-c", "kill -9 $$"]).0, 137);
 
-        let request = Request::Exec { id: "c1".into(), args: ["sh", "-c", "tty; stty size; exit 5"].map(String::from).to_vec(), env: vec![], tty: true };
+        let request = Request::Exec {
+            id: "c1".into(),
+            args: ["sh", "-c", "tty; stty size; exit 5"].map(String::from).to_vec(),
+            env: vec![],
+            tty: true,
+        };
         let mut client = Client::send(&pod.folder, &request, &[], DEADLINE).unwrap();
         assert!(matches!(client.receive().unwrap(), Some(Reply::ExecStarted { .. })));
         let master = client.descriptors.pop().expect("the terminal comes along");
@@ -130,7 +148,8 @@ fn exec_signals_and_terminals() {
 fn memory_that_runs_out_is_told() {
     with_pod("oom", |pod| {
         let mut config = pod.config("c1", &["sh", "-c", "x=a; while :; do x=$x$x; done"]);
-        config.linux.resources.memory = Some(orlop_kernel::cgroup::Memory { limit: Some(16 << 20), swap: Some(16 << 20) });
+        config.linux.resources.memory =
+            Some(orlop_kernel::cgroup::Memory { limit: Some(16 << 20), swap: Some(16 << 20) });
         let (code, _) = pod.run("c1", &config);
         assert_eq!(code, 137);
         let record = std::fs::read_to_string(pod.folder.join("containers/c1/exit.json")).unwrap();

@@ -21,7 +21,10 @@ const LENGTH_BYTES: usize = 4;
 pub fn encode(message: &impl Serialize) -> std::io::Result<Vec<u8>> {
     let body = serde_json::to_vec(message)?;
     if body.len() > MESSAGE_BYTES_MAX {
-        return Err(std::io::Error::other(format!("a message of {} bytes is longer than {MESSAGE_BYTES_MAX}", body.len())));
+        return Err(std::io::Error::other(format!(
+            "a message of {} bytes is longer than {MESSAGE_BYTES_MAX}",
+            body.len()
+        )));
     }
     let mut bytes = Vec::with_capacity(LENGTH_BYTES + body.len());
     bytes.extend((body.len() as u32).to_be_bytes());
@@ -61,7 +64,12 @@ impl Client {
     ///
     /// # Errors
     /// When no shim listens.
-    pub fn send(folder: &Path, request: &Request, descriptors: &[BorrowedFd<'_>], deadline: Duration) -> std::io::Result<Client> {
+    pub fn send(
+        folder: &Path,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+        deadline: Duration,
+    ) -> std::io::Result<Client> {
         let socket = socket::connect(&folder.join("shim.sock"))?;
         let bytes = encode(request)?;
         let mut sent = 0;
@@ -69,7 +77,9 @@ impl Client {
             let attached = if sent == 0 { descriptors } else { &[] };
             match socket::send(&socket, &bytes[sent..], attached) {
                 Ok(count) => sent += count,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => wait(&socket, PollFlags::OUT, deadline)?,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    wait(&socket, PollFlags::OUT, deadline)?
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -89,7 +99,9 @@ impl Client {
             match socket::receive(&self.socket, &mut chunk, &mut self.descriptors) {
                 Ok(0) => return Ok(None),
                 Ok(count) => self.buffer.extend(&chunk[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => wait(&self.socket, PollFlags::IN, self.deadline)?,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    wait(&self.socket, PollFlags::IN, self.deadline)?
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -100,13 +112,16 @@ impl Client {
     /// # Errors
     /// When the shim can't be reached or says nothing in time.
     pub fn call(folder: &Path, request: &Request, deadline: Duration) -> std::io::Result<Reply> {
-        Client::send(folder, request, &[], deadline)?.receive()?.ok_or_else(|| std::io::Error::other("the shim has closed the connection"))
+        Client::send(folder, request, &[], deadline)?
+            .receive()?
+            .ok_or_else(|| std::io::Error::other("the shim has closed the connection"))
     }
 }
 
 fn wait(socket: &OwnedFd, what: PollFlags, deadline: Duration) -> std::io::Result<()> {
     let mut fds = [PollFd::new(socket, what)];
-    let limit = rustix::time::Timespec { tv_sec: deadline.as_secs() as i64, tv_nsec: i64::from(deadline.subsec_nanos()) };
+    let limit =
+        rustix::time::Timespec { tv_sec: deadline.as_secs() as i64, tv_nsec: i64::from(deadline.subsec_nanos()) };
     match poll(&mut fds, Some(&limit))? {
         0 => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the shim gave no answer in time")),
         _ => Ok(()),

@@ -38,7 +38,11 @@ impl Config {
     /// # Errors
     /// The name of the field.
     pub fn check(&self) -> Result<(), String> {
-        let set = |hooks: &serde_json::Value| hooks.as_object().is_some_and(|kinds| kinds.values().any(|list| list.as_array().is_some_and(|list| !list.is_empty())));
+        let set = |hooks: &serde_json::Value| {
+            hooks
+                .as_object()
+                .is_some_and(|kinds| kinds.values().any(|list| list.as_array().is_some_and(|list| !list.is_empty())))
+        };
         if self.hooks.as_ref().is_some_and(set) {
             return Err("hooks: the built-in runtime runs none".into());
         }

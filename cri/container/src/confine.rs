@@ -32,7 +32,10 @@ impl Confinement {
     ///
     /// # Errors
     /// When a name is not known or the filter gets too long.
-    pub fn prepare(process: &Process, seccomp: Option<&orlop_kernel::seccomp::Profile>) -> Result<Confinement, StageError> {
+    pub fn prepare(
+        process: &Process,
+        seccomp: Option<&orlop_kernel::seccomp::Profile>,
+    ) -> Result<Confinement, StageError> {
         let set = |names: &[String]| {
             Capabilities::from_names(names.iter().map(String::as_str))
                 .map_err(|name| format!("{name:?} is no capability"))
@@ -75,7 +78,8 @@ impl Confinement {
     /// Replaces this process by the container's program; returns only when that fails, with Go's well-known words,
     /// for which users and dashboards look.
     pub(crate) fn exec(&self, process: &Process) -> StageError {
-        let failed = |message: String| StageError { step: "unable to start container process".into(), source: message.into() };
+        let failed =
+            |message: String| StageError { step: "unable to start container process".into(), source: message.into() };
         let Some(name) = process.args.first().filter(|name| !name.is_empty()) else {
             return failed("no command specified".into());
         };
@@ -83,7 +87,8 @@ impl Confinement {
             Ok(program) => program,
             Err(message) => return failed(message),
         };
-        let texts = |list: &[String]| list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>();
+        let texts =
+            |list: &[String]| list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>();
         let (Ok(arguments), Ok(environment)) = (texts(&process.args), texts(&process.env)) else {
             return failed(format!("exec {name:?}: an argument or variable holds a NUL byte"));
         };
@@ -145,7 +150,8 @@ fn set_limit(limit: &Rlimit) -> Result<(), StageError> {
     let cut = |value: u64| if free { value } else { hard.map_or(value, |hard| value.min(hard)) };
     let number = |value: u64| (value != u64::MAX).then_some(value);
     let wanted = rustix::process::Rlimit { current: number(cut(limit.soft)), maximum: number(cut(limit.hard)) };
-    rustix::process::setrlimit(resource, wanted).step(format!("set RLIMIT_{}", limit.kind.trim_start_matches("RLIMIT_")))
+    rustix::process::setrlimit(resource, wanted)
+        .step(format!("set RLIMIT_{}", limit.kind.trim_start_matches("RLIMIT_")))
 }
 
 /// Sets `oom_score_adj` as far as the machine allows: lowering it needs SYS_RESOURCE, and a container that starts

@@ -108,7 +108,11 @@ pub fn create(
 
 /// Clones a process, born into the PID namespace of another one where asked: children of this process are until it
 /// comes back.
-pub(crate) fn clone_into(namespaces: u64, pid: PidNamespace<'_>, own_pid: &OwnedFd) -> Result<process::Side, StageError> {
+pub(crate) fn clone_into(
+    namespaces: u64,
+    pid: PidNamespace<'_>,
+    own_pid: &OwnedFd,
+) -> Result<process::Side, StageError> {
     let PidNamespace::Of(target) = pid else { return process::clone(namespaces).step("clone") };
     namespace::join_process(target, Kinds::PROCESS_ID).step("join the PID namespace")?;
     let cloned = process::clone(namespaces);
@@ -174,7 +178,8 @@ impl Child<'_> {
         rootfs::mask(&root, self.config, null.as_fd())?;
         if process.cwd.starts_with('/') {
             let mode = Mode::from_raw_mode(0o755);
-            path::make_folder_in_root(&root, Path::new(&process.cwd), mode).step(format!("make the working folder {:?}", process.cwd))?;
+            path::make_folder_in_root(&root, Path::new(&process.cwd), mode)
+                .step(format!("make the working folder {:?}", process.cwd))?;
         }
         rootfs::enter(&root, self.config)?;
         let master = self.use_streams(terminal, streams, &null)?;
@@ -190,7 +195,8 @@ impl Child<'_> {
     /// shared memory: copying the machine's own costs time with each of its mounts. Returns the shared memory,
     /// ready to be attached.
     fn join_pod(&self) -> Result<OwnedFd, StageError> {
-        let kinds = Kinds::NETWORK | Kinds::INTER_PROCESS_COMMUNICATION | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME | Kinds::MOUNT;
+        let kinds =
+            Kinds::NETWORK | Kinds::INTER_PROCESS_COMMUNICATION | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME | Kinds::MOUNT;
         namespace::join_process(&self.pod.pause.pidfd, kinds).step("join the pod's namespaces")?;
         let shm = mount::clone_fd(&self.pod.pause.shm, false).step("open the pod's shared memory")?;
         unshare(UnshareFlags::NEWNS).step("make a mount namespace")?;

@@ -46,7 +46,9 @@ pub(crate) fn fill(root: &OwnedFd, config: &Config) -> Result<OwnedFd, StageErro
     }
     let is_null = |fd: &OwnedFd| {
         let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)?;
-        Ok::<_, std::io::Error>(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3))
+        Ok::<_, std::io::Error>(
+            FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3),
+        )
     };
     let mut null = None;
     // Looked at before it is opened, and again after: opening something else could do something.
@@ -113,7 +115,8 @@ pub(crate) fn open_terminal(root: &OwnedFd, console: bool) -> Result<Terminal, S
     }
     let slave = terminal::open_slave(&master).step("open the terminal's other end")?;
     if console {
-        let target = path::make_file_in_root(root, Path::new("dev/console"), Mode::from_raw_mode(0o600)).step("make /dev/console")?;
+        let target = path::make_file_in_root(root, Path::new("dev/console"), Mode::from_raw_mode(0o600))
+            .step("make /dev/console")?;
         let cover = mount::clone_fd(&slave, false).step("mount /dev/console")?;
         mount::attach(&cover, &target).step("mount /dev/console")?;
     }

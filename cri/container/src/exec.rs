@@ -56,15 +56,20 @@ pub fn exec(process: &Process, place: Place<'_>, streams: [Option<OwnedFd>; 3]) 
     }
 }
 
-fn set_up(process: &Process, place: Place<'_>, streams: &[Option<OwnedFd>; 3], sync: &OwnedFd) -> Result<(), StageError> {
-    let kept: Vec<BorrowedFd<'_>> =
-        streams.iter().flatten().chain([sync, place.container]).map(AsFd::as_fd).collect();
+fn set_up(
+    process: &Process,
+    place: Place<'_>,
+    streams: &[Option<OwnedFd>; 3],
+    sync: &OwnedFd,
+) -> Result<(), StageError> {
+    let kept: Vec<BorrowedFd<'_>> = streams.iter().flatten().chain([sync, place.container]).map(AsFd::as_fd).collect();
     begin(&kept)?;
     if process.oom_score_adj.is_some() {
         confine::set_oom_score(&Procfs::open().step("open /proc")?, process.oom_score_adj);
     }
     place.cgroups.join(place.cgroups_path, 0).step("join the cgroup")?;
-    let mut kinds = Kinds::NETWORK | Kinds::INTER_PROCESS_COMMUNICATION | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME | Kinds::MOUNT;
+    let mut kinds =
+        Kinds::NETWORK | Kinds::INTER_PROCESS_COMMUNICATION | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME | Kinds::MOUNT;
     if let Cgroups::V2(_) = place.cgroups {
         kinds |= Kinds::CONTROL_GROUP;
     }

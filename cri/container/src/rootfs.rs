@@ -38,8 +38,11 @@ enum Source {
 
 /// Opens the overlay and the sources of all binds.
 pub(crate) fn open_sources(spec: &ContainerSpec, config: &Config, pod: &Pod<'_>) -> Result<Sources, StageError> {
-    let overlay = mount::overlay(&spec.lower_dirs, &spec.upper_dir, &spec.work_dir)
-        .step(format!("mount the overlay of {} layers with upper {:?}", spec.lower_dirs.len(), spec.upper_dir))?;
+    let overlay = mount::overlay(&spec.lower_dirs, &spec.upper_dir, &spec.work_dir).step(format!(
+        "mount the overlay of {} layers with upper {:?}",
+        spec.lower_dirs.len(),
+        spec.upper_dir
+    ))?;
     let shm = sandbox::shm_source(pod.folder);
     let mounts = config.mounts.iter().map(|entry| open_source(entry, &shm)).collect::<Result<_, _>>()?;
     let mut cgroups = Vec::new();
@@ -139,8 +142,21 @@ fn open_place(root: &OwnedFd, entry: &Mount) -> Result<OwnedFd, StageError> {
 
 /// Options that concern the mount and not its file system.
 const MOUNT_OPTIONS: [&str; 15] = [
-    "ro", "rw", "nosuid", "nodev", "noexec", "strictatime", "relatime", "noatime", "bind", "rbind", "rprivate", "rslave",
-    "rshared", "rro", "private",
+    "ro",
+    "rw",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "strictatime",
+    "relatime",
+    "noatime",
+    "bind",
+    "rbind",
+    "rprivate",
+    "rslave",
+    "rshared",
+    "rro",
+    "private",
 ];
 
 fn fs_option(option: &str) -> Option<FsOption<'_>> {
@@ -204,7 +220,8 @@ pub(crate) fn mask(root: &OwnedFd, config: &Config, null: BorrowedFd<'_>) -> Res
         let cover = match &empty {
             Some(attached) => mount::clone_fd(attached, false).step(what())?,
             None => {
-                let options = [FsOption::Value("size", "0"), FsOption::Value("nr_inodes", "1"), FsOption::Value("mode", "555")];
+                let options =
+                    [FsOption::Value("size", "0"), FsOption::Value("nr_inodes", "1"), FsOption::Value("mode", "555")];
                 mount::new_filesystem("tmpfs", "tmpfs", &options, Attributes::MOUNT_ATTR_RDONLY).step(what())?
             }
         };

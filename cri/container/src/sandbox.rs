@@ -62,12 +62,15 @@ fn start(folder: &Path, spec: &SandboxSpec, cgroups: &Cgroups) -> Result<Pause, 
         .and_then(mount::read_only_view)
         .step(format!("open the pause program {:?}", spec.pause_program))?;
     let network = match &spec.network {
-        NamespaceSource::Path(path) => Some(namespace::open(path).step(format!("open the network namespace {path:?}"))?),
+        NamespaceSource::Path(path) => {
+            Some(namespace::open(path).step(format!("open the network namespace {path:?}"))?)
+        }
         _ => None,
     };
     let shm = make_shm(spec.shm_bytes)?;
     let (sync, theirs) = socket::message_pair().step("make a socket")?;
-    let flags = [(&spec.network, process::new::NETWORK), (&spec.ipc, process::new::IPC), (&spec.uts, process::new::UTS)];
+    let flags =
+        [(&spec.network, process::new::NETWORK), (&spec.ipc, process::new::IPC), (&spec.uts, process::new::UTS)];
     // Pause is process 1 of a PID namespace of its own, which containers join where the pod shares it.
     let namespaces = flags
         .iter()
@@ -155,7 +158,9 @@ fn set_up(
     }
     let procfs = Procfs::open().step("open /proc")?;
     for (name, value) in &spec.sysctls {
-        procfs.write(&format!("sys/{}", sysctl_file(name)), value).step(format!("set the sysctl {name} to {value:?}"))?;
+        procfs
+            .write(&format!("sys/{}", sysctl_file(name)), value)
+            .step(format!("set the sysctl {name} to {value:?}"))?;
     }
     confine::set_oom_score(&procfs, Some(spec.oom_score_adj));
     // The streams of whoever starts the shim are not pause's: somebody may wait for their end.

@@ -42,7 +42,11 @@ impl Connection {
         loop {
             match socket::receive(&self.socket, &mut chunk, &mut self.descriptors) {
                 Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) if self.served || self.received.len() > MESSAGE_BYTES_MAX || self.descriptors.len() > DESCRIPTORS_MAX => {
+                Ok(_)
+                    if self.served
+                        || self.received.len() > MESSAGE_BYTES_MAX
+                        || self.descriptors.len() > DESCRIPTORS_MAX =>
+                {
                     return Err(std::io::Error::other("more than one request on a connection"));
                 }
                 Ok(count) => self.received.extend(&chunk[..count]),

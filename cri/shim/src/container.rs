@@ -76,7 +76,8 @@ impl Container {
         };
         let spec: ContainerSpec =
             serde_json::from_slice(&read("container.json")?).map_err(|error| format!("container.json: {error}"))?;
-        let config: Config = serde_json::from_slice(&read("config.json")?).map_err(|error| format!("config.json: {error}"))?;
+        let config: Config =
+            serde_json::from_slice(&read("config.json")?).map_err(|error| format!("config.json: {error}"))?;
         config.check().map_err(|error| format!("config.json: {error}"))?;
         if spec.tty != config.process.terminal {
             return Err("container.json: tty and process.terminal of config.json differ".into());
@@ -95,7 +96,10 @@ impl Container {
 
     /// What to say when SIGKILL does not end it.
     pub fn hangs(&self) -> String {
-        format!("container {}: process {} has not ended 10 s after SIGKILL; it hangs in the kernel", self.spec.name, self.pid)
+        format!(
+            "container {}: process {} has not ended 10 s after SIGKILL; it hangs in the kernel",
+            self.spec.name, self.pid
+        )
     }
 
     /// Writes `state.json`.

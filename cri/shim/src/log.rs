@@ -168,12 +168,18 @@ mod tests {
             format(Stream::Stdout, &mut rest, chunk, 0, &mut out);
         }
         let text = String::from_utf8(out).unwrap();
-        (text.lines().map(|line| line.trim_start_matches("1970-01-01T00:00:00.000000000Z ").to_string()).collect(), rest.len())
+        (
+            text.lines().map(|line| line.trim_start_matches("1970-01-01T00:00:00.000000000Z ").to_string()).collect(),
+            rest.len(),
+        )
     }
 
     #[test]
     fn lines_are_put_together_and_split() {
-        assert_eq!(lines(&[b"a\nb", b"c\n\nd"]), (vec!["stdout F a".into(), "stdout F bc".into(), "stdout F ".into()], 1));
+        assert_eq!(
+            lines(&[b"a\nb", b"c\n\nd"]),
+            (vec!["stdout F a".into(), "stdout F bc".into(), "stdout F ".into()], 1)
+        );
         let long = vec![b'x'; LINE_BYTES + 5];
         let (split, rest) = lines(&[&long, b"\n"]);
         assert_eq!((split.len(), rest), (2, 0));

@@ -15,7 +15,13 @@ const READS_PER_TURN: usize = 4;
 
 impl Container {
     /// Reads what a stream has to say. False when the stream has ended.
-    pub fn read_output(&mut self, token: Token, buffer: &mut Vec<u8>, poller: &mut Poller, sources: &mut Sources) -> bool {
+    pub fn read_output(
+        &mut self,
+        token: Token,
+        buffer: &mut Vec<u8>,
+        poller: &mut Poller,
+        sources: &mut Sources,
+    ) -> bool {
         for _ in 0..READS_PER_TURN {
             let Some((_, stream, fd)) = self.outputs.iter().find(|(known, _, _)| *known == token) else { return false };
             let stream = *stream;
@@ -60,7 +66,10 @@ impl Container {
             // A pipe holds 1 MiB at most, a process that still writes must not keep us here.
             for _ in 0..16 {
                 let before = self.outputs.len();
-                if !self.read_output(token, buffer, poller, sources) || self.outputs.len() != before || self.is_drained(token) {
+                if !self.read_output(token, buffer, poller, sources)
+                    || self.outputs.len() != before
+                    || self.is_drained(token)
+                {
                     break;
                 }
             }
@@ -69,9 +78,10 @@ impl Container {
 
     /// Whether a stream has nothing to read at the moment.
     fn is_drained(&self, token: Token) -> bool {
-        self.outputs.iter().find(|(known, _, _)| *known == token).is_none_or(|(_, _, fd)| {
-            rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes == 0)
-        })
+        self.outputs
+            .iter()
+            .find(|(known, _, _)| *known == token)
+            .is_none_or(|(_, _, fd)| rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes == 0))
     }
 
     /// Gives bytes to the attached sessions; those that are gone or too slow are dropped.
@@ -86,7 +96,9 @@ impl Container {
                 forget_sink(&sink, poller, sources);
             } else if sink.is_waiting() && sink.token.is_none() {
                 sink.token = poller.watch_writing(sink.descriptor()).ok();
-                sources.extend(sink.token.map(|token| (token, Source::SessionRoom { container: id.clone(), connection, stream })));
+                sources.extend(
+                    sink.token.map(|token| (token, Source::SessionRoom { container: id.clone(), connection, stream })),
+                );
             }
         }
     }

@@ -55,8 +55,13 @@ impl Poller {
         self.events.clear();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         // Rounded up: to wake a little late is better than to wake for nothing.
-        let limit = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_millis() + 1) * 1_000_000 });
-        let limit = limit.map(|limit| if limit.tv_nsec < 1_000_000_000 { limit } else { Timespec { tv_sec: limit.tv_sec + 1, tv_nsec: 0 } });
+        let limit = left.map(|left| Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: i64::from(left.subsec_millis() + 1) * 1_000_000,
+        });
+        let limit = limit.map(|limit| {
+            if limit.tv_nsec < 1_000_000_000 { limit } else { Timespec { tv_sec: limit.tv_sec + 1, tv_nsec: 0 } }
+        });
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), limit.as_ref()) {
             Ok(_) => self.events.drain(..).map(|event| event.data.u64()).collect(),
             Err(_) => Vec::new(),

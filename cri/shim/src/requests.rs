@@ -27,8 +27,11 @@ fn internal(error: impl std::fmt::Display) -> Failure {
 impl Shim {
     /// Carries out a request of a caller.
     pub(crate) fn serve(&mut self, caller: Token, request: Request) {
-        let descriptors =
-            self.connections.get_mut(&caller).map(|connection| std::mem::take(&mut connection.descriptors)).unwrap_or_default();
+        let descriptors = self
+            .connections
+            .get_mut(&caller)
+            .map(|connection| std::mem::take(&mut connection.descriptors))
+            .unwrap_or_default();
         let done = match request {
             Request::Create { id } => self.create(caller, &id),
             Request::Start { id } => self.start_container(caller, &id),
@@ -42,9 +45,10 @@ impl Shim {
                 .container(&id)
                 .and_then(|container| container.resize(width, height).map_err(|error| (FailureKind::WrongState, error)))
                 .map(|()| Some(Reply::Done)),
-            Request::ReopenLog { id } => {
-                self.container(&id).and_then(|container| container.log.reopen().map_err(internal)).map(|()| Some(Reply::Done))
-            }
+            Request::ReopenLog { id } => self
+                .container(&id)
+                .and_then(|container| container.log.reopen().map_err(internal))
+                .map(|()| Some(Reply::Done)),
             Request::List => Ok(Some(self.listing())),
             Request::Subscribe => {
                 if let Some(connection) = self.connections.get_mut(&caller) {
@@ -62,7 +66,9 @@ impl Shim {
     }
 
     fn container(&mut self, id: &str) -> Result<&mut Container, Failure> {
-        self.containers.get_mut(id).ok_or_else(|| (FailureKind::NotFound, format!("container {id} is not known to its shim")))
+        self.containers
+            .get_mut(id)
+            .ok_or_else(|| (FailureKind::NotFound, format!("container {id} is not known to its shim")))
     }
 
     /// Starts the making of a container; the reply comes with its first word.
@@ -77,8 +83,10 @@ impl Shim {
         let folder = self.folder.join("containers").join(id);
         let (spec, mut config) = Container::read_spec(&folder).map_err(internal)?;
         let seccomp = config.linux.seccomp.take();
-        let confinement = Confinement::prepare(&config.process, seccomp.as_ref()).map_err(|error| (FailureKind::Start, error.to_string()))?;
-        let log = Log::open(spec.log_path.as_deref()).map_err(|error| internal(format!("open the log {:?}: {error}", spec.log_path)))?;
+        let confinement = Confinement::prepare(&config.process, seccomp.as_ref())
+            .map_err(|error| (FailureKind::Start, error.to_string()))?;
+        let log = Log::open(spec.log_path.as_deref())
+            .map_err(|error| internal(format!("open the log {:?}: {error}", spec.log_path)))?;
         let pid = match &spec.pid {
             PidSource::Container => PidNamespace::New,
             PidSource::Host => PidNamespace::Host,
@@ -91,7 +99,9 @@ impl Shim {
             .cgroups
             .create(&path, &config.linux.resources)
             .map_err(|error| internal(chain(&error)))
-            .and_then(|()| create(&spec, &config, &confinement, pod, pid).map_err(|error| (FailureKind::Start, error.to_string())));
+            .and_then(|()| {
+                create(&spec, &config, &confinement, pod, pid).map_err(|error| (FailureKind::Start, error.to_string()))
+            });
         let created = match made {
             Ok(created) => created,
             Err(failure) => {
@@ -117,7 +127,8 @@ impl Shim {
             confinement,
             deleting: None,
         };
-        let watched = self.watch_container(&mut container, created.sync, created.stdin, [created.stdout, created.stderr]);
+        let watched =
+            self.watch_container(&mut container, created.sync, created.stdin, [created.stdout, created.stderr]);
         if let Err(error) = watched {
             // Its end will tell the caller.
             container.failure = Some(format!("watch the container: {error}"));
@@ -165,10 +176,14 @@ impl Shim {
     fn start_container(&mut self, caller: Token, id: &str) -> Result<Option<Reply>, Failure> {
         let container = self.container(id)?;
         if container.phase != Phase::Created {
-            return Err((FailureKind::WrongState, format!("container {} is not in the state created", container.spec.name)));
+            return Err((
+                FailureKind::WrongState,
+                format!("container {} is not in the state created", container.spec.name),
+            ));
         }
         let (_, sync) = container.sync.as_ref().ok_or_else(|| internal("the container's first process is gone"))?;
-        stage::send(sync, &stage::Message::Start).map_err(|error| internal(format!("tell the container to start: {error}")))?;
+        stage::send(sync, &stage::Message::Start)
+            .map_err(|error| internal(format!("tell the container to start: {error}")))?;
         container.phase = Phase::Starting(caller);
         Ok(None)
     }
@@ -190,7 +205,11 @@ impl Shim {
             }
             container.config.linux.cgroups_path.clone()
         };
-        if signal == Signal::SIGKILL as i32 { self.cgroups.kill(&path) } else { self.cgroups.signal(&path, signal) }
+        if signal == Signal::SIGKILL as i32 {
+            self.cgroups.kill(&path)
+        } else {
+            self.cgroups.signal(&path, signal)
+        }
         Ok(())
     }
 
@@ -216,7 +235,8 @@ impl Shim {
         tty: bool,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Option<Reply>, Failure> {
-        let container = self.containers.get(id).ok_or_else(|| (FailureKind::NotFound, format!("container {id} is not known")))?;
+        let container =
+            self.containers.get(id).ok_or_else(|| (FailureKind::NotFound, format!("container {id} is not known")))?;
         if container.phase != Phase::Running {
             return Err((FailureKind::WrongState, format!("container {} does not run", container.spec.name)));
         }
@@ -251,7 +271,10 @@ impl Shim {
     fn attach(&mut self, caller: Token, id: &str, wanted: [bool; 3], descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
         let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(descriptors)
             .map_err(|got| (FailureKind::Internal, format!("attach wants 3 descriptors, got {}", got.len())))?;
-        let container = self.containers.get_mut(id).ok_or_else(|| (FailureKind::NotFound, format!("container {id} is not known")))?;
+        let container = self
+            .containers
+            .get_mut(id)
+            .ok_or_else(|| (FailureKind::NotFound, format!("container {id} is not known")))?;
         if container.phase != Phase::Running {
             return Err((FailureKind::WrongState, format!("container {} does not run", container.spec.name)));
         }

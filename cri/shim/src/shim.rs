@@ -83,7 +83,8 @@ impl Shim {
     /// Makes pause, writes `state.json` and listens.
     pub fn start(folder: &Path, spec: SandboxSpec) -> Result<Shim, String> {
         let cgroups = Cgroups::detect().map_err(|error| chain(&error))?;
-        let own_pid = namespace::open(Path::new("/proc/self/ns/pid")).map_err(|error| format!("open the PID namespace: {error}"))?;
+        let own_pid = namespace::open(Path::new("/proc/self/ns/pid"))
+            .map_err(|error| format!("open the PID namespace: {error}"))?;
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         mask.thread_block().map_err(|error| format!("block SIGCHLD: {error}"))?;
@@ -97,7 +98,9 @@ impl Shim {
             error
         };
         if spec.oom_score_adj < 0 && !capability::permitted().is_ok_and(|ours| ours.has("SYS_RESOURCE")) {
-            eprintln!("without CAP_SYS_RESOURCE oom_score_adj can't be lowered: processes of this pod keep the inherited one");
+            eprintln!(
+                "without CAP_SYS_RESOURCE oom_score_adj can't be lowered: processes of this pod keep the inherited one"
+            );
         }
         let set_up = || -> std::io::Result<(OwnedFd, Poller, Sources)> {
             let state = SandboxState {
@@ -110,8 +113,11 @@ impl Shim {
             record::write(&folder.join("state.json"), &serde_json::to_vec(&state)?)?;
             let listener = socket::listen(&folder.join("shim.sock"))?;
             let mut poller = Poller::new()?;
-            let sources =
-                [(poller.watch_reading(&listener)?, Source::Listener), (poller.watch_reading(&signals)?, Source::Signals)].into();
+            let sources = [
+                (poller.watch_reading(&listener)?, Source::Listener),
+                (poller.watch_reading(&signals)?, Source::Signals),
+            ]
+            .into();
             Ok((listener, poller, sources))
         };
         let (listener, poller, sources) = set_up().map_err(|error| undo(format!("listen for the daemon: {error}")))?;
@@ -137,7 +143,8 @@ impl Shim {
     /// Serves until told to shut down.
     pub fn run(&mut self) {
         while !self.ending {
-            let until = self.containers.values().filter_map(|container| container.deleting).map(|(_, until)| until).min();
+            let until =
+                self.containers.values().filter_map(|container| container.deleting).map(|(_, until)| until).min();
             for token in self.poller.wait(until) {
                 self.handle(token);
             }
@@ -169,7 +176,9 @@ impl Shim {
             Source::Output { container } => self.with(&container, |c, buffer, poller, sources| {
                 c.read_output(token, buffer, poller, sources);
             }),
-            Source::InputRoom { container } => self.with(&container, |c, _, poller, sources| c.flush_input(poller, sources)),
+            Source::InputRoom { container } => {
+                self.with(&container, |c, _, poller, sources| c.flush_input(poller, sources))
+            }
             Source::SessionInput { container, connection } => {
                 self.with(&container, |c, buffer, poller, sources| c.read_input(connection, buffer, poller, sources));
             }
@@ -391,14 +400,22 @@ impl Shim {
                 if let Err(error) = self.forget_container(id) {
                     eprintln!("{error}");
                 }
-                self.fail(caller, FailureKind::Start, failure.unwrap_or_else(|| format!("the process ended with {exit_code}")));
+                self.fail(
+                    caller,
+                    FailureKind::Start,
+                    failure.unwrap_or_else(|| format!("the process ended with {exit_code}")),
+                );
                 if let Some((caller, _)) = deleting {
                     self.reply(caller, &Reply::Done);
                 }
                 return;
             }
             Phase::Starting(caller) => {
-                self.fail(caller, FailureKind::Start, failure.unwrap_or_else(|| format!("the process ended with {exit_code}")));
+                self.fail(
+                    caller,
+                    FailureKind::Start,
+                    failure.unwrap_or_else(|| format!("the process ended with {exit_code}")),
+                );
             }
             _ => {}
         }
@@ -458,7 +475,12 @@ impl Shim {
 }
 
 /// Makes a terminal a container's one output and its input.
-fn adopt_terminal(container: &mut Container, terminal: OwnedFd, poller: &mut Poller, sources: &mut Sources) -> std::io::Result<()> {
+fn adopt_terminal(
+    container: &mut Container,
+    terminal: OwnedFd,
+    poller: &mut Poller,
+    sources: &mut Sources,
+) -> std::io::Result<()> {
     crate::attach::set_nonblocking(&terminal)?;
     let output = terminal.try_clone()?;
     let token = poller.watch_reading(&output)?;

@@ -9,7 +9,9 @@ pub(super) fn make_v1(folder: &Path, hierarchy: &Hierarchy) -> Result<(), Cgroup
     if folder.is_dir() {
         return Ok(());
     }
-    if let Some(parent) = folder.parent().filter(|parent| parent.starts_with(&hierarchy.mount) && *parent != hierarchy.mount) {
+    if let Some(parent) =
+        folder.parent().filter(|parent| parent.starts_with(&hierarchy.mount) && *parent != hierarchy.mount)
+    {
         make_v1(parent, hierarchy)?;
     }
     make_folder(folder)?;
@@ -104,7 +106,8 @@ fn set_memory_v1(cgroups: &Cgroups, path: &str, memory: &super::Memory) -> Resul
     let (plain, both) = (folder.join("memory.limit_in_bytes"), folder.join("memory.memsw.limit_in_bytes"));
     let Some(limit) = memory.limit.filter(|limit| *limit != 0) else { return Ok(()) };
     let swap = memory.swap.filter(|swap| *swap != 0 && both.exists());
-    let current: i64 = std::fs::read_to_string(&both).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(i64::MAX);
+    let current: i64 =
+        std::fs::read_to_string(&both).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(i64::MAX);
     match swap {
         Some(swap) if swap == -1 || swap > current => {
             write(&both, &swap.to_string())?;

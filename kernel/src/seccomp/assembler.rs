@@ -22,6 +22,8 @@ const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER: u16 = 0x25;
 /// Compare for greater or equal.
 const JUMP_GREATER_EQUAL: u16 = 0x35;
+/// Skip instructions in any case.
+const JUMP: u16 = 0x05;
 /// Mask.
 const AND: u16 = 0x54;
 /// End with an answer.
@@ -35,10 +37,12 @@ const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 /// `AUDIT_ARCH_X86_64`.
 #[cfg(target_arch = "x86_64")]
-const NATIVE: u32 = 0xc000_003e;
+pub(super) const NATIVE: u32 = 0xc000_003e;
 /// `AUDIT_ARCH_AARCH64`.
 #[cfg(target_arch = "aarch64")]
-const NATIVE: u32 = 0xc000_00b7;
+pub(super) const NATIVE: u32 = 0xc000_00b7;
+/// `AUDIT_ARCH_I386`.
+pub(super) const I386: u32 = 0x4000_0003;
 /// Numbers from here on belong to the x32 ABI.
 const X32: u32 = 0x4000_0000;
 
@@ -72,26 +76,46 @@ struct Draft {
     on_false: Goal,
 }
 
+/// The whole program.
 pub(super) struct Assembler(Vec<Instruction>);
+
+/// What is done with the calls of one architecture; the number is loaded on entry.
+#[derive(Default)]
+pub(super) struct Section(Vec<Instruction>);
 
 const fn plain(code: u16, operand: u32) -> Instruction {
     Instruction { code, jump_true: 0, jump_false: 0, operand }
 }
 
 impl Assembler {
-    /// Other architectures and x32 are sent away first; the number is then loaded.
     pub(super) fn start() -> Assembler {
-        let no_call = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-        Assembler(vec![
-            plain(LOAD, ARCHITECTURE),
-            Instruction { code: JUMP_EQUAL, jump_true: 1, jump_false: 0, operand: NATIVE },
-            plain(RETURN, no_call),
-            plain(LOAD, NUMBER),
-            Instruction { code: JUMP_GREATER_EQUAL, jump_true: 0, jump_false: 1, operand: X32 },
-            plain(RETURN, no_call),
-        ])
+        Assembler(vec![plain(LOAD, ARCHITECTURE)])
     }
 
+    /// Sends each architecture to its section, and those without one away.
+    pub(super) fn architectures(&mut self, native: Section, i386: Option<Section>) {
+        let no_call = plain(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
+        if let Some(Section(i386)) = i386 {
+            self.0.push(Instruction { code: JUMP_EQUAL, jump_true: 1, jump_false: 0, operand: I386 });
+            self.0.push(plain(JUMP, i386.len() as u32 + 1));
+            self.0.push(plain(LOAD, NUMBER));
+            self.0.extend(i386);
+        }
+        self.0.push(Instruction { code: JUMP_EQUAL, jump_true: 1, jump_false: 0, operand: NATIVE });
+        self.0.push(no_call);
+        self.0.push(plain(LOAD, NUMBER));
+        self.0.push(Instruction { code: JUMP_GREATER_EQUAL, jump_true: 0, jump_false: 1, operand: X32 });
+        self.0.push(no_call);
+        self.0.extend(native.0);
+    }
+
+    /// The program.
+    pub(super) fn finish(self) -> Vec<Instruction> {
+        self.0
+    }
+}
+
+impl Section {
     /// One call with conditional answers, then one for the rest. The number is loaded on entry; whoever gets past
     /// this call still has it.
     pub(super) fn call(&mut self, number: u32, conditional: &[(Vec<Test>, u32)], rest: u32) {
@@ -104,10 +128,12 @@ impl Assembler {
         block.push(plain(RETURN, rest));
         // A block longer than a conditional jump reaches is passed by an unconditional one.
         match u8::try_from(block.len()) {
-            Ok(length) => self.0.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: length, operand: number }),
+            Ok(length) => {
+                self.0.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: length, operand: number })
+            }
             Err(_) => {
                 self.0.push(Instruction { code: JUMP_EQUAL, jump_true: 1, jump_false: 0, operand: number });
-                self.0.push(plain(0x05, block.len() as u32));
+                self.0.push(plain(JUMP, block.len() as u32));
             }
         }
         self.0.extend(block);
@@ -124,10 +150,9 @@ impl Assembler {
         self.0.push(plain(RETURN, answer));
     }
 
-    /// The program with the answer for all that came through.
-    pub(super) fn finish(mut self, default: u32) -> Vec<Instruction> {
+    /// The answer for all that came through.
+    pub(super) fn finish(&mut self, default: u32) {
         self.0.push(plain(RETURN, default));
-        self.0
     }
 }
 
@@ -208,9 +233,15 @@ fn draft(test: &Test) -> Vec<Draft> {
 /// Runs a program as the kernel would, for tests.
 #[cfg(test)]
 pub(super) fn run(program: &[Instruction], number: u32, arguments: [u64; 6]) -> u32 {
+    run_for(program, NATIVE, number, arguments)
+}
+
+/// The same for a program of some architecture.
+#[cfg(test)]
+pub(super) fn run_for(program: &[Instruction], architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
     let word = |offset: u32| match offset {
         NUMBER => number,
-        ARCHITECTURE => NATIVE,
+        ARCHITECTURE => architecture,
         _ => {
             let argument = arguments[((offset - ARGUMENTS) / 8) as usize];
             if (offset - ARGUMENTS) % 8 == 4 { (argument >> 32) as u32 } else { argument as u32 }
@@ -230,7 +261,7 @@ pub(super) fn run(program: &[Instruction], number: u32, arguments: [u64; 6]) -> 
                 continue;
             }
             RETURN => return step.operand,
-            0x05 => {
+            JUMP => {
                 at += step.operand as usize;
                 continue;
             }

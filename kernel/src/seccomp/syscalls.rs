@@ -1,9 +1,36 @@
 //! Numbers of system calls by name.
 
+use super::i386;
+
 /// The number of a system call, if this machine has it.
 pub(super) fn number(name: &str) -> Option<u32> {
-    CALLS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number as u32)
+    shared(name).or_else(|| CALLS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number as u32))
 }
+
+/// The number that 32-bit x86 programs use for a system call.
+pub(super) fn number_i386(name: &str) -> Option<u32> {
+    shared(name).or_else(|| i386::CALLS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number))
+}
+
+/// Since Linux 5.1 new calls have one number on all architectures.
+fn shared(name: &str) -> Option<u32> {
+    SHARED.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+#[rustfmt::skip]
+const SHARED: &[(&str, u32)] = &[
+    ("pidfd_send_signal", 424), ("io_uring_setup", 425), ("io_uring_enter", 426), ("io_uring_register", 427),
+    ("open_tree", 428), ("move_mount", 429), ("fsopen", 430), ("fsconfig", 431), ("fsmount", 432), ("fspick", 433),
+    ("pidfd_open", 434), ("clone3", 435), ("close_range", 436), ("openat2", 437), ("pidfd_getfd", 438),
+    ("faccessat2", 439), ("process_madvise", 440), ("epoll_pwait2", 441), ("mount_setattr", 442),
+    ("quotactl_fd", 443), ("landlock_create_ruleset", 444), ("landlock_add_rule", 445),
+    ("landlock_restrict_self", 446), ("memfd_secret", 447), ("process_mrelease", 448), ("futex_waitv", 449),
+    ("set_mempolicy_home_node", 450), ("cachestat", 451), ("fchmodat2", 452), ("map_shadow_stack", 453),
+    ("futex_wake", 454), ("futex_wait", 455), ("futex_requeue", 456), ("statmount", 457), ("listmount", 458),
+    ("lsm_get_self_attr", 459), ("lsm_set_self_attr", 460), ("lsm_list_modules", 461), ("mseal", 462),
+    ("setxattrat", 463), ("getxattrat", 464), ("listxattrat", 465), ("removexattrat", 466), ("open_tree_attr", 467),
+    ("file_getattr", 468), ("file_setattr", 469),
+];
 
 /// Every call that the C library's headers know on this architecture, in the order of their numbers.
 #[rustfmt::skip]
@@ -338,34 +365,7 @@ const CALLS: &[(&str, libc::c_long)] = &[
     ("pkey_alloc", libc::SYS_pkey_alloc),
     ("pkey_free", libc::SYS_pkey_free),
     ("statx", libc::SYS_statx),
+    ("io_pgetevents", 333),
     ("rseq", libc::SYS_rseq),
-    ("pidfd_send_signal", libc::SYS_pidfd_send_signal),
-    ("io_uring_setup", libc::SYS_io_uring_setup),
-    ("io_uring_enter", libc::SYS_io_uring_enter),
-    ("io_uring_register", libc::SYS_io_uring_register),
-    ("open_tree", libc::SYS_open_tree),
-    ("move_mount", libc::SYS_move_mount),
-    ("fsopen", libc::SYS_fsopen),
-    ("fsconfig", libc::SYS_fsconfig),
-    ("fsmount", libc::SYS_fsmount),
-    ("fspick", libc::SYS_fspick),
-    ("pidfd_open", libc::SYS_pidfd_open),
-    ("clone3", libc::SYS_clone3),
-    ("close_range", libc::SYS_close_range),
-    ("openat2", libc::SYS_openat2),
-    ("pidfd_getfd", libc::SYS_pidfd_getfd),
-    ("faccessat2", libc::SYS_faccessat2),
-    ("process_madvise", libc::SYS_process_madvise),
-    ("epoll_pwait2", libc::SYS_epoll_pwait2),
-    ("mount_setattr", libc::SYS_mount_setattr),
-    ("quotactl_fd", libc::SYS_quotactl_fd),
-    ("landlock_create_ruleset", libc::SYS_landlock_create_ruleset),
-    ("landlock_add_rule", libc::SYS_landlock_add_rule),
-    ("landlock_restrict_self", libc::SYS_landlock_restrict_self),
-    ("memfd_secret", libc::SYS_memfd_secret),
-    ("process_mrelease", libc::SYS_process_mrelease),
-    ("futex_waitv", libc::SYS_futex_waitv),
-    ("set_mempolicy_home_node", libc::SYS_set_mempolicy_home_node),
-    ("fchmodat2", libc::SYS_fchmodat2),
-    ("mseal", libc::SYS_mseal),
+    ("uretprobe", 335),
 ];
