@@ -3,15 +3,19 @@
 //! Everything below a root may be hostile: names, links, whole folders. Each step is made by `openat2` relative to a
 //! descriptor, so that no path string is ever resolved against the machine's own tree.
 
+mod make;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
+pub use make::{make_file_in_root, make_folder_in_root};
+
 /// How often a resolution is tried again when somebody renames below it at the same time.
 const RETRIES: usize = 64;
-/// Components of one path.
+/// Components of one path, those of the links in it included.
 const DEPTH_MAX: usize = 256;
 
 /// Why a path can't be resolved or made inside its root.
@@ -91,63 +95,6 @@ fn open_with(root: BorrowedFd<'_>, path: &Path, flags: OFlags, resolve: ResolveF
     Err(failed("open", path, Errno::AGAIN))
 }
 
-/// Opens a folder inside a root and makes what is missing of it, as `mkdir -p` does.
-///
-/// # Errors
-/// When a part of the path is not a folder, or the kernel refuses.
-pub fn make_folder_in_root(root: impl AsFd, path: &Path, mode: Mode) -> Result<OwnedFd, PathError> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY;
-    match open_in_root(&root, path, flags) {
-        Ok(fd) => return Ok(fd),
-        Err(PathError::Step { source, .. }) if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {}
-        Err(error) => return Err(error),
-    }
-    // The longest part that exists is resolved with its links; below it nothing exists, so nothing can be a link.
-    let components: Vec<Component<'_>> =
-        path.components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir)).collect();
-    if components.len() > DEPTH_MAX {
-        return Err(PathError::TooDeep(path.to_path_buf()));
-    }
-    let mut there = open_in_root(&root, Path::new("."), flags)?;
-    let mut resolved = PathBuf::new();
-    for component in components {
-        resolved.push(component);
-        match open_in_root(&root, &resolved, flags) {
-            Ok(fd) => there = fd,
-            Err(PathError::Step { source, .. }) if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
-                let Component::Normal(name) = component else { return Err(failed("make", path, Errno::NOENT)) };
-                match rustix::fs::mkdirat(&there, name, mode) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(failed("make the folder", &resolved, errno)),
-                }
-                there = open_beneath(&there, Path::new(name), flags)?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(there)
-}
-
-/// Opens a file inside a root, as a mount target, and makes an empty one with its folders where it is missing.
-///
-/// # Errors
-/// When the path leads to a folder's place that can't be made, or the kernel refuses.
-pub fn make_file_in_root(root: impl AsFd, path: &Path, mode: Mode) -> Result<OwnedFd, PathError> {
-    match open_in_root(&root, path, OFlags::PATH) {
-        Ok(fd) => return Ok(fd),
-        Err(PathError::Step { source, .. }) if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {}
-        Err(error) => return Err(error),
-    }
-    let name = path.file_name().ok_or_else(|| failed("make", path, Errno::INVAL))?;
-    let parent = make_folder_in_root(&root, path.parent().unwrap_or(Path::new("")), Mode::from_raw_mode(0o755))?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(&parent, name, flags, mode) {
-        Ok(_) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(failed("make the file", path, errno)),
-    }
-    open_beneath(&parent, Path::new(name), OFlags::PATH)
-}
-
 /// Whether an open descriptor is a folder.
 ///
 /// # Errors
@@ -196,9 +143,17 @@ mod tests {
         let root = open_root(&root_path).unwrap();
         make_folder_in_root(&root, Path::new("/up/a/b"), Mode::from_raw_mode(0o755)).unwrap();
         assert!(root_path.join("a/b").is_dir());
-        let error = make_folder_in_root(&root, Path::new("out/c"), Mode::from_raw_mode(0o755));
-        assert!(error.is_err() || !folder.0.join("c").exists(), "a dangling link is not a way out");
-        assert!(!folder.0.join("c").exists());
+        // A link to what doesn't exist in the root is followed there, and its target made.
+        make_folder_in_root(&root, Path::new("out/c"), Mode::from_raw_mode(0o755)).unwrap();
+        assert!(!folder.0.join("c").exists(), "a dangling link is not a way out");
+        let inside = root_path.join(folder.0.strip_prefix("/").unwrap()).join("c");
+        assert!(inside.is_dir());
+        symlink("../run/resolv.conf", root_path.join("a/resolv.conf")).unwrap();
+        make_file_in_root(&root, Path::new("/a/resolv.conf"), Mode::from_raw_mode(0o644)).unwrap();
+        assert!(root_path.join("run/resolv.conf").is_file());
+        symlink("loop", root_path.join("loop")).unwrap();
+        assert!(make_folder_in_root(&root, Path::new("loop/x"), Mode::from_raw_mode(0o755)).is_err());
+        assert!(make_file_in_root(&root, Path::new(""), Mode::from_raw_mode(0o644)).is_err());
     }
 
     #[test]

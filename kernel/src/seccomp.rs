@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use assembler::Instruction;
-pub use default::default_profile;
 use assembler::{Assembler, Section, Test};
+pub use default::default_profile;
 
 /// A profile (OCI runtime specification, `linux.seccomp`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,7 +244,8 @@ mod tests {
 
     fn filter(syscalls: Vec<Rule>) -> Filter {
         let default_action = "SCMP_ACT_ERRNO".to_string();
-        Filter::compile(&Profile { default_action, default_errno_ret: Some(1), syscalls, ..Profile::default() }).unwrap()
+        Filter::compile(&Profile { default_action, default_errno_ret: Some(1), syscalls, ..Profile::default() })
+            .unwrap()
     }
 
     #[test]
@@ -321,11 +322,14 @@ mod tests {
             assert_eq!(run(admin.program(), number as u32, arguments), with, "call {number} of {first:#x}, as admin");
         }
         // 32-bit: 3 is read, 21 is mount, 120 is clone, 359 is socket.
-        for (number, first, answer) in [(3, 0, ALLOW), (21, 0, denied), (120, newuser, denied), (120, 17, ALLOW), (359, 38, denied)] {
+        for (number, first, answer) in
+            [(3, 0, ALLOW), (21, 0, denied), (120, newuser, denied), (120, 17, ALLOW), (359, 38, denied)]
+        {
             assert_eq!(run_for(plain.program(), I386, number, [first, 0, 0, 0, 0, 0]), answer, "32-bit call {number}");
         }
         assert_eq!(run_for(plain.program(), 0x4000_0028, 3, [0; 6]), missing, "32-bit arm");
-        let narrow = Filter::compile(&Profile { architectures: vec![], ..default_profile(Default::default()) }).unwrap();
+        let narrow =
+            Filter::compile(&Profile { architectures: vec![], ..default_profile(Default::default()) }).unwrap();
         assert_eq!(run_for(narrow.program(), I386, 3, [0; 6]), missing);
         assert_eq!(run_for(narrow.program(), NATIVE, 0, [0; 6]), ALLOW);
     }

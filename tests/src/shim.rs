@@ -3,16 +3,44 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use orlop_container::client::Client;
 use orlop_container::config::{Capabilities, Config, Device, Linux, Mount, Process, Root};
-use orlop_container::protocol::{ContainerSpec, NamespaceSource, PidSource, Reply, Request, SandboxSpec};
+use orlop_container::protocol::{ContainerSpec, ExitRecord, NamespaceSource, PidSource, Reply, Request, SandboxSpec};
 
-use crate::place::{busybox_root, programs};
+use crate::census::Census;
+use crate::place::{busybox_root, private_mounts, programs};
 
 /// How long anything may take here.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Runs a test with a pod of its own and checks that nothing is left.
+///
+/// # Panics
+/// When the test does, or something is left.
+pub fn with_pod(name: &str, test: impl FnOnce(&mut ShimPod)) {
+    private_mounts();
+    let base = tempfile::tempdir().unwrap();
+    let mark = format!("orlop-shim-{name}-{}", std::process::id());
+    let place = base.path().join(&mark);
+    let before = Census::take(&mark);
+    let mut pod = ShimPod::start(&place, &mark);
+    test(&mut pod);
+    if !pod.ended {
+        pod.shut_down();
+    }
+    for folder in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let _ = std::fs::remove_dir(folder.path().join(&mark).join("pod1"));
+        let _ = std::fs::remove_dir(folder.path().join(&mark));
+    }
+    // The shim's last act is to close its sockets; a moment later it is gone.
+    let until = Instant::now() + DEADLINE;
+    while Census::take(&mark) != before && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(Census::take(&mark), before, "something was left behind");
+}
 
 /// A pod.
 pub struct ShimPod {
@@ -22,7 +50,8 @@ pub struct ShimPod {
     pub layer: PathBuf,
     /// Cgroup of the pod.
     pub cgroup: String,
-    ended: bool,
+    /// The test has ended it already.
+    pub ended: bool,
 }
 
 impl ShimPod {
@@ -177,15 +206,42 @@ impl ShimPod {
     /// When any of it fails.
     #[must_use]
     pub fn run(&self, id: &str, config: &Config) -> (i32, String) {
-        let mut events = Client::send(&self.folder, &Request::Subscribe, &[], DEADLINE).unwrap();
-        assert!(matches!(events.receive().unwrap(), Some(Reply::Listing { .. })));
-        let created = self.create(id, config, |_| {});
+        let mut events = self.subscribe();
+        self.start_container(id, config, |_| {});
+        let record = ShimPod::wait(&mut events, id);
+        (record.exit_code, self.log(id))
+    }
+
+    /// Makes and starts a container that goes on.
+    ///
+    /// # Panics
+    /// When any of it fails.
+    pub fn start_container(&self, id: &str, config: &Config, change: impl FnOnce(&mut ContainerSpec)) {
+        let created = self.create(id, config, change);
         assert!(matches!(created, Reply::Created { .. }), "{created:?}");
         let started = self.call(&Request::Start { id: id.into() });
         assert!(matches!(started, Reply::Started { .. }), "{started:?}");
+    }
+
+    /// Listens for ends.
+    ///
+    /// # Panics
+    /// When the shim can't be reached.
+    #[must_use]
+    pub fn subscribe(&self) -> Client {
+        let mut events = Client::send(&self.folder, &Request::Subscribe, &[], DEADLINE).unwrap();
+        assert!(matches!(events.receive().unwrap(), Some(Reply::Listing { .. })));
+        events
+    }
+
+    /// Waits for the end of a container.
+    ///
+    /// # Panics
+    /// When the shim closes the connection.
+    pub fn wait(events: &mut Client, id: &str) -> ExitRecord {
         loop {
             match events.receive().unwrap() {
-                Some(Reply::Exited { record }) if record.id == id => return (record.exit_code, self.log(id)),
+                Some(Reply::Exited { record }) if record.id == id => return record,
                 Some(_) => {}
                 None => panic!("the shim closed the connection"),
             }

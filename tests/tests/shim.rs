@@ -1,35 +1,10 @@
 //! Containers through their shim: start, end, logs, exec, terminals, confinement, and nothing left behind.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
 use orlop_container::client::Client;
 use orlop_container::protocol::{FailureKind, Reply, Request};
-use orlop_tests::census::Census;
-use orlop_tests::place::private_mounts;
-use orlop_tests::shim::{DEADLINE, ShimPod};
-
-/// Runs a test with a pod of its own and checks that nothing is left.
-fn with_pod(name: &str, test: impl FnOnce(&ShimPod)) {
-    private_mounts();
-    let base = tempfile::tempdir().unwrap();
-    let mark = format!("orlop-shim-{name}-{}", std::process::id());
-    let place = base.path().join(&mark);
-    let before = Census::take(&mark);
-    let mut pod = ShimPod::start(&place, &mark);
-    test(&pod);
-    pod.shut_down();
-    for folder in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let _ = std::fs::remove_dir(folder.path().join(&mark).join("pod1"));
-        let _ = std::fs::remove_dir(folder.path().join(&mark));
-    }
-    // The shim's last act is to close its sockets; a moment later it is gone.
-    let until = Instant::now() + DEADLINE;
-    while Census::take(&mark) != before && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    assert_eq!(Census::take(&mark), before, "something was left behind");
-}
+use orlop_tests::shim::{DEADLINE, with_pod};
 
 #[test]
 fn a_container_runs_and_its_end_is_told() {
