@@ -180,7 +180,7 @@ fn setattr(
             Some(Propagation::Private) => libc::MS_PRIVATE,
             Some(Propagation::Slave) => libc::MS_SLAVE,
             Some(Propagation::Shared) => libc::MS_SHARED,
-        } as u64,
+        },
         userns_fd: 0,
     };
     let mut flags = if path.is_empty() { libc::AT_EMPTY_PATH } else { 0 };

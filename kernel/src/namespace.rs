@@ -111,5 +111,5 @@ pub fn join_process(pidfd: impl AsFd, kinds: ThreadNameSpaceType) -> std::io::Re
 pub fn is_network(path: &Path) -> bool {
     /// `NSFS_MAGIC`.
     const NSFS_MAGIC: i64 = 0x6e73_6673;
-    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as i64 == NSFS_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == NSFS_MAGIC)
 }

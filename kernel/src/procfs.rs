@@ -21,7 +21,7 @@ impl Procfs {
     /// When `/proc` is not procfs.
     pub fn open() -> std::io::Result<Procfs> {
         let fd = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        if rustix::fs::fstatfs(&fd)?.f_type as i64 != PROC_MAGIC {
+        if rustix::fs::fstatfs(&fd)?.f_type != PROC_MAGIC {
             return Err(std::io::Error::other("/proc is not procfs; mount it: mount -t proc proc /proc"));
         }
         Ok(Procfs(fd))

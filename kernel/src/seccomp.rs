@@ -220,8 +220,8 @@ fn compile_calls(profile: &Profile, default: u32, number: fn(&str) -> Option<u32
 fn flag(name: &str) -> Result<u64, SeccompError> {
     Ok(match name {
         "SECCOMP_FILTER_FLAG_TSYNC" => 0,
-        "SECCOMP_FILTER_FLAG_LOG" => libc::SECCOMP_FILTER_FLAG_LOG as u64,
-        "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u64,
+        "SECCOMP_FILTER_FLAG_LOG" => libc::SECCOMP_FILTER_FLAG_LOG,
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
         other => return Err(SeccompError::Unknown { field: "flag", value: other.to_string() }),
     })
 }

@@ -63,8 +63,7 @@ pub(crate) fn fill(root: &OwnedFd, config: &Config) -> Result<OwnedFd, StageErro
 }
 
 fn magic(fd: &OwnedFd) -> std::io::Result<i64> {
-    #[allow(clippy::unnecessary_cast)] // Its type is not the same everywhere.
-    Ok(rustix::fs::fstatfs(fd)?.f_type as i64)
+    Ok(rustix::fs::fstatfs(fd)?.f_type)
 }
 
 fn make(dev: &OwnedFd, device: &Device) -> Result<(), StageError> {

@@ -8,6 +8,7 @@ mod attach;
 mod clock;
 mod connection;
 mod container;
+mod exec;
 mod log;
 mod output;
 mod poller;

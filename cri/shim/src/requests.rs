@@ -5,22 +5,22 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use orlop_container::protocol::{FailureKind, PidSource, Reply, Request};
-use orlop_container::{Confinement, PidNamespace, Place, Pod, create, exec, sandbox, stage};
+use orlop_container::{Confinement, PidNamespace, Pod, create, sandbox, stage};
 use orlop_kernel::process;
 
 use crate::attach::{Session, Sink, set_nonblocking};
 use crate::container::{Container, Phase};
 use crate::log::{Log, Stream};
 use crate::poller::Token;
-use crate::shim::{Exec, Shim, Source, chain};
+use crate::shim::{Shim, Source, chain};
 
 /// How long killed processes may take to end.
 const KILL_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A failure with its kind.
-type Failure = (FailureKind, String);
+pub(crate) type Failure = (FailureKind, String);
 
-fn internal(error: impl std::fmt::Display) -> Failure {
+pub(crate) fn internal(error: impl std::fmt::Display) -> Failure {
     (FailureKind::Internal, error.to_string())
 }
 
@@ -160,7 +160,7 @@ impl Shim {
     }
 
     /// Watches a descriptor, which will not wait from now on.
-    fn watch(&mut self, fd: &OwnedFd, source: Source) -> std::io::Result<Token> {
+    pub(crate) fn watch(&mut self, fd: &OwnedFd, source: Source) -> std::io::Result<Token> {
         set_nonblocking(fd)?;
         let token = self.poller.watch_reading(fd)?;
         self.sources.insert(token, source);
@@ -223,48 +223,6 @@ impl Shim {
         let _ = rustix::process::pidfd_send_signal(&container.pidfd, rustix::process::Signal::KILL);
         self.cgroups.kill(&container.config.linux.cgroups_path);
         container.deleting = Some((caller, Instant::now() + KILL_WAIT));
-        Ok(None)
-    }
-
-    fn exec(
-        &mut self,
-        caller: Token,
-        id: &str,
-        args: Vec<String>,
-        env: Vec<String>,
-        tty: bool,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<Option<Reply>, Failure> {
-        let container =
-            self.containers.get(id).ok_or_else(|| (FailureKind::NotFound, format!("container {id} is not known")))?;
-        if container.phase != Phase::Running {
-            return Err((FailureKind::WrongState, format!("container {} does not run", container.spec.name)));
-        }
-        let mut streams = [None, None, None];
-        if !tty {
-            let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(descriptors)
-                .map_err(|got| (FailureKind::Internal, format!("exec wants 3 descriptors, got {}", got.len())))?;
-            streams = [Some(stdin), Some(stdout), Some(stderr)];
-        }
-        let mut process = container.config.process.clone();
-        process.args = args;
-        let name = |entry: &String| entry.split('=').next().unwrap_or_default().to_string();
-        process.env.retain(|known| env.iter().all(|new| name(new) != name(known)));
-        process.env.extend(env);
-        process.terminal = tty;
-        let place = Place {
-            cgroups: &self.cgroups,
-            cgroups_path: &container.config.linux.cgroups_path,
-            container: &container.pidfd,
-            confinement: &container.confinement,
-            own_pid: &self.own_pid,
-        };
-        let started = exec(&process, place, streams).map_err(|error| (FailureKind::Start, error.to_string()))?;
-        let token = self.watch(&started.sync, Source::ExecSync { connection: caller }).map_err(|error| {
-            let _ = process::kill(started.pid, Signal::SIGKILL as i32);
-            internal(error)
-        })?;
-        self.execs.insert(caller, Exec { pid: started.pid, sync: Some((token, started.sync)), told: false });
         Ok(None)
     }
 

@@ -1,7 +1,7 @@
 //! The shim's loop: what it waits for, and what it does when it comes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use orlop_kernel::{capability, namespace, process, procfs, socket};
 use crate::clock;
 use crate::connection::Connection;
 use crate::container::{Container, Phase};
+use crate::exec::Exec;
 use crate::log::Stream;
 use crate::poller::{Poller, Token};
 use crate::record;
@@ -48,16 +49,6 @@ pub enum Source {
 
 /// What every token stands for.
 pub type Sources = HashMap<Token, Source>;
-
-/// A process run by exec.
-pub struct Exec {
-    /// Its number.
-    pub pid: i32,
-    /// Its socket until it runs.
-    pub sync: Option<(Token, OwnedFd)>,
-    /// Whether the caller knows that it has started.
-    pub told: bool,
-}
 
 /// The shim.
 pub struct Shim {
@@ -221,7 +212,7 @@ impl Shim {
     }
 
     /// After something was sent: forgets a caller that is gone, waits for room where something is left.
-    fn settle(&mut self, token: Token, alive: bool) {
+    pub(crate) fn settle(&mut self, token: Token, alive: bool) {
         let Some(connection) = self.connections.get(&token) else { return };
         if !alive || self.poller.change(token, connection, connection.is_waiting()).is_err() {
             self.close(token);
@@ -313,38 +304,6 @@ impl Shim {
         self.reply(caller, &Reply::Started { started_at });
     }
 
-    /// An exec that is being made has said something. Without a terminal its start is told once it has succeeded; with
-    /// one it is told before, since somebody must read the terminal from the first byte on.
-    fn advance_exec(&mut self, caller: Token) {
-        let Some(exec) = self.execs.get_mut(&caller) else { return };
-        let Some((token, sync)) = &exec.sync else { return };
-        let reply = Reply::ExecStarted { pid: exec.pid };
-        match stage::receive(sync) {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Ok(Some(Message::Created(None))) => {}
-            Ok(Some(Message::Created(Some(terminal)))) => {
-                exec.told = true;
-                let Some(connection) = self.connections.get_mut(&caller) else { return };
-                let alive = connection.reply(&reply, Some(terminal.as_fd()));
-                self.settle(caller, alive);
-            }
-            Ok(Some(Message::Failed(text))) => {
-                self.poller.forget(sync);
-                self.sources.remove(token);
-                self.execs.remove(&caller);
-                self.fail(caller, FailureKind::Start, text);
-            }
-            Ok(_) | Err(_) => {
-                self.poller.forget(sync);
-                self.sources.remove(token);
-                exec.sync = None;
-                if !std::mem::replace(&mut exec.told, true) {
-                    self.reply(caller, &reply);
-                }
-            }
-        }
-    }
-
     /// Children have ended.
     pub(crate) fn reap(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
@@ -363,17 +322,6 @@ impl Shim {
             if let Some(id) = self.containers.iter().find_map(of) {
                 self.container_ended(&id, ended.exit_code);
             }
-        }
-    }
-
-    fn exec_ended(&mut self, caller: Token, exit_code: i32) {
-        // What it said last (the terminal, or why it could not start) comes before its end. Its end of the socket is
-        // closed, so it is all there.
-        for _ in 0..3 {
-            self.advance_exec(caller);
-        }
-        if self.execs.remove(&caller).is_some() {
-            self.reply(caller, &Reply::ExecExited { exit_code });
         }
     }
 
