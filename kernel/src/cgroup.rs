@@ -4,6 +4,7 @@
 //! `/kubepods/burstable/pod<uid>/<container id>`. On v1 the same path is made in every hierarchy.
 
 mod apply;
+mod device_filter;
 mod resources;
 
 use std::io::Write;

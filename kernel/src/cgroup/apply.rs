@@ -153,6 +153,9 @@ fn set_v2(folder: &Path, resources: &Resources) -> Result<(), CgroupError> {
     for huge in &resources.hugepage_limits {
         put(&format!("hugetlb.{}.max", huge.page_size), huge.limit.to_string())?;
     }
+    if !resources.devices.is_empty() {
+        super::device_filter::set(folder, &resources.devices)?;
+    }
     for (file, value) in &resources.unified {
         if file.contains('/') {
             return Err(CgroupError::Path(file.clone()));
