@@ -232,3 +232,92 @@ fn waiting_containers_hold_nobodys_files() {
         assert_eq!(list.split_whitespace().count(), 4, "stdio and the folder that ls reads: {list}");
     });
 }
+
+#[test]
+fn a_user_without_privileges_keeps_its_streams_and_its_filter() {
+    with_pod("user", |pod| {
+        let caps = Capabilities::from_names(DEFAULT).unwrap();
+        let script = "echo out > /dev/stdout; echo err > /dev/stderr; grep -E '^(Seccomp|NoNewPrivs|CapEff):' /proc/self/status; \
+                      pwd; umask; id -u; ulimit -n; ulimit -Hn; unshare -U true || echo refused";
+        let mut config = pod.config("c1", &["sh", "-c", script]);
+        let sets = &mut config.process.capabilities;
+        (sets.bounding, sets.effective, sets.permitted) = (caps.names(), caps.names(), caps.names());
+        config.linux.seccomp = Some(default_profile(caps));
+        config.process.no_new_privileges = true;
+        (config.process.user.uid, config.process.user.gid) = (1000, 1000);
+        config.process.cwd = "/work/place".into();
+        config.process.rlimits =
+            vec![orlop_container::config::Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 1024, hard: 4096 }];
+        let (code, log) = pod.run("c1", &config);
+        assert_eq!(code, 0, "{log}");
+        for line in [
+            "out",
+            "err",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+            "CapEff:\t0000000000000000",
+            "/work/place",
+            "0022",
+            "1000",
+            "1024",
+            "4096",
+            "refused",
+        ] {
+            assert!(log.lines().any(|found| found == line), "{line} in\n{log}");
+        }
+    });
+}
+
+#[test]
+fn the_machines_devices_are_left_alone_when_they_are_mounted() {
+    with_pod("hostdev", |pod| {
+        let own = pod.folder.join("dev");
+        std::fs::create_dir(&own).unwrap();
+        let null = own.join("null");
+        nix::sys::stat::mknod(
+            &null,
+            nix::sys::stat::SFlag::S_IFCHR,
+            nix::sys::stat::Mode::all(),
+            nix::sys::stat::makedev(1, 3),
+        )
+        .unwrap();
+        let mut config = pod.config("c1", &["ls", "/dev"]);
+        config.mounts.retain(|mount| !mount.destination.starts_with("/dev"));
+        let options = vec!["rbind".into(), "rprivate".into()];
+        config.mounts.push(Mount { destination: "/dev".into(), kind: "bind".into(), source: own.clone(), options });
+        assert_eq!(pod.run("c1", &config), (0, "null".into()));
+        assert_eq!(std::fs::read_dir(&own).unwrap().count(), 1);
+        // Something else in the place of null is not used for masks and streams.
+        std::fs::remove_file(&null).unwrap();
+        std::fs::write(&null, "secret").unwrap();
+        match pod.create("c2", &config_of(&config, pod), |_| {}) {
+            Reply::Failed { message, .. } => assert!(message.contains("/dev/null"), "{message}"),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+/// The same container under another id.
+fn config_of(config: &orlop_container::config::Config, pod: &ShimPod) -> orlop_container::config::Config {
+    let mut config = config.clone();
+    config.linux.cgroups_path = format!("{}/c2", pod.cgroup);
+    config
+}
+
+#[test]
+fn an_image_without_layers_has_only_what_is_mounted() {
+    with_pod("scratch", |pod| {
+        let mut config = pod.config("c1", &["/tool/busybox", "ls", "/"]);
+        let options = vec!["rbind".into(), "ro".into()];
+        config.mounts.push(Mount {
+            destination: "/tool".into(),
+            kind: "bind".into(),
+            source: pod.layer.join("bin"),
+            options,
+        });
+        let mut events = pod.subscribe();
+        pod.start_container("c1", &config, |spec| spec.lower_dirs.clear());
+        assert_eq!(ShimPod::wait(&mut events, "c1").exit_code, 0);
+        assert_eq!(pod.log("c1").lines().collect::<Vec<_>>(), ["dev", "proc", "sys", "tool"]);
+    });
+}
