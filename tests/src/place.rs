@@ -76,8 +76,9 @@ pub fn private_mounts() {
 pub fn busybox_root(folder: &Path) {
     let busybox = debian("busybox", "busybox-static");
     std::fs::create_dir_all(folder.join("bin")).unwrap();
-    for name in ["proc", "sys", "dev", "tmp", "etc", "root"] {
+    for name in ["bin", "proc", "sys", "dev", "tmp", "etc", "root"] {
         std::fs::create_dir_all(folder.join(name)).unwrap();
+        std::fs::set_permissions(folder.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
     std::fs::copy(&busybox, folder.join("bin/busybox")).unwrap();
     let applets = Command::new(&busybox).arg("--list").output().unwrap().stdout;

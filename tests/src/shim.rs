@@ -30,10 +30,7 @@ pub fn with_pod(name: &str, test: impl FnOnce(&mut ShimPod)) {
     if !pod.ended {
         pod.shut_down();
     }
-    for folder in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let _ = std::fs::remove_dir(folder.path().join(&mark).join("pod1"));
-        let _ = std::fs::remove_dir(folder.path().join(&mark));
-    }
+    drop(pod);
     // The shim's last act is to close its sockets; a moment later it is gone.
     let until = Instant::now() + DEADLINE;
     while Census::take(&mark) != before && Instant::now() < until {
@@ -303,6 +300,12 @@ impl Drop for ShimPod {
     fn drop(&mut self) {
         if !self.ended {
             let _ = Client::call(&self.folder, &Request::Shutdown, DEADLINE);
+        }
+        let pod = self.cgroup.trim_start_matches('/');
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let folder = hierarchy.path().join(pod);
+            let _ = std::fs::remove_dir(&folder);
+            let _ = folder.parent().map(std::fs::remove_dir);
         }
     }
 }

@@ -157,6 +157,22 @@ fn a_sandbox_that_can_not_be_made_says_why_and_leaves_nothing() {
 }
 
 #[test]
+fn nothing_of_the_starter_stays_in_the_shim() {
+    with_pod("starter", |pod| {
+        let shim = state(pod).shim_pid;
+        let link = |name: &str| std::fs::read_link(format!("/proc/{shim}/{name}")).unwrap();
+        assert_eq!(link("cwd"), std::path::Path::new("/"));
+        assert_eq!(link("fd/0"), std::path::Path::new("/dev/null"));
+        assert_eq!((link("fd/1"), link("fd/2")), (pod.folder.join("shim.log"), pod.folder.join("shim.log")));
+        let status = std::fs::read_to_string(format!("/proc/{shim}/status")).unwrap();
+        assert!(status.contains("Name:\torlop-shim") && status.contains("Umask:\t0022"), "{status}");
+        assert_eq!(std::fs::read(format!("/proc/{}/fd/0", state(pod).pause_pid)).unwrap(), b"");
+        let words = std::fs::read_to_string(pod.folder.join("shim.log")).unwrap();
+        assert!(words.lines().count() <= 1, "{words}");
+    });
+}
+
+#[test]
 fn many_callers_and_broken_ones() {
     use std::io::Write;
     use std::os::unix::net::UnixStream;

@@ -38,6 +38,7 @@ enum Source {
 
 /// Opens the overlay and the sources of all binds.
 pub(crate) fn open_sources(spec: &ContainerSpec, config: &Config, pod: &Pod<'_>) -> Result<Sources, StageError> {
+    open_to_users(spec).step(format!("set the mode of {:?}", spec.upper_dir))?;
     let overlay = mount::overlay(&spec.lower_dirs, &spec.upper_dir, &spec.work_dir).step(format!(
         "mount the overlay of {} layers with upper {:?}",
         spec.lower_dirs.len(),
@@ -53,6 +54,16 @@ pub(crate) fn open_sources(spec: &ContainerSpec, config: &Config, pod: &Pod<'_>)
         }
     }
     Ok(Sources { overlay, mounts, cgroups })
+}
+
+/// The writable layer's own mode is that of the container's `/`: that of the image's topmost layer, and never one
+/// that locks out users other than root because of the umask of whoever made the folder.
+fn open_to_users(spec: &ContainerSpec) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let usable = |mode: &u32| mode & 0o555 == 0o555;
+    let top = spec.lower_dirs.first().and_then(|layer| std::fs::metadata(layer).ok());
+    let mode = top.map(|meta| meta.permissions().mode() & 0o7777).filter(usable).unwrap_or(0o755);
+    std::fs::set_permissions(&spec.upper_dir, PermissionsExt::from_mode(mode))
 }
 
 fn open_source(entry: &Mount, shm: &Path) -> Result<Source, StageError> {

@@ -31,7 +31,13 @@ fn main() {
         eprintln!("usage: orlop-shim <sandbox folder>\nOne runs per pod; it is started by the CRI server.");
         std::process::exit(2);
     };
-    let folder = PathBuf::from(folder);
+    let folder = match prepare(Path::new(&folder)) {
+        Ok(folder) => folder,
+        Err(error) => {
+            eprintln!("prepare the shim for {}: {error}", Path::new(&folder).display());
+            std::process::exit(1);
+        }
+    };
     // Containers run next to this program as root; none of them may ever get a way to write to its file.
     if let Err(error) = process::protect_program() {
         eprintln!("protect the shim's own program: {error}");
@@ -66,6 +72,16 @@ fn main() {
             std::process::exit(1);
         }
     }
+}
+
+/// Leaves the caller's surroundings: its open files, its working folder, its umask, which would else decide about the
+/// modes of what containers get.
+fn prepare(folder: &Path) -> std::io::Result<PathBuf> {
+    process::close_all_but(&[])?;
+    let folder = std::path::absolute(folder)?;
+    rustix::process::chdir("/")?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    Ok(folder)
 }
 
 /// What the shim says to its starter when all is well.
