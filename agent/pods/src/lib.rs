@@ -1,1 +1,28 @@
 //! Pod workers: desired and observed sets, static pods, execution of plans, hooks, probes and orphans.
+
+mod config;
+mod directories;
+mod environment;
+mod fields;
+mod hooks;
+mod http_client;
+mod image;
+mod log_links;
+mod manager;
+mod mirror;
+mod node_view;
+mod observed;
+mod probing;
+mod recorder;
+mod sandbox;
+mod shared;
+mod start;
+mod static_source;
+mod stop;
+mod sub_path;
+mod teardown;
+mod termination_message;
+mod worker;
+
+pub use config::{PodPorts, PodsConfig};
+pub use manager::{PodHandle, PodManager};

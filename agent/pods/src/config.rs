@@ -1,0 +1,97 @@
+//! Settings of the pod manager and the ports that it works with.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, PodCgroups, StatusSink, Volumes};
+use orlop_agent_core::runtime::Runtime;
+
+/// Settings of the pod manager.
+#[derive(Clone, Debug)]
+pub struct PodsConfig {
+    /// Name of the node.
+    pub node_name: String,
+    /// The kubelet's root (`/var/lib/kubelet`).
+    pub kubelet_root: PathBuf,
+    /// Logs of pods (`/var/log/pods`).
+    pub pod_logs_root: PathBuf,
+    /// Links to container logs (`/var/log/containers`); none makes no links.
+    pub container_logs: Option<PathBuf>,
+    /// Directory of static pods; none has no static pods.
+    pub static_pod_path: Option<PathBuf>,
+    /// Between two full scans of that directory (kubelet `fileCheckFrequency`, 20 s).
+    pub file_check: Duration,
+    /// Nameservers of the cluster.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster.
+    pub cluster_domain: String,
+    /// The node's resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// The node's hosts file, for pods on its network.
+    pub hosts_file: PathBuf,
+    /// Image pulls at the same time.
+    pub max_parallel_pulls: usize,
+    /// Whether CPU limits become CFS quotas.
+    pub cpu_quota: bool,
+    /// CFS period in microseconds.
+    pub cpu_period_us: i64,
+    /// The node has cgroup v2.
+    pub cgroup_v2: bool,
+    /// Containers without seccomp profile get the runtime's.
+    pub seccomp_default: bool,
+    /// Longest back-off of restarts (`maxContainerRestartPeriod`, 300 s).
+    pub max_restart_period: Duration,
+    /// Between two lists of everything in the runtime, as a safety net.
+    pub relist: Duration,
+    /// Between two renewals of volume contents (tokens).
+    pub volume_refresh: Duration,
+}
+
+impl PodsConfig {
+    /// The kubelet's defaults for a node of that name.
+    pub fn new(node_name: impl Into<String>) -> PodsConfig {
+        PodsConfig {
+            node_name: node_name.into(),
+            kubelet_root: "/var/lib/kubelet".into(),
+            pod_logs_root: "/var/log/pods".into(),
+            container_logs: None,
+            static_pod_path: None,
+            file_check: Duration::from_secs(20),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            hosts_file: "/etc/hosts".into(),
+            max_parallel_pulls: 5,
+            cpu_quota: true,
+            cpu_period_us: 100_000,
+            cgroup_v2: false,
+            seccomp_default: false,
+            max_restart_period: Duration::from_secs(300),
+            relist: Duration::from_secs(60),
+            volume_refresh: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The ports that the rim implements for the pod manager.
+#[derive(Clone)]
+pub struct PodPorts {
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// Objects of the API.
+    pub objects: Arc<dyn Objects>,
+    /// Volumes.
+    pub volumes: Arc<dyn Volumes>,
+    /// Events.
+    pub events: Arc<dyn Events>,
+    /// Statuses.
+    pub statuses: Arc<dyn StatusSink>,
+    /// Mirror pods; none in standalone mode.
+    pub mirrors: Option<Arc<dyn MirrorPods>>,
+    /// Cgroups of pods.
+    pub cgroups: Arc<dyn PodCgroups>,
+    /// The node.
+    pub node: Arc<dyn NodeFacts>,
+}

@@ -1,0 +1,87 @@
+//! What all workers share: configuration, ports, the observed set, bounds.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use orlop_agent_core::backoff::BackoffBounds;
+use orlop_agent_core::dns::{NodeDns, parse_resolv_conf};
+use orlop_agent_core::quantity::units;
+use orlop_agent_core::resources::ResourcePolicy;
+use orlop_agent_core::security::NodeSecurity;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::config::{PodPorts, PodsConfig};
+use crate::directories::Directories;
+use crate::observed::ObservedSet;
+
+/// A pod as the kubelet port sees it.
+#[derive(Clone)]
+pub(crate) struct PodEntry {
+    pub pod: Arc<Pod>,
+    pub status: PodStatus,
+    /// Uid of the mirror pod, by which the API names a static pod.
+    pub mirror_uid: Option<String>,
+}
+
+/// Shared by all workers.
+pub(crate) struct Shared {
+    pub config: PodsConfig,
+    pub ports: PodPorts,
+    pub directories: Directories,
+    pub observed: ObservedSet,
+    pub pulls: Semaphore,
+    pub security: NodeSecurity,
+    /// Pods that hold resources of the node, by uid.
+    pub admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
+    /// Pods that have a worker, by uid.
+    pub entries: Mutex<BTreeMap<String, PodEntry>>,
+    /// Where a worker tells that it is done, by its uid.
+    pub ended: mpsc::UnboundedSender<String>,
+    /// A pod without sandbox and containers can be forgotten only after the API has spoken.
+    pub bounds: BackoffBounds,
+}
+
+/// Locks a mutex whose data stay whole even if a holder panicked.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn new(config: PodsConfig, ports: PodPorts, ended: mpsc::UnboundedSender<String>) -> Shared {
+        let directories = Directories::new(&config.kubelet_root, &config.pod_logs_root);
+        let max = SignedDuration::try_from(config.max_restart_period).unwrap_or(SignedDuration::from_secs(300));
+        Shared {
+            security: NodeSecurity {
+                seccomp_default: config.seccomp_default,
+                seccomp_root: config.kubelet_root.join("seccomp").to_string_lossy().into_owned(),
+            },
+            pulls: Semaphore::new(config.max_parallel_pulls.max(1)),
+            observed: ObservedSet::new(),
+            admitted: Mutex::default(),
+            entries: Mutex::default(),
+            bounds: BackoffBounds::with_max(max.max(SignedDuration::from_secs(1))),
+            directories,
+            config,
+            ports,
+            ended,
+        }
+    }
+
+    /// How requests become kernel values on this node.
+    pub(crate) fn resource_policy(&self) -> ResourcePolicy {
+        ResourcePolicy {
+            cpu_period_us: self.config.cpu_period_us,
+            cpu_quota: self.config.cpu_quota,
+            node_memory_bytes: self.ports.node.capacity().get("memory").and_then(|quantity| units(quantity).ok()).unwrap_or(0),
+            cgroup_v2: self.config.cgroup_v2,
+        }
+    }
+
+    /// The node's part of resolv.conf, read anew: it changes when the node changes networks.
+    pub(crate) async fn node_dns(&self) -> NodeDns {
+        let text = tokio::fs::read_to_string(&self.config.resolv_conf).await.unwrap_or_default();
+        NodeDns { cluster_dns: self.config.cluster_dns.clone(), cluster_domain: self.config.cluster_domain.clone(), host: parse_resolv_conf(&text) }
+    }
+}

@@ -1,0 +1,232 @@
+//! Making and starting one container: environment, mounts and files, create, start, postStart.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::future::try_join;
+use k8s_openapi::api::core::v1::Pod;
+use orlop_agent_core::container_spec::{ContainerContext, MountPlan, TERMINATION_MESSAGE_PATH, container_spec, plan_mounts};
+use orlop_agent_core::containers::{self, ContainerKind, SpecContainer, find_container};
+use orlop_agent_core::naming::{hosts_file, pod_names};
+use orlop_agent_core::plan::spec_grace_seconds;
+use orlop_agent_core::ports::{EventType, MountedVolume};
+use orlop_agent_core::runtime::{ContainerSpec, MountSpec, SandboxSpec};
+use orlop_agent_core::security::check_non_root;
+use tokio_util::sync::CancellationToken;
+
+use crate::environment::environment;
+use crate::hooks::run_hook;
+use crate::image::ReadyImage;
+use crate::log_links::make_link;
+use crate::recorder::container_event;
+use crate::sandbox::prepare_sandbox;
+use crate::shared::Shared;
+use crate::sub_path::prepare_sub_path;
+
+/// What a container is to be started with.
+pub(crate) struct StartRequest {
+    /// The pod with its current status, for the fields of it.
+    pub pod: Arc<Pod>,
+    pub container: String,
+    pub attempt: u32,
+    pub sandbox_id: String,
+    pub sandbox_attempt: u32,
+    pub sandbox: Option<Arc<SandboxSpec>>,
+    pub pod_ips: Vec<String>,
+    pub replaces: Option<String>,
+    pub image: ReadyImage,
+    pub volumes: Arc<BTreeMap<String, MountedVolume>>,
+    /// Cancelled when the pod ends: a hook is then left alone.
+    pub cancel: CancellationToken,
+}
+
+/// Why a container did not start.
+#[derive(Debug)]
+pub(crate) struct StartError {
+    /// Waiting reason.
+    pub reason: &'static str,
+    pub message: String,
+    /// The sandbox's description, if it had to be made anew.
+    pub sandbox: Option<Arc<SandboxSpec>>,
+}
+
+/// What a start leaves.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub sandbox: Arc<SandboxSpec>,
+}
+
+/// Makes and starts a container, and records the events of it.
+pub(crate) async fn start_container(shared: &Shared, request: StartRequest) -> Result<Started, StartError> {
+    let pod = request.pod.clone();
+    let Some(container) = find_container(&pod, &request.container) else {
+        return Err(error("CreateContainerConfigError", format!("the pod has no container {:?}", request.container)));
+    };
+    let result = start(shared, &request, &container).await;
+    if let Err(failure) = &result {
+        let message = format!("Error: {}", failure.message);
+        if failure.reason != "PostStartHookError" {
+            container_event(&*shared.ports.events, &pod, &container, EventType::Warning, "Failed", &message);
+        }
+    }
+    result
+}
+
+fn error(reason: &'static str, message: impl Into<String>) -> StartError {
+    StartError { reason, message: message.into(), sandbox: None }
+}
+
+async fn start(shared: &Shared, request: &StartRequest, container: &SpecContainer<'_>) -> Result<Started, StartError> {
+    let pod = &*request.pod;
+    let runtime = &*shared.ports.runtime;
+    let events = &*shared.ports.events;
+    if let Some(id) = &request.replaces {
+        runtime.remove_container(id).await.map_err(|failure| error("CreateContainerError", failure.message))?;
+        shared.observed.gone(id);
+    }
+    check_non_root(pod, &container.container, &request.image.user).map_err(|refused| error("CreateContainerConfigError", refused.to_string()))?;
+    let sandbox = async {
+        match &request.sandbox {
+            Some(sandbox) => Ok(sandbox.clone()),
+            None => prepare_sandbox(shared, pod, request.sandbox_attempt).await.map(Arc::new),
+        }
+    };
+    let (sandbox, env) = try_join(sandbox, environment(shared, pod, container)).await.map_err(|message| error("CreateContainerConfigError", message))?;
+    let spec = describe(shared, request, container, env).await?;
+    let keep = |failure: StartError| StartError { sandbox: Some(sandbox.clone()), ..failure };
+    let id = runtime
+        .create_container(&request.sandbox_id, &spec, &sandbox)
+        .await
+        .map_err(|failure| keep(error("CreateContainerError", failure.message)))?;
+    container_event(events, pod, container, EventType::Normal, "Created", &format!("Container created: {}", container.name()));
+    if let Err(failure) = runtime.start_container(&id).await {
+        observe(shared, pod, &id, false).await;
+        return Err(keep(error("RunContainerError", failure.message)));
+    }
+    container_event(events, pod, container, EventType::Normal, "Started", &format!("Container started: {}", container.name()));
+    link_log(shared, pod, container, &id, &spec, &sandbox);
+    observe(shared, pod, &id, true).await;
+    post_start(shared, request, container, &id).await.map_err(keep)?;
+    Ok(Started { sandbox })
+}
+
+/// Describes the container: mounts with final paths, environment, the files that the agent itself mounts.
+async fn describe(shared: &Shared, request: &StartRequest, container: &SpecContainer<'_>, env: Vec<(String, String)>) -> Result<ContainerSpec, StartError> {
+    let pod = &*request.pod;
+    let config_error = |message: String| error("CreateContainerConfigError", message);
+    let (plans, devices) = plan_mounts(container, &request.volumes, &env).map_err(|refused| config_error(refused.to_string()))?;
+    let files = make_files(shared, request, container, plans).await.map_err(config_error)?;
+    let uid = containers::uid(pod);
+    let target_id = container.target.and_then(|target| {
+        let observed = shared.observed.get(uid)?;
+        let id = observed.latest(target).filter(|instance| instance.running()).map(|instance| instance.id.clone());
+        id
+    });
+    Ok(container_spec(pod, container, ContainerContext {
+        attempt: request.attempt,
+        image: request.image.reference.clone(),
+        image_user: &request.image.user,
+        env,
+        mounts: files,
+        devices,
+        target_id: target_id.as_deref(),
+        security: &shared.security,
+        resources: &shared.resource_policy(),
+    }))
+}
+
+/// Makes log directory, termination log, /etc/hosts and sub paths, and returns all mounts.
+async fn make_files(shared: &Shared, request: &StartRequest, container: &SpecContainer<'_>, plans: Vec<MountPlan>) -> Result<Vec<MountSpec>, String> {
+    let directories = shared.directories.clone();
+    let (pod, name, attempt) = (request.pod.clone(), container.name().to_owned(), request.attempt);
+    let message_path = container.container.termination_message_path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| TERMINATION_MESSAGE_PATH.into());
+    let names = pod_names(&pod, &shared.config.node_name, &shared.config.cluster_domain).map_err(|error| error.to_string())?;
+    let ips = request.pod_ips.clone();
+    let node_hosts = shared.config.hosts_file.clone();
+    let work = tokio::task::spawn_blocking(move || -> Result<Vec<MountSpec>, String> {
+        let uid = containers::uid(&pod).to_owned();
+        directories.make_pod(&pod).map_err(|error| format!("error making pod data directories: {error}"))?;
+        let log = directories.make_container(&pod, &name, attempt).map_err(|error| format!("failed to make files of container {name:?}: {error}"))?;
+        let mut mounts = Vec::new();
+        let mut own_hosts = false;
+        for (index, plan) in plans.into_iter().enumerate() {
+            let mut mount = plan.mount;
+            own_hosts |= mount.container_path.trim_end_matches('/') == "/etc/hosts";
+            if let Some(sub_path) = &plan.sub_path {
+                let target: PathBuf = directories.sub_paths(&uid).join(&plan.volume).join(&name).join(index.to_string());
+                let path = prepare_sub_path(std::path::Path::new(&mount.host_path), &plan.volume, sub_path, &target).map_err(|error| error.to_string())?;
+                mount.host_path = path.to_string_lossy().into_owned();
+            }
+            mounts.push(mount);
+        }
+        if !own_hosts {
+            let node_text = if containers::host_network(&pod) { std::fs::read_to_string(&node_hosts).unwrap_or_default() } else { String::new() };
+            let hosts = directories.write_etc_hosts(&uid, &hosts_file(&pod, &names, &ips, &node_text)).map_err(|error| format!("/etc/hosts of the pod: {error}"))?;
+            mounts.push(file_mount("/etc/hosts", &hosts));
+        }
+        mounts.push(file_mount(&message_path, &log));
+        Ok(mounts)
+    });
+    work.await.map_err(|error| error.to_string())?
+}
+
+fn file_mount(container_path: &str, host_path: &std::path::Path) -> MountSpec {
+    MountSpec { container_path: container_path.to_owned(), host_path: host_path.to_string_lossy().into_owned(), ..MountSpec::default() }
+}
+
+fn link_log(shared: &Shared, pod: &Pod, container: &SpecContainer<'_>, id: &str, spec: &ContainerSpec, sandbox: &SandboxSpec) {
+    if let Some(folder) = &shared.config.container_logs {
+        let log = PathBuf::from(&sandbox.log_directory).join(&spec.log_path);
+        if let Err(error) = make_link(folder, pod, container.name(), id, &log) {
+            tracing::warn!(container = id, %error, "no link to a container's log");
+        }
+    }
+}
+
+/// Waits until the observed set has the container, so that no pass takes it for missing. The runtime's event has
+/// usually come by now.
+async fn observe(shared: &Shared, pod: &Pod, id: &str, running: bool) {
+    let seen = shared.observed.get(containers::uid(pod)).is_some_and(|observed| {
+        observed.containers.iter().any(|container| container.id == id && (container.running() || container.exited()))
+    });
+    if seen && running {
+        return;
+    }
+    match shared.ports.runtime.container(id).await {
+        Ok(Some(part)) => shared.observed.merge(part),
+        Ok(None) => shared.observed.gone(id),
+        Err(failure) => tracing::warn!(container = id, error = %failure, "no status of a container that was just started"),
+    }
+}
+
+async fn post_start(shared: &Shared, request: &StartRequest, container: &SpecContainer<'_>, id: &str) -> Result<(), StartError> {
+    let handler = container.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+    let Some(handler) = handler.filter(|_| container.kind != ContainerKind::Ephemeral) else { return Ok(()) };
+    let pod = &*request.pod;
+    let pod_ip = request.pod_ips.first().cloned().unwrap_or_default();
+    let ended = exited(shared, pod, id);
+    let result = tokio::select! {
+        () = request.cancel.cancelled() => return Ok(()),
+        () = ended => Err("the container ended before the hook did".to_owned()),
+        result = run_hook(shared, pod, &container.container, id, handler, &pod_ip, None) => result,
+    };
+    let Err(message) = result else { return Ok(()) };
+    let text = format!("PostStartHook failed: {message}");
+    container_event(&*shared.ports.events, pod, container, EventType::Warning, "FailedPostStartHook", &text);
+    let killing = format!("FailedPostStartHook: Stopping container {}", container.name());
+    container_event(&*shared.ports.events, pod, container, EventType::Normal, "Killing", &killing);
+    if let Err(failure) = shared.ports.runtime.stop_container(id, spec_grace_seconds(pod)).await {
+        tracing::warn!(container = id, error = %failure, "can't stop a container whose postStart failed");
+    }
+    observe(shared, pod, id, false).await;
+    Err(error("PostStartHookError", text))
+}
+
+async fn exited(shared: &Shared, pod: &Pod, id: &str) {
+    let mut observed = shared.observed.subscribe(containers::uid(pod));
+    let gone = |observed: &Arc<orlop_agent_core::facts::ObservedPod>| {
+        observed.containers.iter().find(|container| container.id == id).is_some_and(orlop_agent_core::facts::ObservedContainer::exited)
+    };
+    let _ = observed.wait_for(gone).await;
+}

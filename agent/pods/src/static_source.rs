@@ -1,0 +1,183 @@
+//! Static pods from a directory of the node: watched by inotify, scanned in full once in a while.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use inotify::{Inotify, WatchMask};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use orlop_agent_core::containers;
+use orlop_agent_core::static_pods::static_pod;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Largest file that is read as a pod.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Static pods of the node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StaticSet {
+    /// The directory was scanned once.
+    pub scanned: bool,
+    /// Pods by uid.
+    pub pods: BTreeMap<String, Arc<Pod>>,
+}
+
+/// Follows a directory until cancelled.
+pub(crate) fn follow_folder(folder: PathBuf, node_name: String, period: Duration, cancel: CancellationToken) -> watch::Receiver<Arc<StaticSet>> {
+    let (sender, receiver) = watch::channel(Arc::new(StaticSet::default()));
+    tokio::spawn(async move {
+        let mut known = Known::default();
+        loop {
+            let mut events = open_watch(&folder);
+            let (path, node) = (folder.clone(), node_name.clone());
+            let scan = tokio::task::spawn_blocking(move || {
+                known.scan(&path, &node);
+                known
+            });
+            let Ok(scanned) = scan.await else { return };
+            known = scanned;
+            let set = StaticSet { scanned: true, pods: known.pods() };
+            sender.send_if_modified(|old| {
+                let changed = !old.scanned || old.pods != set.pods;
+                if changed {
+                    *old = Arc::new(set);
+                }
+                changed
+            });
+            let news = async {
+                match &mut events {
+                    Some(events) => drop(events.next().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = news => {}
+                () = tokio::time::sleep(period) => {}
+            }
+        }
+    });
+    receiver
+}
+
+/// The watch is opened before the scan, so that no change falls between them.
+fn open_watch(folder: &Path) -> Option<inotify::EventStream<[u8; 4096]>> {
+    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE | WatchMask::DELETE_SELF | WatchMask::ONLYDIR;
+    let watch = Inotify::init().and_then(|inotify| {
+        inotify.watches().add(folder, mask)?;
+        inotify.into_event_stream([0; 4096])
+    });
+    match watch {
+        Ok(events) => Some(events),
+        Err(error) => {
+            tracing::debug!(folder = %folder.display(), %error, "static pods are found by scanning only");
+            None
+        }
+    }
+}
+
+/// Pods by file; a file that can't be read any more keeps the pod that it last defined.
+#[derive(Default)]
+struct Known {
+    files: BTreeMap<PathBuf, Arc<Pod>>,
+    /// Complaints that were made, so that a bad file is not complained of at each scan.
+    complaints: BTreeMap<PathBuf, String>,
+}
+
+impl Known {
+    fn pods(&self) -> BTreeMap<String, Arc<Pod>> {
+        let mut names = BTreeMap::new();
+        let mut pods = BTreeMap::new();
+        for (path, pod) in &self.files {
+            let name = (containers::namespace(pod).to_owned(), containers::name(pod).to_owned());
+            match names.get(&name) {
+                Some(other) => tracing::warn!(file = %path.display(), other = ?other, "a static pod of that name is defined twice; the later file is ignored"),
+                None => {
+                    names.insert(name, path.clone());
+                    pods.insert(containers::uid(pod).to_owned(), pod.clone());
+                }
+            }
+        }
+        pods
+    }
+
+    fn scan(&mut self, folder: &Path, node_name: &str) {
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.files.clear();
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(folder = %folder.display(), %error, "can't read the directory of static pods; its pods stay");
+                return;
+            }
+        };
+        let mut seen = Vec::new();
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let hidden = entry.file_name().to_string_lossy().starts_with('.');
+            if hidden || !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+                continue;
+            }
+            seen.push(path.clone());
+            match read_pod(&path, node_name) {
+                Ok(pod) => {
+                    self.complaints.remove(&path);
+                    let same = self.files.get(&path).is_some_and(|known| known.metadata.uid == pod.metadata.uid);
+                    if !same {
+                        self.files.insert(path, Arc::new(pod));
+                    }
+                }
+                Err(message) => {
+                    if self.complaints.get(&path) != Some(&message) {
+                        tracing::warn!(file = %path.display(), message, "this file is no static pod");
+                        self.complaints.insert(path, message);
+                    }
+                }
+            }
+        }
+        self.files.retain(|path, _| seen.contains(path));
+        self.complaints.retain(|path, _| seen.contains(path));
+    }
+}
+
+fn read_pod(path: &Path, node_name: &str) -> Result<Pod, String> {
+    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if size > MAX_FILE {
+        return Err(format!("{size} bytes are more than the {MAX_FILE} that a pod may have"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let definition: serde_json::Value = serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
+    static_pod(&definition, &format!("file:{}", path.display()), node_name, Timestamp::now()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: \"x:1\"}]}\n";
+
+    #[tokio::test]
+    async fn files_come_change_break_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let cancel = CancellationToken::new();
+        let mut set = follow_folder(folder.path().to_path_buf(), "n1".into(), Duration::from_secs(60), cancel.clone());
+        let wait = Duration::from_secs(10);
+        tokio::time::timeout(wait, set.wait_for(|set| set.scanned && set.pods.is_empty())).await.unwrap().unwrap();
+        std::fs::write(folder.path().join(".hidden.yaml"), POD).unwrap();
+        std::fs::write(folder.path().join("web.yaml"), POD).unwrap();
+        let first = tokio::time::timeout(wait, set.wait_for(|set| set.pods.len() == 1)).await.unwrap().unwrap().pods.keys().next().cloned();
+        std::fs::write(folder.path().join("web.yaml"), "kind: [").unwrap();
+        std::fs::write(folder.path().join("other.json"), r#"{"kind":"Pod","metadata":{"name":"o"},"spec":{"containers":[{"name":"a","image":"y:1"}]}}"#).unwrap();
+        let both = tokio::time::timeout(wait, set.wait_for(|set| set.pods.len() == 2)).await.unwrap().unwrap().pods.clone();
+        assert!(first.is_some_and(|uid| both.contains_key(&uid)), "a broken file keeps its pod");
+        std::fs::remove_file(folder.path().join("web.yaml")).unwrap();
+        tokio::time::timeout(wait, set.wait_for(|set| set.pods.len() == 1)).await.unwrap().unwrap();
+        cancel.cancel();
+    }
+}

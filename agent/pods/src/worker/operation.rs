@@ -1,0 +1,41 @@
+//! Operations that run beside the worker, and what they bring home.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use orlop_agent_core::ports::MountedVolume;
+use orlop_agent_core::probe::{ProbeKind, ProbeOutcome};
+use orlop_agent_core::runtime::SandboxSpec;
+use tokio::task::AbortHandle;
+
+use crate::image::{ImageFailure, ReadyImage};
+use crate::start::{StartError, Started};
+use crate::worker::Worker;
+
+/// What an operation brings home.
+#[derive(Debug)]
+pub(super) enum Done {
+    Volumes(Result<BTreeMap<String, MountedVolume>, String>),
+    Refreshed(Result<BTreeMap<String, MountedVolume>, String>),
+    Sandbox(Result<Arc<SandboxSpec>, String>),
+    Image { container: String, image: String, result: Result<ReadyImage, ImageFailure> },
+    Start { container: String, result: Result<Started, StartError> },
+    Stop { id: String, result: Result<(), String> },
+    Remove { id: String, result: Result<(), String> },
+    TearDown(Result<(), String>),
+    Message { id: String },
+    Probe { container: String, kind: ProbeKind, id: String, outcome: ProbeOutcome },
+    Files(Result<(), String>),
+}
+
+/// What an operation that panics brings home.
+pub(super) const PANICKED: &str = "the operation ended by a fault of the agent; see its log";
+
+impl Worker {
+    /// Runs an operation beside the worker; if it panics, `fallback` comes home, and the pod goes on.
+    pub(super) fn spawn(&mut self, fallback: Done, operation: impl Future<Output = Done> + Send + 'static) -> AbortHandle {
+        self.operations.spawn(async move { std::panic::AssertUnwindSafe(operation).catch_unwind().await.unwrap_or(fallback) })
+    }
+}
