@@ -23,6 +23,8 @@ pub struct Api {
     pub ca_pem: String,
     /// True once the first objects are there.
     pub started: AtomicBool,
+    /// Requests that may be answered at the same time, watches and streams apart.
+    pub places: tokio::sync::Semaphore,
     /// Ends everything.
     pub cancel: CancellationToken,
 }

@@ -36,6 +36,8 @@ pub struct ApiServerConfig {
     pub service_subnet: ipnetwork::IpNetwork,
     /// Sockets of CSI drivers whose Controller service provisions volumes, by driver name.
     pub csi_sockets: BTreeMap<String, PathBuf>,
+    /// Objects that are made at the start if they are missing, with `apiVersion` and `kind`.
+    pub first_objects: Vec<serde_json::Value>,
     /// Told once the server answers on every address.
     pub ready: Option<Arc<Notify>>,
 }
@@ -61,6 +63,7 @@ impl ApiServerConfig {
                 ipnetwork::Ipv4Network::new_checked(std::net::Ipv4Addr::new(10, 87, 0, 0), 16).expect("16 is a prefix length"),
             ),
             csi_sockets: BTreeMap::new(),
+            first_objects: Vec::new(),
             ready: None,
         }
     }

@@ -5,6 +5,7 @@ mod garbage;
 mod namespaces;
 mod recorder;
 mod scheduler;
+mod volumes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ const RESYNC: Duration = Duration::from_secs(30);
 pub fn start(api: &Arc<Api>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(scheduler::run(api.clone()));
+    tasks.spawn(volumes::run(api.clone()));
     tasks.spawn(namespaces::run(api.clone()));
     tasks.spawn(garbage::run(api.clone()));
     tasks.spawn(garbage::expire_events(api.clone()));

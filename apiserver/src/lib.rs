@@ -17,6 +17,7 @@ pub mod object;
 pub mod openapi;
 pub mod patch;
 pub mod pki;
+pub mod protobuf;
 pub mod proxy;
 pub mod quantity;
 pub mod registry;

@@ -34,6 +34,8 @@ use crate::storage::{Store, StoreError};
 const CONNECTIONS_MAX: usize = 4096;
 /// Requests of one HTTP/2 connection at the same time (kube-apiserver: 100, for more watches of one client: 250).
 const STREAMS_MAX: u32 = 250;
+/// Requests answered at the same time (`--max-requests-inflight` and its mutating sister together).
+const REQUESTS_MAX: usize = 600;
 /// Time to agree on keys.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the head of a request.
@@ -102,8 +104,16 @@ pub async fn serve(config: ApiServerConfig, cancel: CancellationToken) -> Result
     let ready = config.ready.clone();
     // A token of its own: the controllers end before the store does.
     let cancel = cancel.child_token();
-    let api =
-        Arc::new(Api { config, store, tokens, kubelets, ca_pem, started: AtomicBool::new(false), cancel: cancel.clone() });
+    let api = Arc::new(Api {
+        config,
+        store,
+        tokens,
+        kubelets,
+        ca_pem,
+        started: AtomicBool::new(false),
+        places: Semaphore::new(REQUESTS_MAX),
+        cancel: cancel.clone(),
+    });
     controllers::make_first_objects(&api).await.map_err(ApiServerError::FirstObjects)?;
     controllers::tell_damage(&api, &opened).await;
     let mut tasks = controllers::start(&api);

@@ -35,7 +35,22 @@ pub async fn make_first_objects(api: &Api) -> Result<(), ApiError> {
         let class = json!({"metadata": {"name": name}, "value": value, "description": description});
         ensure(api, &user, "scheduling.k8s.io", "v1", "priorityclasses", "", class).await?;
     }
+    for object in &api.config.first_objects {
+        ensure_configured(api, &user, object.clone()).await?;
+    }
     ensure_api_service(api, &user).await
+}
+
+/// An object of the configuration, read as if a client had sent it.
+async fn ensure_configured(api: &Api, user: &User, mut object: Value) -> Result<(), ApiError> {
+    let (version, kind) = (object::text(&object, "/apiVersion").to_string(), object::text(&object, "/kind").to_string());
+    let resource = registry::find_kind(&version, &kind)
+        .ok_or_else(|| ApiError::bad_request(format!("a first object is of the kind {kind} in {version:?}, which is not served")))?;
+    crate::openapi::normalize(&mut object, resource.schema).map_err(ApiError::bad_request)?;
+    object::remove(&mut object, "kind");
+    object::remove(&mut object, "apiVersion");
+    let namespace = object::namespace(&object).to_string();
+    ensure(api, user, resource.group, resource.version, resource.plural, &namespace, object).await
 }
 
 async fn ensure(api: &Api, user: &User, group: &str, version: &str, plural: &str, namespace: &str, object: Value) -> Result<(), ApiError> {

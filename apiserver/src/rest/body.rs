@@ -11,6 +11,7 @@ use crate::document::Document;
 use crate::error::ApiError;
 use crate::object;
 use crate::openapi;
+use crate::protobuf;
 
 /// A decoded object and what the client should be warned of.
 #[derive(Debug, Default)]
@@ -44,18 +45,19 @@ pub async fn read(body: Incoming) -> Result<Bytes, ApiError> {
     }
 }
 
-/// Parses a body by its media type.
+/// Parses a body by its media type; protobuf by the schema.
 ///
 /// # Errors
-/// 415 for another type than JSON and YAML, 400 for what can't be parsed.
-pub fn parse(content_type: &str, bytes: &[u8]) -> Result<Document, ApiError> {
+/// 415 for another type than JSON, YAML and protobuf, 400 for what can't be parsed.
+pub fn parse(content_type: &str, bytes: &[u8], schema: &str) -> Result<Document, ApiError> {
     let media = content_type.split(';').next().unwrap_or_default().trim();
     let parsed = match media {
         "" | "application/json" | "*/*" => Document::from_json(bytes),
         "application/yaml" => Document::from_yaml(bytes),
+        protobuf::MEDIA_TYPE => protobuf::decode(bytes, schema).map(|value| Document { value, duplicates: Vec::new() }),
         other => {
             return Err(ApiError::unsupported_media_type(format!(
-                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml"
+                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
             )));
         }
     };
@@ -74,7 +76,7 @@ pub fn decode(content_type: &str, bytes: &[u8], expected: Expected<'_>, validati
     if bytes.is_empty() {
         return Err(ApiError::bad_request("the body of the request is empty"));
     }
-    check(parse(content_type, bytes)?, expected, validation)
+    check(parse(content_type, bytes, expected.schema)?, expected, validation)
 }
 
 /// Checks a parsed document.

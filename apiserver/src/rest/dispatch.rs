@@ -25,6 +25,9 @@ use crate::patch::{Patch, PatchKind};
 use crate::storage::{ObjectKey, Range};
 use crate::watch;
 
+/// Schema of the options of a deletion.
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+
 /// A request that may be answered.
 pub struct Call {
     /// The server.
@@ -100,6 +103,11 @@ async fn answer_request(api: &Arc<Api>, peer: &Peer, request: Request<Incoming>)
             if let Decision::Denied(why) = auth::authorize(api, &user, &asked) {
                 return Err(auth::forbidden(&user, &asked, &why));
             }
+            let long = asked.verb == "watch" || matches!(address.part(), "log" | "exec" | "attach" | "portforward" | "proxy");
+            let _place = match long {
+                true => None,
+                false => Some(api.places.try_acquire().map_err(|_| ApiError::too_many_requests("Too many requests, please try again later."))?),
+            };
             // A stream or a log has its own media types.
             let own_media = matches!(address.part(), "log" | "exec" | "attach" | "portforward" | "proxy");
             let accept = if own_media { Accept { shape: answer::Shape::Full, yaml: false, pretty: false } } else { accept? };
@@ -266,7 +274,7 @@ async fn delete_options(call: &Call, request: Request<Incoming>) -> Result<Delet
     if bytes.is_empty() {
         return DeleteOptions::read(&call.query, None);
     }
-    let document = body::parse(&content_type, &bytes)?.value;
+    let document = body::parse(&content_type, &bytes, DELETE_OPTIONS)?.value;
     let kind = object::text(&document, "/kind");
     if !matches!(kind, "" | "DeleteOptions") {
         return Err(ApiError::bad_request(format!("the object provided is unrecognized (must be of type DeleteOptions): {kind}")));
