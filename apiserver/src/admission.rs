@@ -68,11 +68,7 @@ pub fn admit_update(
 ) -> Result<(), ApiError> {
     match part {
         Part::Anything => return Ok(()),
-        Part::Main | Part::EphemeralContainers | Part::Binding | Part::Finalize if resource.has_status() => {
-            if part != Part::Binding {
-                object::copy_key(old, new, "status");
-            }
-        }
+        Part::Main | Part::EphemeralContainers | Part::Finalize if resource.has_status() => object::copy_key(old, new, "status"),
         Part::Status => {
             let status = new.get("status").cloned();
             let metadata = new.get("metadata").cloned().unwrap_or_default();

@@ -6,6 +6,7 @@ mod strategic;
 use serde_json::Value;
 
 use crate::error::ApiError;
+pub use merge_keys::{ListStrategy, RETAIN_KEYS, list_strategy};
 pub use strategic::strategic_merge;
 
 /// Operations of one JSON patch at most (kube-apiserver's `maxJSONPatchOperations`).

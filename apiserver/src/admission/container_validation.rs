@@ -231,11 +231,11 @@ fn validate_resources(resources: &Value, path: &str, errors: &mut Vec<FieldError
     for (name, request) in entries("requests") {
         let read = |value: &Value| Quantity::parse(value.as_str().unwrap_or_default()).map(|amount| amount.milli());
         let limit = limits.get(&name);
-        if let (Some(requested), Some(limited)) = (read(&request), limit.and_then(read)) {
-            if requested > limited {
-                let text = format!("must be less than or equal to {name} limit of {}", limit.and_then(Value::as_str).unwrap_or_default());
-                errors.push(FieldError::invalid(format!("{path}.requests"), request, &text));
-            }
+        if let (Some(requested), Some(limited)) = (read(&request), limit.and_then(read))
+            && requested > limited
+        {
+            let text = format!("must be less than or equal to {name} limit of {}", limit.and_then(Value::as_str).unwrap_or_default());
+            errors.push(FieldError::invalid(format!("{path}.requests"), request, &text));
         }
     }
 }

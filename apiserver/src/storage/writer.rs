@@ -81,11 +81,14 @@ struct Batches {
     unsynced: u64,
 }
 
+/// Who waits for what.
+type Answer = (oneshot::Sender<Result<Value, StoreError>>, Result<Value, StoreError>);
+
 /// What a batch has done, before it is committed.
 #[derive(Default)]
 struct Done {
     changes: Vec<(&'static str, Change)>,
-    answers: Vec<(oneshot::Sender<Result<Value, StoreError>>, Result<Value, StoreError>)>,
+    answers: Vec<Answer>,
 }
 
 impl Batches {
