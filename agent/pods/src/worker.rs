@@ -148,7 +148,11 @@ impl Worker {
             let sleep = until(wake);
             tokio::select! {
                 () = cancel.cancelled() => return,
-                changed = self.desired.changed() => if changed.is_err() { return },
+                changed = self.desired.changed() => match changed {
+                    // `changed` counts as seen; what it brought is still to be taken in.
+                    Ok(()) => self.desired.mark_changed(),
+                    Err(_) => return,
+                },
                 changed = self.observed.changed() => if changed.is_err() { return },
                 Some(done) = self.operations.join_next() => self.finish(done),
                 () = tokio::time::sleep(sleep) => {}
