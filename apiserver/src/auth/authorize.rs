@@ -78,8 +78,8 @@ pub fn authorize(api: &Api, user: &User, asked: &Attributes) -> Decision {
 fn authorize_page(user: &User, asked: &Attributes) -> Decision {
     let reads = matches!(asked.verb.as_str(), "get" | "head");
     let below = |page: &&str| asked.path == **page || asked.path.starts_with(&format!("{page}/"));
-    let open = OPEN_PAGES.iter().any(|page| below(page));
-    let discovery = user.is_in(AUTHENTICATED) && (DISCOVERY_PAGES.iter().any(|page| below(page)) || asked.path == "/openid/v1/jwks");
+    let open = OPEN_PAGES.iter().any(below);
+    let discovery = user.is_in(AUTHENTICATED) && (DISCOVERY_PAGES.iter().any(below) || asked.path == "/openid/v1/jwks");
     if reads && (open || discovery) { Decision::Allowed } else { Decision::no() }
 }
 
