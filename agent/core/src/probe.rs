@@ -178,7 +178,7 @@ impl ProbeState {
             self.run_length = 0;
             return Some(ProbeChange::Failed(message));
         }
-        changed.then(|| if success { ProbeChange::Passed } else { ProbeChange::Failed(message) })
+        changed.then_some(if success { ProbeChange::Passed } else { ProbeChange::Failed(message) })
     }
 }
 

@@ -63,7 +63,7 @@ impl PodsConfig {
             cluster_domain: "cluster.local".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             hosts_file: "/etc/hosts".into(),
-            max_parallel_pulls: 5,
+            max_parallel_pulls: 10,
             cpu_quota: true,
             cpu_period_us: 100_000,
             cgroup_v2: false,

@@ -4,6 +4,7 @@ mod config;
 mod directories;
 mod environment;
 mod fields;
+mod grpc_health;
 mod hooks;
 mod http_client;
 mod image;

@@ -1,4 +1,4 @@
-//! One try of a probe: exec, HTTP or TCP.
+//! One try of a probe: exec, HTTP, TCP or gRPC.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Probe};
 use orlop_agent_core::probe::{ProbeOutcome, probe_timing};
 use orlop_agent_core::runtime::{Runtime, RuntimeFailure};
 
+use crate::grpc_health::check_health;
 use crate::hooks::{http_request, resolve_port};
 use crate::http_client::{connect, get};
 
@@ -52,7 +53,13 @@ async fn try_once(runtime: &dyn Runtime, target: &ProbeTarget, probe: &Probe) ->
             Err(message) => ProbeOutcome::Error(message),
         };
     }
-    ProbeOutcome::Error("missing probe handler: it names neither exec nor httpGet nor tcpSocket".to_owned())
+    if let Some(action) = &probe.grpc {
+        return match u16::try_from(action.port) {
+            Ok(port) => check_health(&target.pod_ip, port, action.service.as_deref().unwrap_or_default(), timeout).await,
+            Err(_) => ProbeOutcome::Error(format!("invalid port number: {}", action.port)),
+        };
+    }
+    ProbeOutcome::Error("missing probe handler: it names neither exec nor httpGet nor tcpSocket nor grpc".to_owned())
 }
 
 async fn exec(runtime: &dyn Runtime, target: &ProbeTarget, command: &[String], timeout: Duration) -> ProbeOutcome {

@@ -99,12 +99,12 @@ async fn start(shared: &Shared, request: &StartRequest, container: &SpecContaine
         .create_container(&request.sandbox_id, &spec, &sandbox)
         .await
         .map_err(|failure| keep(error("CreateContainerError", failure.message)))?;
-    container_event(events, pod, container, EventType::Normal, "Created", &format!("Container created: {}", container.name()));
+    container_event(events, pod, container, EventType::Normal, "Created", "Container created");
     if let Err(failure) = runtime.start_container(&id).await {
         observe(shared, pod, &id, false).await;
         return Err(keep(error("RunContainerError", failure.message)));
     }
-    container_event(events, pod, container, EventType::Normal, "Started", &format!("Container started: {}", container.name()));
+    container_event(events, pod, container, EventType::Normal, "Started", "Container started");
     link_log(shared, pod, container, &id, &spec, &sandbox);
     observe(shared, pod, &id, true).await;
     post_start(shared, request, container, &id).await.map_err(keep)?;
@@ -120,8 +120,7 @@ async fn describe(shared: &Shared, request: &StartRequest, container: &SpecConta
     let uid = containers::uid(pod);
     let target_id = container.target.and_then(|target| {
         let observed = shared.observed.get(uid)?;
-        let id = observed.latest(target).filter(|instance| instance.running()).map(|instance| instance.id.clone());
-        id
+        observed.latest(target).filter(|instance| instance.running()).map(|instance| instance.id.clone())
     });
     Ok(container_spec(pod, container, ContainerContext {
         attempt: request.attempt,

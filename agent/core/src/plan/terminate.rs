@@ -82,6 +82,8 @@ pub(super) fn plan_terminated(input: &PlanInput<'_>) -> Plan {
 pub(super) fn plan_finished(input: &PlanInput<'_>) -> Plan {
     let mut plan = Plan::default();
     if !input.memory.deleted {
+        // A sandbox that was being made when the pod ended may show up late.
+        stop_sandboxes(input, &mut plan);
         surplus_containers(input, &mut plan);
         return plan;
     }
