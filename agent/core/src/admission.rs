@@ -34,8 +34,13 @@ pub struct NodeOffer {
 pub fn admit(pod: &Pod, node: &NodeOffer, taken: &[&Pod]) -> Result<(), Refusal> {
     check_sysctls(pod)?;
     check_resources(pod, node, taken)?;
-    if let Some(wanted) = spec(pod).and_then(|spec| spec.node_name.as_deref()).filter(|name| !name.is_empty() && *name != node.name) {
-        return Err(Refusal { reason: "NodeName".into(), message: format!("Predicate NodeName failed: node(s) didn't match the requested node name ({wanted})") });
+    if let Some(wanted) =
+        spec(pod).and_then(|spec| spec.node_name.as_deref()).filter(|name| !name.is_empty() && *name != node.name)
+    {
+        return Err(Refusal {
+            reason: "NodeName".into(),
+            message: format!("Predicate NodeName failed: node(s) didn't match the requested node name ({wanted})"),
+        });
     }
     check_ports(pod, taken)?;
     check_selector(pod, node)
@@ -48,7 +53,9 @@ fn check_resources(pod: &Pod, node: &NodeOffer, taken: &[&Pod]) -> Result<(), Re
     let short = |name: &str, requested: i64, used: i64, capacity: i64| {
         Err(Refusal {
             reason: format!("OutOf{name}"),
-            message: format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"),
+            message: format!(
+                "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
+            ),
         })
     };
     if let Some(capacity) = node.allocatable.get("pods").and_then(|quantity| units(quantity).ok())
@@ -168,9 +175,15 @@ pub fn static_pod_references(pod: &Pod) -> Vec<String> {
         ];
         found.extend(kinds.iter().filter(|(_, set)| *set).map(|(kind, _)| format!("volumes[{}].{kind}", volume.name)));
     }
-    for container in spec.containers.iter().chain(init_containers(pod).map(|container| container.container.into_owned()).collect::<Vec<_>>().iter()) {
+    for container in spec
+        .containers
+        .iter()
+        .chain(init_containers(pod).map(|container| container.container.into_owned()).collect::<Vec<_>>().iter())
+    {
         let (config_maps, secrets) = crate::env::env_references(container);
-        found.extend(config_maps.into_iter().chain(secrets).map(|name| format!("containers[{}].env ({name})", container.name)));
+        found.extend(
+            config_maps.into_iter().chain(secrets).map(|name| format!("containers[{}].env ({name})", container.name)),
+        );
     }
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         found.push("resourceClaims".to_owned());
@@ -190,10 +203,14 @@ mod tests {
     fn refusals_name_their_reason() {
         let node = NodeOffer {
             name: "n1".into(),
-            allocatable: [("cpu", "2"), ("memory", "1Gi"), ("pods", "3")].map(|(k, v)| (k.to_owned(), Quantity(v.into()))).into(),
+            allocatable: [("cpu", "2"), ("memory", "1Gi"), ("pods", "3")]
+                .map(|(k, v)| (k.to_owned(), Quantity(v.into())))
+                .into(),
             labels: BTreeMap::from([("disk".into(), "ssd".into())]),
         };
-        let taken = pod(serde_json::json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}, "ports": [{"containerPort": 80, "hostPort": 8080}]}]}));
+        let taken = pod(
+            serde_json::json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}, "ports": [{"containerPort": 80, "hostPort": 8080}]}]}),
+        );
         let request = |name: &str, value: &str| serde_json::json!({"containers": [{"name": "a", "resources": {"requests": {name: value}}}]});
         let port = |number: i32, ip: &str| serde_json::json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": number, "hostIP": ip}]}]});
         for (spec, reason) in [
@@ -206,7 +223,10 @@ mod tests {
             (port(8081, ""), None),
             (serde_json::json!({"nodeName": "n2", "containers": []}), Some("NodeName")),
             (serde_json::json!({"nodeSelector": {"disk": "hdd"}, "containers": []}), Some("NodeAffinity")),
-            (serde_json::json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}, "containers": []}), Some("SysctlForbidden")),
+            (
+                serde_json::json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}, "containers": []}),
+                Some("SysctlForbidden"),
+            ),
         ] {
             let refusal = admit(&pod(spec.clone()), &node, &[&taken]).err().map(|refusal| refusal.reason);
             assert_eq!(refusal.as_deref(), reason, "{spec}");

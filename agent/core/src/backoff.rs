@@ -40,7 +40,9 @@ impl Backoff {
     /// worked for twice the longest delay (10 min).
     pub fn next_try(this: Option<&Backoff>, failed_at: Timestamp, bounds: BackoffBounds) -> Timestamp {
         match this {
-            Some(backoff) if !backoff.expired(failed_at, bounds) => failed_at.saturating_add(backoff.delay).unwrap_or(failed_at),
+            Some(backoff) if !backoff.expired(failed_at, bounds) => {
+                failed_at.saturating_add(backoff.delay).unwrap_or(failed_at)
+            }
             _ => failed_at,
         }
     }

@@ -63,7 +63,10 @@ pub fn plan_mounts(
     volumes: &BTreeMap<String, MountedVolume>,
     env: &[(String, String)],
 ) -> Result<(Vec<MountPlan>, Vec<DeviceSpec>), ContainerSpecError> {
-    let missing = |volume: &str| ContainerSpecError::NoVolume { volume: volume.to_owned(), container: container.name().to_owned() };
+    let missing = |volume: &str| ContainerSpecError::NoVolume {
+        volume: volume.to_owned(),
+        container: container.name().to_owned(),
+    };
     let mut mounts = Vec::new();
     for mount in container.container.volume_mounts.iter().flatten() {
         let volume = volumes.get(&mount.name).ok_or_else(|| missing(&mount.name))?;
@@ -73,7 +76,11 @@ pub fn plan_mounts(
         mounts.push(MountPlan {
             mount: MountSpec {
                 container_path: absolute(&mount.mount_path),
-                host_path: if volume.image.is_some() { String::new() } else { volume.host_path.to_string_lossy().into_owned() },
+                host_path: if volume.image.is_some() {
+                    String::new()
+                } else {
+                    volume.host_path.to_string_lossy().into_owned()
+                },
                 read_only,
                 recursive_read_only: read_only && matches!(mount.recursive_read_only.as_deref(), Some("Enabled")),
                 selinux_relabel: false,
@@ -154,7 +161,8 @@ pub struct ContainerContext<'a> {
 pub fn container_spec(pod: &Pod, container: &SpecContainer<'_>, context: ContainerContext<'_>) -> ContainerSpec {
     let definition = &container.container;
     let lookup = |name: &str| context.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-    let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, &lookup)).collect::<Vec<_>>();
+    let expanded =
+        |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, &lookup)).collect::<Vec<_>>();
     let mut container_labels = pod_labels(pod);
     container_labels.insert(labels::CONTAINER_NAME.to_owned(), container.name().to_owned());
     ContainerSpec {
@@ -187,16 +195,25 @@ fn annotations(pod: &Pod, container: &SpecContainer<'_>, attempt: u32) -> BTreeM
         (labels::RESTART_COUNT.to_owned(), attempt.to_string()),
         (
             labels::TERMINATION_MESSAGE_PATH.to_owned(),
-            definition.termination_message_path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| TERMINATION_MESSAGE_PATH.to_owned()),
+            definition
+                .termination_message_path
+                .clone()
+                .filter(|path| !path.is_empty())
+                .unwrap_or_else(|| TERMINATION_MESSAGE_PATH.to_owned()),
         ),
-        (labels::TERMINATION_MESSAGE_POLICY.to_owned(), definition.termination_message_policy.clone().unwrap_or_else(|| "File".to_owned())),
+        (
+            labels::TERMINATION_MESSAGE_POLICY.to_owned(),
+            definition.termination_message_policy.clone().unwrap_or_else(|| "File".to_owned()),
+        ),
     ]);
     if let Some(handler) = definition.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref())
         && let Ok(text) = serde_json::to_string(handler)
     {
         annotations.insert(labels::PRE_STOP_HANDLER.to_owned(), text);
     }
-    if let Some(text) = definition.ports.as_ref().filter(|ports| !ports.is_empty()).and_then(|ports| serde_json::to_string(ports).ok()) {
+    if let Some(text) =
+        definition.ports.as_ref().filter(|ports| !ports.is_empty()).and_then(|ports| serde_json::to_string(ports).ok())
+    {
         annotations.insert(labels::CONTAINER_PORTS.to_owned(), text);
     }
     if let Some(seconds) = pod.metadata.deletion_grace_period_seconds {
@@ -234,22 +251,31 @@ mod tests {
         let pod = pod();
         let container = find_container(&pod, "c").unwrap();
         let env = vec![("A".to_owned(), "1".to_owned())];
-        let volumes = BTreeMap::from([("v".to_owned(), volume("/v", None)), ("i".to_owned(), volume("", Some("img:1")))]);
+        let volumes =
+            BTreeMap::from([("v".to_owned(), volume("/v", None)), ("i".to_owned(), volume("", Some("img:1")))]);
         let (mounts, _) = plan_mounts(&container, &volumes, &env).unwrap();
-        assert_eq!((mounts[0].mount.container_path.as_str(), mounts[0].sub_path.as_deref(), mounts[0].mount.read_only), ("/data", Some("1/x"), true));
+        assert_eq!(
+            (mounts[0].mount.container_path.as_str(), mounts[0].sub_path.as_deref(), mounts[0].mount.read_only),
+            ("/data", Some("1/x"), true)
+        );
         assert_eq!(mounts[1].mount.image.as_deref(), Some("img:1"));
-        let policy = ResourcePolicy { cpu_period_us: 100_000, cpu_quota: true, node_memory_bytes: 1 << 30, cgroup_v2: false };
-        let spec = container_spec(&pod, &container, ContainerContext {
-            attempt: 2,
-            image: "sha256:1".into(),
-            image_user: &ImageUser::default(),
-            env,
-            mounts: vec![],
-            devices: vec![],
-            target_id: None,
-            security: &NodeSecurity::default(),
-            resources: &policy,
-        });
+        let policy =
+            ResourcePolicy { cpu_period_us: 100_000, cpu_quota: true, node_memory_bytes: 1 << 30, cgroup_v2: false };
+        let spec = container_spec(
+            &pod,
+            &container,
+            ContainerContext {
+                attempt: 2,
+                image: "sha256:1".into(),
+                image_user: &ImageUser::default(),
+                env,
+                mounts: vec![],
+                devices: vec![],
+                target_id: None,
+                security: &NodeSecurity::default(),
+                resources: &policy,
+            },
+        );
         assert_eq!((spec.command, spec.args), (vec!["1".to_owned()], vec!["$(A)".to_owned(), "b1".to_owned()]));
         assert_eq!(spec.log_path, "c/2.log");
         assert_eq!(spec.annotations[labels::RESTART_COUNT], "2");

@@ -43,7 +43,11 @@ pub fn parse_resolv_conf(text: &str) -> DnsSpec {
         let mut words = line.split_whitespace();
         match words.next() {
             Some("nameserver") => dns.servers.extend(words.next().map(str::to_owned)),
-            Some("search") => dns.searches = words.map(|domain| if domain == "." { domain } else { domain.trim_end_matches('.') }.to_owned()).collect(),
+            Some("search") => {
+                dns.searches = words
+                    .map(|domain| if domain == "." { domain } else { domain.trim_end_matches('.') }.to_owned())
+                    .collect()
+            }
             Some("options") => dns.options.extend(words.map(str::to_owned)),
             _ => {}
         }
@@ -97,7 +101,11 @@ fn cluster_first(namespace: &str, node: &NodeDns) -> DnsSpec {
         vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()]
     };
     append(&mut searches, &node.host.searches);
-    DnsSpec { servers: node.cluster_dns.iter().map(ToString::to_string).collect(), searches, options: vec!["ndots:5".into()] }
+    DnsSpec {
+        servers: node.cluster_dns.iter().map(ToString::to_string).collect(),
+        searches,
+        options: vec!["ndots:5".into()],
+    }
 }
 
 fn append(list: &mut Vec<String>, more: &[String]) {
@@ -124,7 +132,10 @@ fn bound(dns: &mut DnsSpec, warnings: &mut Vec<(&'static str, String)>) {
     if dns.searches.len() < before {
         warnings.push((
             "DNSConfigForming",
-            format!("Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}", dns.searches.join(" ")),
+            format!(
+                "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+                dns.searches.join(" ")
+            ),
         ));
     }
 }
@@ -158,7 +169,9 @@ mod tests {
         for spec in [serde_json::json!({"dnsPolicy": "Default"}), serde_json::json!({"hostNetwork": true})] {
             assert_eq!(dns(spec).0, node().host);
         }
-        let (none, _) = dns(serde_json::json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["9.9.9.9"], "options": [{"name": "ndots", "value": "2"}]}}));
+        let (none, _) = dns(
+            serde_json::json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["9.9.9.9"], "options": [{"name": "ndots", "value": "2"}]}}),
+        );
         assert_eq!((none.servers, none.options), (vec!["9.9.9.9".to_owned()], vec!["ndots:2".to_owned()]));
     }
 

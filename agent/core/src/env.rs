@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, ObjectFieldSelector, ResourceFieldSelector, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVarSource, ObjectFieldSelector, ResourceFieldSelector, Secret, Service,
+};
 
 use crate::expansion::expand;
 
@@ -123,11 +125,20 @@ pub fn resolve_env(
         let value = known.get(&name).cloned().unwrap_or_default();
         env.push((name, value));
     }
-    env.extend(services.iter().filter(|(name, _)| !known.contains_key(*name)).map(|(name, value)| (name.clone(), value.clone())));
+    env.extend(
+        services
+            .iter()
+            .filter(|(name, _)| !known.contains_key(*name))
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
     Ok(env)
 }
 
-fn whole_config_map(objects: &EnvObjects, name: &str, optional: Option<bool>) -> Result<Vec<(String, String)>, EnvError> {
+fn whole_config_map(
+    objects: &EnvObjects,
+    name: &str,
+    optional: Option<bool>,
+) -> Result<Vec<(String, String)>, EnvError> {
     match objects.config_maps.get(name).and_then(Option::as_ref) {
         Some(object) => Ok(object.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()),
         None if optional == Some(true) => Ok(Vec::new()),
@@ -137,13 +148,24 @@ fn whole_config_map(objects: &EnvObjects, name: &str, optional: Option<bool>) ->
 
 fn whole_secret(objects: &EnvObjects, name: &str, optional: Option<bool>) -> Result<Vec<(String, String)>, EnvError> {
     match objects.secrets.get(name).and_then(Option::as_ref) {
-        Some(object) => Ok(object.data.iter().flatten().map(|(key, value)| (key.clone(), String::from_utf8_lossy(&value.0).into_owned())).collect()),
+        Some(object) => Ok(object
+            .data
+            .iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), String::from_utf8_lossy(&value.0).into_owned()))
+            .collect()),
         None if optional == Some(true) => Ok(Vec::new()),
         None => Err(EnvError::NotFound { kind: "secret", name: name.to_owned() }),
     }
 }
 
-fn from_source(variable: &str, source: &EnvVarSource, namespace: &str, objects: &EnvObjects, sources: &FieldSources<'_>) -> Result<Option<String>, EnvError> {
+fn from_source(
+    variable: &str,
+    source: &EnvVarSource,
+    namespace: &str,
+    objects: &EnvObjects,
+    sources: &FieldSources<'_>,
+) -> Result<Option<String>, EnvError> {
     let field_error = |message: String| EnvError::Field { variable: variable.to_owned(), message };
     if let Some(selector) = &source.field_ref {
         return (sources.field)(selector).map(Some).map_err(field_error);
@@ -154,7 +176,11 @@ fn from_source(variable: &str, source: &EnvVarSource, namespace: &str, objects: 
     if let Some(selector) = &source.config_map_key_ref {
         let optional = selector.optional == Some(true);
         let Some(object) = objects.config_maps.get(&selector.name).and_then(Option::as_ref) else {
-            return if optional { Ok(None) } else { Err(EnvError::NotFound { kind: "configmap", name: selector.name.clone() }) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(EnvError::NotFound { kind: "configmap", name: selector.name.clone() })
+            };
         };
         let value = object.data.as_ref().and_then(|data| data.get(&selector.key)).cloned();
         return keyed(value, optional, &selector.key, "ConfigMap", namespace, &selector.name);
@@ -162,17 +188,34 @@ fn from_source(variable: &str, source: &EnvVarSource, namespace: &str, objects: 
     if let Some(selector) = &source.secret_key_ref {
         let optional = selector.optional == Some(true);
         let Some(object) = objects.secrets.get(&selector.name).and_then(Option::as_ref) else {
-            return if optional { Ok(None) } else { Err(EnvError::NotFound { kind: "secret", name: selector.name.clone() }) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(EnvError::NotFound { kind: "secret", name: selector.name.clone() })
+            };
         };
-        let value = object.data.as_ref().and_then(|data| data.get(&selector.key)).map(|value| String::from_utf8_lossy(&value.0).into_owned());
+        let value = object
+            .data
+            .as_ref()
+            .and_then(|data| data.get(&selector.key))
+            .map(|value| String::from_utf8_lossy(&value.0).into_owned());
         return keyed(value, optional, &selector.key, "Secret", namespace, &selector.name);
     }
     Err(field_error("valueFrom names no source that this node knows".into()))
 }
 
-fn keyed(value: Option<String>, optional: bool, key: &str, kind: &'static str, namespace: &str, name: &str) -> Result<Option<String>, EnvError> {
+fn keyed(
+    value: Option<String>,
+    optional: bool,
+    key: &str,
+    kind: &'static str,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<String>, EnvError> {
     match value {
-        None if !optional => Err(EnvError::NoKey { key: key.to_owned(), kind, namespace: namespace.to_owned(), name: name.to_owned() }),
+        None if !optional => {
+            Err(EnvError::NoKey { key: key.to_owned(), kind, namespace: namespace.to_owned(), name: name.to_owned() })
+        }
         value => Ok(value),
     }
 }
@@ -182,7 +225,10 @@ fn keyed(value: Option<String>, optional: bool, key: &str, kind: &'static str, n
 pub fn service_env(namespace: &str, links: bool, services: &[Arc<Service>]) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     for service in services {
-        let (of, name) = (service.metadata.namespace.as_deref().unwrap_or_default(), service.metadata.name.as_deref().unwrap_or_default());
+        let (of, name) = (
+            service.metadata.namespace.as_deref().unwrap_or_default(),
+            service.metadata.name.as_deref().unwrap_or_default(),
+        );
         let master = of == "default" && name == "kubernetes";
         let Some(spec) = service.spec.as_ref().filter(|_| master || (links && of == namespace)) else { continue };
         let Some(host) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { continue };
@@ -237,8 +283,12 @@ mod tests {
     }
 
     fn resolve(value: serde_json::Value) -> Result<Vec<(String, String)>, EnvError> {
-        let services = BTreeMap::from([("DB_SERVICE_HOST".to_owned(), "10.0.0.1".to_owned()), ("A".to_owned(), "svc".to_owned())]);
-        let sources = FieldSources { field: &|selector| Ok(format!("<{}>", selector.field_path)), resource: &|selector| Ok(selector.resource.clone()) };
+        let services =
+            BTreeMap::from([("DB_SERVICE_HOST".to_owned(), "10.0.0.1".to_owned()), ("A".to_owned(), "svc".to_owned())]);
+        let sources = FieldSources {
+            field: &|selector| Ok(format!("<{}>", selector.field_path)),
+            resource: &|selector| Ok(selector.resource.clone()),
+        };
         resolve_env(&container(value), "ns", &services, &objects(), &sources)
     }
 
@@ -258,7 +308,15 @@ mod tests {
         let text: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(
             text,
-            ["P_a=1", "P_b=over", "A=x", "B=x-10.0.0.1-1-$(NO)", "POD=<metadata.name>", "PW=secret", "DB_SERVICE_HOST=10.0.0.1"]
+            [
+                "P_a=1",
+                "P_b=over",
+                "A=x",
+                "B=x-10.0.0.1-1-$(NO)",
+                "POD=<metadata.name>",
+                "PW=secret",
+                "DB_SERVICE_HOST=10.0.0.1"
+            ]
         );
     }
 
@@ -266,10 +324,14 @@ mod tests {
     fn what_is_missing_is_named() {
         for (source, want) in [
             (serde_json::json!({"configMapKeyRef": {"name": "gone", "key": "k"}}), "configmap \"gone\" not found"),
-            (serde_json::json!({"configMapKeyRef": {"name": "cm", "key": "k"}}), "couldn't find key k in ConfigMap ns/cm"),
+            (
+                serde_json::json!({"configMapKeyRef": {"name": "cm", "key": "k"}}),
+                "couldn't find key k in ConfigMap ns/cm",
+            ),
             (serde_json::json!({"secretKeyRef": {"name": "s", "key": "k"}}), "couldn't find key k in Secret ns/s"),
         ] {
-            let error = resolve(serde_json::json!({"name": "c", "env": [{"name": "X", "valueFrom": source}]})).unwrap_err();
+            let error =
+                resolve(serde_json::json!({"name": "c", "env": [{"name": "X", "valueFrom": source}]})).unwrap_err();
             assert_eq!(error.to_string(), want);
         }
     }

@@ -5,7 +5,8 @@ use k8s_openapi::api::core::v1::Container;
 /// Hash of what a running container can't take over from a changed definition: name and image (kubelet
 /// `HashContainer`), in hex as the annotation has it.
 pub fn container_hash(container: &Container) -> String {
-    let text = serde_json::json!({ "name": container.name, "image": container.image.as_deref().unwrap_or_default() }).to_string();
+    let text = serde_json::json!({ "name": container.name, "image": container.image.as_deref().unwrap_or_default() })
+        .to_string();
     format!("{:x}", fnv32a(text.as_bytes()))
 }
 

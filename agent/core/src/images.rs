@@ -37,7 +37,9 @@ pub fn image_name(image: &str) -> Result<String, ImageNameError> {
     }
     let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
     if let Some(digest) = digest {
-        let valid = digest.split_once(':').is_some_and(|(kind, hex)| !kind.is_empty() && hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        let valid = digest.split_once(':').is_some_and(|(kind, hex)| {
+            !kind.is_empty() && hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+        });
         if !valid {
             return fail("invalid digest format");
         }
@@ -47,11 +49,16 @@ pub fn image_name(image: &str) -> Result<String, ImageNameError> {
         Some((_, tag)) => (&name[..name.len() - tag.len() - 1], Some(tag)),
         None => (name, None),
     };
-    if tag.is_some_and(|tag| tag.is_empty() || tag.len() > 128 || !tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))) {
+    if tag.is_some_and(|tag| {
+        tag.is_empty()
+            || tag.len() > 128
+            || !tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    }) {
         return fail("invalid tag format");
     }
     let parts: Vec<&str> = repository.split('/').collect();
-    let has_host = parts.len() > 1 && (parts[0].contains(['.', ':']) || parts[0] == "localhost" || parts[0].starts_with('['));
+    let has_host =
+        parts.len() > 1 && (parts[0].contains(['.', ':']) || parts[0] == "localhost" || parts[0].starts_with('['));
     for part in parts.iter().skip(usize::from(has_host)) {
         if part.is_empty() {
             return fail("invalid reference format");
@@ -151,7 +158,13 @@ impl Keyring {
                 password = secret.trim_end_matches('\0').to_owned();
             }
             let pattern = server_pattern(&server);
-            let auth = RegistryAuth { username, password, identity_token: entry.identity_token, registry_token: entry.registry_token, server };
+            let auth = RegistryAuth {
+                username,
+                password,
+                identity_token: entry.identity_token,
+                registry_token: entry.registry_token,
+                server,
+            };
             self.entries.push((pattern, auth));
         }
         self.entries.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.matches('/').count() * 1000 + pattern.len()));
@@ -188,10 +201,16 @@ fn server_pattern(server: &str) -> String {
 fn matches(pattern: &str, name: &str) -> bool {
     let (pattern_host, pattern_path) = pattern.split_once('/').unwrap_or((pattern, ""));
     let (host, path) = name.split_once('/').unwrap_or((name, ""));
-    let split = |text: &str| text.rsplit_once(':').map_or((text.to_owned(), String::new()), |(host, port)| (host.to_owned(), port.to_owned()));
+    let split = |text: &str| {
+        text.rsplit_once(':')
+            .map_or((text.to_owned(), String::new()), |(host, port)| (host.to_owned(), port.to_owned()))
+    };
     let ((pattern_host, pattern_port), (host, port)) = (split(pattern_host), split(host));
     let (want, have): (Vec<&str>, Vec<&str>) = (pattern_host.split('.').collect(), host.split('.').collect());
-    pattern_port == port && want.len() == have.len() && want.iter().zip(&have).all(|(want, have)| glob(want, have)) && path.starts_with(pattern_path)
+    pattern_port == port
+        && want.len() == have.len()
+        && want.iter().zip(&have).all(|(want, have)| glob(want, have))
+        && path.starts_with(pattern_path)
 }
 
 fn glob(pattern: &str, text: &str) -> bool {
@@ -263,7 +282,11 @@ mod tests {
             ("a", Some("Never"), PullPolicy::Never),
             ("a", Some("IfNotPresent"), PullPolicy::IfNotPresent),
         ] {
-            let container = Container { image: Some(image.into()), image_pull_policy: policy.map(str::to_owned), ..Container::default() };
+            let container = Container {
+                image: Some(image.into()),
+                image_pull_policy: policy.map(str::to_owned),
+                ..Container::default()
+            };
             assert_eq!(pull_policy(&container), want, "{image} {policy:?}");
         }
     }

@@ -31,7 +31,8 @@ pub enum LifecycleEvent {
 
 impl Lifecycle {
     /// All states in order.
-    pub const ALL: [Lifecycle; 4] = [Lifecycle::Syncing, Lifecycle::Terminating, Lifecycle::Terminated, Lifecycle::Finished];
+    pub const ALL: [Lifecycle; 4] =
+        [Lifecycle::Syncing, Lifecycle::Terminating, Lifecycle::Terminated, Lifecycle::Finished];
 
     /// The state after an event. An event that means nothing in a state leaves it.
     pub fn after(self, event: LifecycleEvent) -> Lifecycle {

@@ -6,7 +6,9 @@ use crate::containers::{host_network, name, namespace, spec};
 
 /// Why a pod can't get the host name that it asks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long (64 characters is the max, {length} characters requested)")]
+#[error(
+    "failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long (64 characters is the max, {length} characters requested)"
+)]
 pub struct FqdnTooLong {
     /// The name.
     pub fqdn: String,
@@ -91,7 +93,8 @@ mod tests {
     fn pod(name: &str, spec: serde_json::Value) -> Pod {
         let mut spec = spec;
         spec["containers"] = serde_json::json!([]);
-        serde_json::from_value(serde_json::json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec})).unwrap()
+        serde_json::from_value(serde_json::json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec}))
+            .unwrap()
     }
 
     #[test]
@@ -101,7 +104,11 @@ mod tests {
             ("web", serde_json::json!({}), ("web", "web", "")),
             (long.as_str(), serde_json::json!({}), (&*"a".repeat(62), &*"a".repeat(62), "")),
             ("web", serde_json::json!({"hostname": "h", "subdomain": "s"}), ("h", "h", "s.ns.svc.cluster.local")),
-            ("web", serde_json::json!({"subdomain": "s", "setHostnameAsFQDN": true}), ("web.s.ns.svc.cluster.local", "web", "s.ns.svc.cluster.local")),
+            (
+                "web",
+                serde_json::json!({"subdomain": "s", "setHostnameAsFQDN": true}),
+                ("web.s.ns.svc.cluster.local", "web", "s.ns.svc.cluster.local"),
+            ),
             ("web", serde_json::json!({"hostNetwork": true}), ("node", "web", "")),
             ("web", serde_json::json!({"hostnameOverride": "other"}), ("other", "web", "")),
         ] {
@@ -114,10 +121,16 @@ mod tests {
 
     #[test]
     fn hosts_files() {
-        let pod = pod("web", serde_json::json!({"subdomain": "s", "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["x", "y"]}]}));
+        let pod = pod(
+            "web",
+            serde_json::json!({"subdomain": "s", "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["x", "y"]}]}),
+        );
         let names = pod_names(&pod, "node", "c.l").unwrap();
         let text = hosts_file(&pod, &names, &["10.0.0.2".into()], "");
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
-        assert!(text.ends_with("10.0.0.2\tweb.s.ns.svc.c.l\tweb\n\n# Entries added by HostAliases.\n1.2.3.4\tx\ty\n"), "{text}");
+        assert!(
+            text.ends_with("10.0.0.2\tweb.s.ns.svc.c.l\tweb\n\n# Entries added by HostAliases.\n1.2.3.4\tx\ty\n"),
+            "{text}"
+        );
     }
 }

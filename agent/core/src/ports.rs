@@ -48,11 +48,16 @@ pub enum PortError {
 /// Objects of the API that a pod refers to; implemented by `agent/api`.
 pub trait Objects: Send + Sync {
     /// A ConfigMap by namespace and name.
-    fn config_map<'a>(&'a self, namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<ConfigMap>, PortError>>;
+    fn config_map<'a>(&'a self, namespace: &'a str, name: &'a str)
+    -> PortFuture<'a, Result<Arc<ConfigMap>, PortError>>;
     /// A Secret by namespace and name.
     fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<Secret>, PortError>>;
     /// A claim by namespace and name.
-    fn claim<'a>(&'a self, namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<PersistentVolumeClaim>, PortError>>;
+    fn claim<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> PortFuture<'a, Result<Arc<PersistentVolumeClaim>, PortError>>;
     /// A volume by name.
     fn volume<'a>(&'a self, name: &'a str) -> PortFuture<'a, Result<Arc<PersistentVolume>, PortError>>;
     /// A CSIDriver by name; `NotFound` means the defaults of the API.
@@ -62,7 +67,12 @@ pub trait Objects: Send + Sync {
     /// The services of a namespace, and `default/kubernetes`, for service environment variables.
     fn services<'a>(&'a self, namespace: &'a str) -> PortFuture<'a, Result<Vec<Arc<Service>>, PortError>>;
     /// A service-account token bound to the pod (TokenRequest); cached and refreshed at 80 % of its life.
-    fn token<'a>(&'a self, pod: &'a Pod, audience: &'a str, expiration_seconds: i64) -> PortFuture<'a, Result<String, PortError>>;
+    fn token<'a>(
+        &'a self,
+        pod: &'a Pod,
+        audience: &'a str,
+        expiration_seconds: i64,
+    ) -> PortFuture<'a, Result<String, PortError>>;
     /// Called with `namespace/name` whenever a ConfigMap or Secret that was asked for changes.
     fn changes(&self) -> Box<dyn ObjectChanges>;
 }
@@ -194,15 +204,41 @@ pub trait NodeView: Send + Sync {
     /// Every pod of the node, with its current status.
     fn pods(&self) -> Vec<Arc<Pod>>;
     /// A container of a pod by name (app, init or ephemeral). `previous` asks for the instance before. The uid is checked where given.
-    fn container<'a>(&'a self, namespace: &'a str, pod: &'a str, uid: Option<&'a str>, container: &'a str, previous: bool) -> PortFuture<'a, Result<ContainerRef, NodeViewError>>;
+    fn container<'a>(
+        &'a self,
+        namespace: &'a str,
+        pod: &'a str,
+        uid: Option<&'a str>,
+        container: &'a str,
+        previous: bool,
+    ) -> PortFuture<'a, Result<ContainerRef, NodeViewError>>;
     /// URL of the runtime's streaming server for an exec.
-    fn exec_url<'a>(&'a self, container_id: &'a str, command: Vec<String>, options: StreamOptions) -> PortFuture<'a, Result<String, NodeViewError>>;
+    fn exec_url<'a>(
+        &'a self,
+        container_id: &'a str,
+        command: Vec<String>,
+        options: StreamOptions,
+    ) -> PortFuture<'a, Result<String, NodeViewError>>;
     /// URL of the runtime's streaming server for an attach.
-    fn attach_url<'a>(&'a self, container_id: &'a str, options: StreamOptions) -> PortFuture<'a, Result<String, NodeViewError>>;
+    fn attach_url<'a>(
+        &'a self,
+        container_id: &'a str,
+        options: StreamOptions,
+    ) -> PortFuture<'a, Result<String, NodeViewError>>;
     /// URL of the runtime's streaming server for forwarding ports of a pod.
-    fn port_forward_url<'a>(&'a self, namespace: &'a str, pod: &'a str, uid: Option<&'a str>, ports: Vec<i32>) -> PortFuture<'a, Result<String, NodeViewError>>;
+    fn port_forward_url<'a>(
+        &'a self,
+        namespace: &'a str,
+        pod: &'a str,
+        uid: Option<&'a str>,
+        ports: Vec<i32>,
+    ) -> PortFuture<'a, Result<String, NodeViewError>>;
     /// Runs a command and returns its exit code and output (stdout, then stderr).
-    fn run<'a>(&'a self, container_id: &'a str, command: Vec<String>) -> PortFuture<'a, Result<(i32, Vec<u8>), NodeViewError>>;
+    fn run<'a>(
+        &'a self,
+        container_id: &'a str,
+        command: Vec<String>,
+    ) -> PortFuture<'a, Result<(i32, Vec<u8>), NodeViewError>>;
     /// Nothing, or why the agent is not healthy.
     fn health(&self) -> Result<(), String>;
 }
@@ -223,7 +259,12 @@ pub trait Access: Send + Sync {
     /// The user behind a bearer token (TokenReview), or none.
     fn authenticate<'a>(&'a self, token: &'a str) -> PortFuture<'a, Result<Option<User>, PortError>>;
     /// Whether the user may do `verb` on `nodes/<subresource>` of this node (SubjectAccessReview).
-    fn authorize<'a>(&'a self, user: &'a User, verb: &'a str, subresource: &'a str) -> PortFuture<'a, Result<bool, PortError>>;
+    fn authorize<'a>(
+        &'a self,
+        user: &'a User,
+        verb: &'a str,
+        subresource: &'a str,
+    ) -> PortFuture<'a, Result<bool, PortError>>;
 }
 
 /// CSI drivers that have registered on this node; implemented by `agent/plugins`.
@@ -294,7 +335,12 @@ pub struct PodCgroupLimits {
 pub trait PodCgroups: Send + Sync {
     /// Makes the cgroup of a pod under its QoS class (`Guaranteed`, `Burstable`, `BestEffort`), or sets the limits
     /// of the one that is there. Returns the path to hand to the runtime as `cgroup_parent`.
-    fn ensure<'a>(&'a self, pod_uid: &'a str, qos_class: &'a str, limits: &'a PodCgroupLimits) -> PortFuture<'a, Result<String, PortError>>;
+    fn ensure<'a>(
+        &'a self,
+        pod_uid: &'a str,
+        qos_class: &'a str,
+        limits: &'a PodCgroupLimits,
+    ) -> PortFuture<'a, Result<String, PortError>>;
     /// Kills what is left in the pod's cgroup and removes it; its absence is success.
     fn remove<'a>(&'a self, pod_uid: &'a str) -> PortFuture<'a, Result<(), PortError>>;
     /// Uids of pods that have a cgroup.

@@ -59,7 +59,9 @@ pub struct ProbeTiming {
 
 /// Timing of a probe.
 pub fn probe_timing(probe: &Probe) -> ProbeTiming {
-    let seconds = |value: Option<i32>, default: i32| SignedDuration::from_secs(i64::from(value.filter(|v| *v > 0).unwrap_or(default)));
+    let seconds = |value: Option<i32>, default: i32| {
+        SignedDuration::from_secs(i64::from(value.filter(|v| *v > 0).unwrap_or(default)))
+    };
     let count = |value: Option<i32>, default: u32| value.filter(|v| *v > 0).map_or(default, |v| v as u32);
     ProbeTiming {
         initial_delay: seconds(probe.initial_delay_seconds, 0),
@@ -115,7 +117,14 @@ impl ProbeState {
     /// A new state for an instance that was started at `started_at`. `known` is the result from before a restart of
     /// the agent; the probe then starts with it, otherwise with the kind's initial result: readiness fails,
     /// liveness passes, startup is unknown.
-    pub fn new(kind: ProbeKind, container_id: &str, started_at: Timestamp, timing: &ProbeTiming, known: Option<bool>, now: Timestamp) -> ProbeState {
+    pub fn new(
+        kind: ProbeKind,
+        container_id: &str,
+        started_at: Timestamp,
+        timing: &ProbeTiming,
+        known: Option<bool>,
+        now: Timestamp,
+    ) -> ProbeState {
         let initial = match kind {
             ProbeKind::Startup => None,
             ProbeKind::Liveness => Some(true),
@@ -191,7 +200,12 @@ mod tests {
     }
 
     fn timing(success: i32, failure: i32) -> ProbeTiming {
-        probe_timing(&Probe { success_threshold: Some(success), failure_threshold: Some(failure), initial_delay_seconds: Some(5), ..Probe::default() })
+        probe_timing(&Probe {
+            success_threshold: Some(success),
+            failure_threshold: Some(failure),
+            initial_delay_seconds: Some(5),
+            ..Probe::default()
+        })
     }
 
     /// Feeds `s`, `f`, `e`, `w` and writes what each try changed: `+`, `-` or `.`; `#` once on hold.

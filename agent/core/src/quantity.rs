@@ -20,7 +20,8 @@ pub fn units(quantity: &Quantity) -> Result<i64, QuantityError> {
 fn scaled(text: &str, scale: i128) -> Result<i64, QuantityError> {
     let bad = || QuantityError(text.to_owned());
     let trimmed = text.trim();
-    let digits_end = trimmed.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(trimmed.len());
+    let digits_end =
+        trimmed.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(trimmed.len());
     let (number, suffix) = trimmed.split_at(digits_end);
     let (numerator, denominator) = factor(suffix).ok_or_else(bad)?;
     let negative = number.starts_with('-');

@@ -101,7 +101,11 @@ pub fn cpu_quota_us(milli_cpu: i64, period_us: i64) -> i64 {
 pub fn pod_request(pod: &Pod, name: &str) -> i64 {
     let Some(spec) = spec(pod) else { return 0 };
     let overhead = amount(spec.overhead.as_ref(), name).unwrap_or(0);
-    if let Some(value) = spec.resources.as_ref().and_then(|r| amount(r.requests.as_ref(), name).or_else(|| amount(r.limits.as_ref(), name))) {
+    if let Some(value) = spec
+        .resources
+        .as_ref()
+        .and_then(|r| amount(r.requests.as_ref(), name).or_else(|| amount(r.limits.as_ref(), name)))
+    {
         return value + overhead;
     }
     let apps: i64 = spec.containers.iter().map(|c| request(c.resources.as_ref(), name)).sum();
@@ -195,7 +199,12 @@ pub struct ResourcePolicy {
 }
 
 /// Resources of one container of a pod.
-pub fn container_resources(pod: &Pod, container: &Container, kind: ContainerKind, policy: &ResourcePolicy) -> LinuxResources {
+pub fn container_resources(
+    pod: &Pod,
+    container: &Container,
+    kind: ContainerKind,
+    policy: &ResourcePolicy,
+) -> LinuxResources {
     let resources = container.resources.as_ref();
     let cpu_limit = limit(resources, "cpu").unwrap_or(0);
     let mut hugepages = Vec::new();
@@ -260,7 +269,12 @@ fn burstable_score(container: &Container, node_memory_bytes: i64) -> i64 {
 pub fn pod_requests(pod: &Pod) -> BTreeMap<String, i64> {
     let names = app_containers(pod).chain(init_containers(pod)).flat_map(|container| {
         let resources = container.container.resources.clone().unwrap_or_default();
-        resources.requests.unwrap_or_default().into_keys().chain(resources.limits.unwrap_or_default().into_keys()).collect::<Vec<_>>()
+        resources
+            .requests
+            .unwrap_or_default()
+            .into_keys()
+            .chain(resources.limits.unwrap_or_default().into_keys())
+            .collect::<Vec<_>>()
     });
     let mut all: BTreeMap<String, i64> = names.map(|name| (name, 0)).collect();
     if let Some(resources) = spec(pod).and_then(|spec| spec.resources.as_ref()) {
@@ -287,13 +301,18 @@ mod tests {
             (serde_json::json!({}), QosClass::BestEffort),
             (full.clone(), QosClass::Guaranteed),
             (serde_json::json!({"requests": {"cpu": "100m"}}), QosClass::Burstable),
-            (serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}), QosClass::Burstable),
+            (
+                serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}),
+                QosClass::Burstable,
+            ),
             (serde_json::json!({"limits": {"cpu": "1"}}), QosClass::Burstable),
         ] {
             let pod = pod(serde_json::json!({"containers": [{"name": "a", "resources": resources}]}));
             assert_eq!(qos_class(&pod), class, "{resources}");
         }
-        let mixed = pod(serde_json::json!({"containers": [{"name": "a", "resources": full}], "initContainers": [{"name": "b"}]}));
+        let mixed = pod(
+            serde_json::json!({"containers": [{"name": "a", "resources": full}], "initContainers": [{"name": "b"}]}),
+        );
         assert_eq!(qos_class(&mixed), QosClass::Burstable);
     }
 

@@ -16,7 +16,13 @@ pub enum RestartDecision {
 }
 
 /// The decision for a container that ended with `exit_code`. A kill after a failed probe ignores the rules on exit codes.
-pub fn decide_restart(pod: &Pod, kind: ContainerKind, container: &Container, exit_code: i32, killed_by_probe: bool) -> RestartDecision {
+pub fn decide_restart(
+    pod: &Pod,
+    kind: ContainerKind,
+    container: &Container,
+    exit_code: i32,
+    killed_by_probe: bool,
+) -> RestartDecision {
     match kind {
         ContainerKind::Ephemeral => return RestartDecision::Stay,
         ContainerKind::Sidecar => return RestartDecision::Restart,
@@ -74,7 +80,9 @@ mod tests {
             ("Always", ContainerKind::App, &ruled, 88, false, RestartAll),
             ("Never", ContainerKind::App, &on_failure, 3, false, Restart),
         ] {
-            let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {"containers": [], "restartPolicy": policy}})).unwrap();
+            let pod: Pod =
+                serde_json::from_value(serde_json::json!({"spec": {"containers": [], "restartPolicy": policy}}))
+                    .unwrap();
             let container: Container = serde_json::from_value(container.clone()).unwrap();
             assert_eq!(decide_restart(&pod, kind, &container, code, probe), want, "{policy} {kind:?} {code} {probe}");
         }

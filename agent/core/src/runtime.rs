@@ -247,7 +247,12 @@ pub trait Runtime: Send + Sync {
     /// Removes a sandbox and all in it. One that is gone is removed.
     fn remove_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     /// Makes a container; returns its id.
-    fn create_container<'a>(&'a self, sandbox_id: &'a str, spec: &'a ContainerSpec, sandbox: &'a SandboxSpec) -> Answer<'a, String>;
+    fn create_container<'a>(
+        &'a self,
+        sandbox_id: &'a str,
+        spec: &'a ContainerSpec,
+        sandbox: &'a SandboxSpec,
+    ) -> Answer<'a, String>;
     /// Starts a container.
     fn start_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     /// Stops a container, killing it after `grace_seconds`. One that is gone is stopped.
@@ -265,7 +270,12 @@ pub trait Runtime: Send + Sync {
     /// The image of that name, if it is there.
     fn image<'a>(&'a self, image: &'a str, runtime_handler: &'a str) -> Answer<'a, Option<ImageFact>>;
     /// Pulls an image; returns the reference to make containers with.
-    fn pull_image<'a>(&'a self, image: &'a str, auth: Option<&'a RegistryAuth>, sandbox: Option<&'a SandboxSpec>) -> Answer<'a, String>;
+    fn pull_image<'a>(
+        &'a self,
+        image: &'a str,
+        auth: Option<&'a RegistryAuth>,
+        sandbox: Option<&'a SandboxSpec>,
+    ) -> Answer<'a, String>;
     /// All that the runtime has of one pod.
     fn pod<'a>(&'a self, uid: &'a str) -> Answer<'a, ObservedPod>;
     /// All pods, and the time that the list was begun.

@@ -8,7 +8,9 @@ use crate::containers::{all_containers, annotation, host_network, is_sidecar, na
 use crate::dns::DnsSpec;
 use crate::labels;
 use crate::naming::PodNames;
-use crate::resources::{LinuxResources, QosClass, ResourcePolicy, cpu_quota_us, cpu_shares, pod_limit, pod_request, qos_class};
+use crate::resources::{
+    LinuxResources, QosClass, ResourcePolicy, cpu_quota_us, cpu_shares, pod_limit, pod_request, qos_class,
+};
 use crate::runtime::{PortMapping, SandboxSpec};
 use crate::security::{NodeSecurity, sandbox_security};
 
@@ -102,11 +104,16 @@ fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
 }
 
 fn sum_of_resources(pod: &Pod, policy: &ResourcePolicy) -> LinuxResources {
-    let quota = pod_limit(pod, "cpu").filter(|_| policy.cpu_quota).map_or(0, |value| cpu_quota_us(value, policy.cpu_period_us));
+    let quota =
+        pod_limit(pod, "cpu").filter(|_| policy.cpu_quota).map_or(0, |value| cpu_quota_us(value, policy.cpu_period_us));
     LinuxResources {
         cpu_period_us: if quota > 0 { policy.cpu_period_us } else { 0 },
         cpu_quota_us: quota,
-        cpu_shares: if qos_class(pod) == QosClass::BestEffort { crate::resources::MIN_SHARES } else { cpu_shares(pod_request(pod, "cpu")) },
+        cpu_shares: if qos_class(pod) == QosClass::BestEffort {
+            crate::resources::MIN_SHARES
+        } else {
+            cpu_shares(pod_request(pod, "cpu"))
+        },
         memory_bytes: pod_limit(pod, "memory").unwrap_or(0),
         ..LinuxResources::default()
     }
@@ -127,5 +134,7 @@ fn overhead(pod: &Pod, policy: &ResourcePolicy) -> LinuxResources {
 
 /// Whether any container of the pod asks for a privileged sandbox.
 pub fn wants_privileged(pod: &Pod) -> bool {
-    all_containers(pod).any(|container| container.container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true)))
+    all_containers(pod).any(|container| {
+        container.container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true))
+    })
 }

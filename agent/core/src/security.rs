@@ -1,6 +1,8 @@
 //! Security contexts of pod and container merged into what the runtime is told.
 
-use k8s_openapi::api::core::v1::{Capabilities, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext,
+};
 
 use crate::containers::spec;
 
@@ -118,7 +120,9 @@ pub enum SecurityError {
         container: String,
     },
     /// The image names its user by a word.
-    #[error("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \"{pod}\", container: {container})")]
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \"{pod}\", container: {container})"
+    )]
     UserByName {
         /// The word.
         user: String,
@@ -148,8 +152,18 @@ pub struct NodeSecurity {
 }
 
 const MASKED: [&str; 12] = [
-    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -164,7 +178,10 @@ fn namespaces(pod: &Pod) -> Namespaces {
     Namespaces {
         network: node(spec.host_network, NamespaceMode::Pod),
         ipc: node(spec.host_ipc, NamespaceMode::Pod),
-        pid: node(spec.host_pid, if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container }),
+        pid: node(
+            spec.host_pid,
+            if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container },
+        ),
     }
 }
 
@@ -189,8 +206,9 @@ fn seccomp(profile: Option<&SeccompProfile>, node: &NodeSecurity) -> Profile {
 pub fn sandbox_security(pod: &Pod, node: &NodeSecurity) -> SandboxSecurity {
     let context = pod_context(pod);
     let (supplemental_groups, strict_groups) = groups(pod);
-    let privileged = crate::containers::all_containers(pod)
-        .any(|container| container.container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true)));
+    let privileged = crate::containers::all_containers(pod).any(|container| {
+        container.container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true))
+    });
     SandboxSecurity {
         namespaces: namespaces(pod),
         selinux: context.and_then(|context| context.se_linux_options.clone()),
@@ -210,7 +228,8 @@ pub fn sandbox_security(pod: &Pod, node: &NodeSecurity) -> SandboxSecurity {
 pub fn check_non_root(pod: &Pod, container: &Container, image: &ImageUser) -> Result<(), SecurityError> {
     let own = container.security_context.as_ref();
     let context = pod_context(pod);
-    let required = own.and_then(|own| own.run_as_non_root).or_else(|| context.and_then(|context| context.run_as_non_root));
+    let required =
+        own.and_then(|own| own.run_as_non_root).or_else(|| context.and_then(|context| context.run_as_non_root));
     if required != Some(true) {
         return Ok(());
     }
@@ -220,14 +239,22 @@ pub fn check_non_root(pod: &Pod, container: &Container, image: &ImageUser) -> Re
         (Some(0), _) => Err(SecurityError::UserIsRoot { pod: pod_name, container: name }),
         (Some(_), _) => Ok(()),
         (None, Some(0)) => Err(SecurityError::ImageIsRoot { pod: pod_name, container: name }),
-        (None, None) if !image.name.is_empty() => Err(SecurityError::UserByName { user: image.name.clone(), pod: pod_name, container: name }),
+        (None, None) if !image.name.is_empty() => {
+            Err(SecurityError::UserByName { user: image.name.clone(), pod: pod_name, container: name })
+        }
         (None, None) => Err(SecurityError::ImageIsRoot { pod: pod_name, container: name }),
         (None, Some(_)) => Ok(()),
     }
 }
 
 /// Security of a container; `target` is the id of the container whose processes an ephemeral one joins.
-pub fn container_security(pod: &Pod, container: &Container, image: &ImageUser, target: Option<&str>, node: &NodeSecurity) -> ContainerSecurity {
+pub fn container_security(
+    pod: &Pod,
+    container: &Container,
+    image: &ImageUser,
+    target: Option<&str>,
+    node: &NodeSecurity,
+) -> ContainerSecurity {
     let blank = SecurityContext::default();
     let own = container.security_context.as_ref().unwrap_or(&blank);
     let context = pod_context(pod);
@@ -242,7 +269,8 @@ pub fn container_security(pod: &Pod, container: &Container, image: &ImageUser, t
         namespaces.pid = NamespaceMode::Target(id.to_owned());
     }
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
-    let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
+    let paths =
+        |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
     let run_as_user = own.run_as_user.or_else(|| context.and_then(|context| context.run_as_user));
     let (run_as_user, run_as_username) = match run_as_user {
         Some(uid) => (Some(uid), None),
@@ -269,7 +297,10 @@ pub fn container_security(pod: &Pod, container: &Container, image: &ImageUser, t
         seccomp: Some(if privileged {
             Profile::Unconfined
         } else {
-            seccomp(own.seccomp_profile.as_ref().or_else(|| context.and_then(|context| context.seccomp_profile.as_ref())), node)
+            seccomp(
+                own.seccomp_profile.as_ref().or_else(|| context.and_then(|context| context.seccomp_profile.as_ref())),
+                node,
+            )
         }),
         apparmor: apparmor(pod, container, privileged),
     }
@@ -294,7 +325,10 @@ mod tests {
     use super::*;
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
+        serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -329,7 +363,10 @@ mod tests {
         let containers = &pod.spec.as_ref().unwrap().containers;
         let a = container_security(&pod, &containers[0], &ImageUser::default(), None, &node);
         assert_eq!((a.run_as_user, a.supplemental_groups.clone(), a.no_new_privileges), (Some(2), vec![8, 9], true));
-        assert_eq!((a.seccomp, a.namespaces.pid, a.masked_paths.len()), (Some(Profile::RuntimeDefault), NamespaceMode::Node, 12));
+        assert_eq!(
+            (a.seccomp, a.namespaces.pid, a.masked_paths.len()),
+            (Some(Profile::RuntimeDefault), NamespaceMode::Node, 12)
+        );
         let b = container_security(&pod, &containers[1], &ImageUser::default(), None, &node);
         assert_eq!((b.seccomp, b.masked_paths.len(), b.run_as_user), (Some(Profile::Unconfined), 0, Some(1)));
         assert!(sandbox_security(&pod, &node).privileged);

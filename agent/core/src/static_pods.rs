@@ -30,13 +30,20 @@ pub enum StaticPodError {
 ///
 /// `origin` is `file:<path>` or the like and is part of the uid, as is the node: the same file gives the same uid, a
 /// changed file another.
-pub fn static_pod(definition: &serde_json::Value, origin: &str, node_name: &str, now: Timestamp) -> Result<Pod, StaticPodError> {
+pub fn static_pod(
+    definition: &serde_json::Value,
+    origin: &str,
+    node_name: &str,
+    now: Timestamp,
+) -> Result<Pod, StaticPodError> {
     let kind = definition.get("kind").and_then(|kind| kind.as_str()).unwrap_or_default();
     if kind != "Pod" {
         return Err(StaticPodError::Kind(kind.to_owned()));
     }
-    let mut pod: Pod = serde_json::from_value(definition.clone()).map_err(|error| StaticPodError::Shape(error.to_string()))?;
-    let name = pod.metadata.name.clone().filter(|name| !name.is_empty()).ok_or(StaticPodError::Missing("metadata.name"))?;
+    let mut pod: Pod =
+        serde_json::from_value(definition.clone()).map_err(|error| StaticPodError::Shape(error.to_string()))?;
+    let name =
+        pod.metadata.name.clone().filter(|name| !name.is_empty()).ok_or(StaticPodError::Missing("metadata.name"))?;
     let spec = pod.spec.as_mut().ok_or(StaticPodError::Missing("spec"))?;
     if spec.containers.is_empty() {
         return Err(StaticPodError::Missing("spec.containers"));
@@ -57,9 +64,12 @@ pub fn static_pod(definition: &serde_json::Value, origin: &str, node_name: &str,
         default_container(container)?;
     }
     let source = origin.split(':').next().unwrap_or("file").to_owned();
-    let hash = pod.metadata.uid.clone().filter(|uid| !uid.is_empty()).unwrap_or_else(|| uid(definition, origin, node_name));
+    let hash =
+        pod.metadata.uid.clone().filter(|uid| !uid.is_empty()).unwrap_or_else(|| uid(definition, origin, node_name));
     pod.metadata.name = Some(format!("{name}-{}", node_name.to_lowercase()));
-    pod.metadata.namespace = Some(pod.metadata.namespace.take().filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".into()));
+    pod.metadata.namespace = Some(
+        pod.metadata.namespace.take().filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".into()),
+    );
     pod.metadata.uid = Some(hash.clone());
     let annotations = pod.metadata.annotations.get_or_insert_with(BTreeMap::new);
     annotations.insert(CONFIG_HASH.into(), hash);

@@ -54,10 +54,21 @@ pub fn status(input: &StatusInput<'_>) -> PodStatus {
     let (pod_ips, host_ips) = addresses(input);
     let mut status = PodStatus {
         phase: Some(phase.to_owned()),
-        reason: verdict.map(|verdict| verdict.reason.clone()).or_else(|| input.previous.reason.clone().filter(|_| is_terminal(Some(&phase)))),
-        message: verdict.map(|verdict| verdict.message.clone()).or_else(|| input.previous.message.clone().filter(|_| is_terminal(Some(&phase)))),
+        reason: verdict
+            .map(|verdict| verdict.reason.clone())
+            .or_else(|| input.previous.reason.clone().filter(|_| is_terminal(Some(&phase)))),
+        message: verdict
+            .map(|verdict| verdict.message.clone())
+            .or_else(|| input.previous.message.clone().filter(|_| is_terminal(Some(&phase)))),
         observed_generation: input.pod.metadata.generation,
-        qos_class: Some(input.pod.status.as_ref().and_then(|status| status.qos_class.clone()).unwrap_or_else(|| qos_class(input.pod).as_str().to_owned())),
+        qos_class: Some(
+            input
+                .pod
+                .status
+                .as_ref()
+                .and_then(|status| status.qos_class.clone())
+                .unwrap_or_else(|| qos_class(input.pod).as_str().to_owned()),
+        ),
         start_time: Some(input.previous.start_time.clone().unwrap_or(Time(input.now))),
         pod_ip: pod_ips.first().cloned(),
         pod_ips: (!pod_ips.is_empty()).then(|| pod_ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect()),
@@ -80,14 +91,22 @@ fn sticky_phase(input: &StatusInput<'_>) -> Option<String> {
     if let Some(phase) = input.memory.verdict.as_ref().and_then(|verdict| verdict.phase) {
         return Some(phase.to_owned());
     }
-    input.previous.phase.clone().filter(|phase| is_terminal(Some(phase)) && (!is_static(input.pod) || input.memory.lifecycle > Lifecycle::Syncing))
+    input.previous.phase.clone().filter(|phase| {
+        is_terminal(Some(phase)) && (!is_static(input.pod) || input.memory.lifecycle > Lifecycle::Syncing)
+    })
 }
 
 /// Addresses of pod and node. A pod that has no sandbox any more keeps the addresses it had.
 fn addresses(input: &StatusInput<'_>) -> (Vec<String>, Vec<String>) {
     let host: Vec<String> = input.host_ips.iter().map(ToString::to_string).collect();
     let pod = match input.observed.sandbox() {
-        Some(sandbox) if host_network(input.pod) => if sandbox.ready { host.clone() } else { known_ips(input.previous) },
+        Some(sandbox) if host_network(input.pod) => {
+            if sandbox.ready {
+                host.clone()
+            } else {
+                known_ips(input.previous)
+            }
+        }
         Some(sandbox) if sandbox.ready && !sandbox.ips.is_empty() => ordered(&sandbox.ips, input.host_ips),
         _ if input.memory.lifecycle > Lifecycle::Syncing => known_ips(input.previous),
         _ => Vec::new(),

@@ -25,7 +25,14 @@ impl World {
     pub(crate) fn new(spec: serde_json::Value) -> World {
         let pod = serde_json::from_value(serde_json::json!({"metadata": {"name": "web", "namespace": "ns", "uid": "u1", "generation": 1}, "spec": spec})).unwrap();
         let now = Timestamp::from_second(1_000_000).unwrap();
-        World { pod, observed: ObservedPod::default(), memory: PodMemory::default(), status: PodStatus::default(), now, serial: 0 }
+        World {
+            pod,
+            observed: ObservedPod::default(),
+            memory: PodMemory::default(),
+            status: PodStatus::default(),
+            now,
+            serial: 0,
+        }
     }
 
     pub(crate) fn plan(&self) -> Plan {
@@ -108,7 +115,13 @@ impl World {
             Action::StopSandbox { id, .. } => {
                 let sandbox = self.observed.sandboxes.iter_mut().find(|sandbox| sandbox.id == *id).unwrap();
                 sandbox.ready = false;
-                let inside: Vec<String> = self.observed.containers.iter().filter(|c| c.sandbox_id == *id && c.running()).map(|c| c.name.clone()).collect();
+                let inside: Vec<String> = self
+                    .observed
+                    .containers
+                    .iter()
+                    .filter(|c| c.sandbox_id == *id && c.running())
+                    .map(|c| c.name.clone())
+                    .collect();
                 for name in inside {
                     self.exit(&name, 137);
                 }
@@ -125,13 +138,18 @@ impl World {
             Action::StartContainer { container, attempt, sandbox_id, failed_at, .. } => {
                 let memory = self.memory.container_mut(container);
                 memory.image = ImageState::Unknown;
-                memory.crash_loop = failed_at.map(|at| Backoff::after_try(memory.crash_loop.as_ref(), at, self.now, BackoffBounds::default())).or(memory.crash_loop);
+                memory.crash_loop = failed_at
+                    .map(|at| Backoff::after_try(memory.crash_loop.as_ref(), at, self.now, BackoffBounds::default()))
+                    .or(memory.crash_loop);
                 self.run(container, *attempt, &sandbox_id.clone());
                 format!("start {container} {attempt}")
             }
             Action::BackOff { container, .. } => format!("back-off {container}"),
             Action::StopContainer { id, container, reason, grace_seconds, after } => {
-                let line = format!("stop {container} {reason:?} {grace_seconds}s{}", if after.is_empty() { String::new() } else { format!(" after {}", after.join(",")) });
+                let line = format!(
+                    "stop {container} {reason:?} {grace_seconds}s{}",
+                    if after.is_empty() { String::new() } else { format!(" after {}", after.join(",")) }
+                );
                 match reason {
                     StopReason::Changed => drop(self.memory.restart_regardless.insert(id.clone())),
                     StopReason::Liveness | StopReason::Startup => drop(self.memory.killed_by_probe.insert(id.clone())),
@@ -178,7 +196,12 @@ impl World {
 
     pub(crate) fn exit(&mut self, name: &str, code: i32) {
         let now = self.now;
-        let container = self.observed.containers.iter_mut().find(|container| container.name == name && container.running()).unwrap();
+        let container = self
+            .observed
+            .containers
+            .iter_mut()
+            .find(|container| container.name == name && container.running())
+            .unwrap();
         container.fact = ContainerFact::Exited;
         container.exit_code = code;
         container.finished_at = Some(now);
@@ -190,7 +213,11 @@ impl World {
 
     /// `name:state` of all containers of the status.
     pub(crate) fn states(&self) -> String {
-        let lists = [&self.status.init_container_statuses, &self.status.container_statuses, &self.status.ephemeral_container_statuses];
+        let lists = [
+            &self.status.init_container_statuses,
+            &self.status.container_statuses,
+            &self.status.ephemeral_container_statuses,
+        ];
         let texts: Vec<String> = lists
             .into_iter()
             .flatten()

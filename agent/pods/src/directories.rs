@@ -91,7 +91,10 @@ impl Directories {
     /// Uids of pods that have a directory.
     pub(crate) fn pods_on_disk(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.pods()).into_iter().flatten().flatten();
-        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
     }
 
     /// Removes the files of one instance of a container: log, rotated logs, termination log.

@@ -15,9 +15,14 @@ use crate::shared::Shared;
 ///
 /// # Errors
 /// In the words of `CreateContainerConfigError`.
-pub(crate) async fn environment(shared: &Shared, pod: &Pod, container: &SpecContainer<'_>) -> Result<Vec<(String, String)>, String> {
+pub(crate) async fn environment(
+    shared: &Shared,
+    pod: &Pod,
+    container: &SpecContainer<'_>,
+) -> Result<Vec<(String, String)>, String> {
     let namespace = containers::namespace(pod);
-    let (objects, services) = tokio::join!(fetch_objects(shared, namespace, container), fetch_services(shared, pod, namespace));
+    let (objects, services) =
+        tokio::join!(fetch_objects(shared, namespace, container), fetch_services(shared, pod, namespace));
     let (objects, services) = (objects?, services?);
     let allocatable = shared.ports.node.allocatable();
     let sources = FieldSources {
@@ -52,7 +57,11 @@ async fn fetch_objects(shared: &Shared, namespace: &str, container: &SpecContain
     Ok(EnvObjects { config_maps: config_maps?, secrets: secrets?.into_iter().collect() })
 }
 
-async fn fetch_services(shared: &Shared, pod: &Pod, namespace: &str) -> Result<std::collections::BTreeMap<String, String>, String> {
+async fn fetch_services(
+    shared: &Shared,
+    pod: &Pod,
+    namespace: &str,
+) -> Result<std::collections::BTreeMap<String, String>, String> {
     let links = containers::spec(pod).and_then(|spec| spec.enable_service_links).unwrap_or(true);
     match shared.ports.objects.services(namespace).await {
         Ok(services) => Ok(service_env(namespace, links, &services)),

@@ -19,12 +19,16 @@ pub(crate) async fn check_health(host: &str, port: u16, service: &str, timeout: 
     match tokio::time::timeout(timeout, call(host, port, service)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(message)) => ProbeOutcome::Failure(message),
-        Err(_) => ProbeOutcome::Failure(format!("timeout: failed to connect service \"{host}:{port}\" within {}s: context deadline exceeded", timeout.as_secs())),
+        Err(_) => ProbeOutcome::Failure(format!(
+            "timeout: failed to connect service \"{host}:{port}\" within {}s: context deadline exceeded",
+            timeout.as_secs()
+        )),
     }
 }
 
 async fn call(host: &str, port: u16, service: &str) -> Result<ProbeOutcome, String> {
-    let stream = connect(host, port).await.map_err(|error| format!("failed to connect service \"{host}:{port}\": {error}"))?;
+    let stream =
+        connect(host, port).await.map_err(|error| format!("failed to connect service \"{host}:{port}\": {error}"))?;
     let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .handshake(TokioIo::new(stream))
         .await
@@ -84,10 +88,16 @@ fn judge(status: Option<&(String, String)>, body: &[u8], service: &str) -> Probe
     match status {
         Some((code, _)) if code == "0" => {}
         Some((code, _)) if code == UNIMPLEMENTED => {
-            return ProbeOutcome::Failure("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned());
+            return ProbeOutcome::Failure(
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned(),
+            );
         }
-        Some((code, message)) => return ProbeOutcome::Failure(format!("error: health rpc probe failed: code {code}: {message}")),
-        None => return ProbeOutcome::Failure("error: health rpc probe failed: the answer has no gRPC status".to_owned()),
+        Some((code, message)) => {
+            return ProbeOutcome::Failure(format!("error: health rpc probe failed: code {code}: {message}"));
+        }
+        None => {
+            return ProbeOutcome::Failure("error: health rpc probe failed: the answer has no gRPC status".to_owned());
+        }
     }
     // `HealthCheckResponse` has one field, status: 0x08 and a small number; left out it is UNKNOWN.
     let state = match body {
@@ -113,7 +123,12 @@ mod tests {
         assert_eq!(encode("ab"), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
         let ok = ("0".to_owned(), String::new());
         assert_eq!(judge(Some(&ok), &[0, 0, 0, 0, 2, 8, 1], ""), ProbeOutcome::Success);
-        for (status, body) in [(Some(ok.clone()), vec![0, 0, 0, 0, 2, 8, 2]), (Some(ok), vec![]), (Some(("12".into(), String::new())), vec![]), (None, vec![])] {
+        for (status, body) in [
+            (Some(ok.clone()), vec![0, 0, 0, 0, 2, 8, 2]),
+            (Some(ok), vec![]),
+            (Some(("12".into(), String::new())), vec![]),
+            (None, vec![]),
+        ] {
             assert!(matches!(judge(status.as_ref(), &body, ""), ProbeOutcome::Failure(_)), "{status:?} {body:?}");
         }
     }
@@ -122,6 +137,9 @@ mod tests {
     async fn a_server_that_speaks_no_http2_fails_in_time() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert!(matches!(check_health("127.0.0.1", port, "", Duration::from_millis(50)).await, ProbeOutcome::Failure(_)));
+        assert!(matches!(
+            check_health("127.0.0.1", port, "", Duration::from_millis(50)).await,
+            ProbeOutcome::Failure(_)
+        ));
     }
 }

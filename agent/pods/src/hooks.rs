@@ -23,7 +23,9 @@ pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<
             match (named, name.parse::<i32>()) {
                 (Some(port), _) => port.container_port,
                 (None, Ok(number)) => number,
-                (None, Err(_)) => return Err(format!("couldn't find port: {name:?} in container {:?}", container.name)),
+                (None, Err(_)) => {
+                    return Err(format!("couldn't find port: {name:?} in container {:?}", container.name));
+                }
             }
         }
     };
@@ -42,7 +44,12 @@ pub(crate) fn http_request(action: &HTTPGetAction, container: &Container, pod_ip
         host,
         port: resolve_port(&action.port, container)?,
         path: if path.starts_with('/') { path.to_owned() } else { format!("/{path}") },
-        headers: action.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone())).collect(),
+        headers: action
+            .http_headers
+            .iter()
+            .flatten()
+            .map(|header| (header.name.clone(), header.value.clone()))
+            .collect(),
     })
 }
 
@@ -65,9 +72,16 @@ pub(crate) async fn run_hook(
                 let mut text = output.stdout;
                 text.extend(output.stderr);
                 text.truncate(1024);
-                Err(format!("command '{}' exited with {}: {}", command.join(" "), output.exit_code, String::from_utf8_lossy(&text)))
+                Err(format!(
+                    "command '{}' exited with {}: {}",
+                    command.join(" "),
+                    output.exit_code,
+                    String::from_utf8_lossy(&text)
+                ))
             }
-            Err(error) if error.failure == RuntimeFailure::Deadline => Err(format!("command '{}' timed out", command.join(" "))),
+            Err(error) if error.failure == RuntimeFailure::Deadline => {
+                Err(format!("command '{}' timed out", command.join(" ")))
+            }
             Err(error) => Err(error.message),
         };
     }
@@ -76,10 +90,20 @@ pub(crate) async fn run_hook(
         let timeout = bound.unwrap_or(HTTP_DEADLINE);
         let answer = match get(request.clone(), timeout).await {
             Err(HttpError::PlainAnswer { .. }) => {
-                let message = format!("request to HTTPS lifecycle hook {} got HTTP response, retry with HTTP succeeded", request.url());
+                let message = format!(
+                    "request to HTTPS lifecycle hook {} got HTTP response, retry with HTTP succeeded",
+                    request.url()
+                );
                 let retried = get(HttpRequest { https: false, ..request }, timeout).await;
                 if retried.is_ok() {
-                    named_event(&*shared.ports.events, pod, &container.name, EventType::Warning, "LifecycleHTTPFallback", &message);
+                    named_event(
+                        &*shared.ports.events,
+                        pod,
+                        &container.name,
+                        EventType::Warning,
+                        "LifecycleHTTPFallback",
+                        &message,
+                    );
                 }
                 retried
             }

@@ -78,8 +78,12 @@ async fn follow(mut request: HttpRequest) -> Result<HttpAnswer, HttpError> {
     let first = request.host.clone();
     for _ in 0..=MAX_REDIRECTS {
         let (answer, location) = exchange(&request).await?;
-        let Some(location) = location.filter(|_| matches!(answer.status, 301 | 302 | 303 | 307 | 308)) else { return Ok(answer) };
-        let Some(next) = redirected(&request, &location) else { return Ok(HttpAnswer { elsewhere: Some(location), ..answer }) };
+        let Some(location) = location.filter(|_| matches!(answer.status, 301 | 302 | 303 | 307 | 308)) else {
+            return Ok(answer);
+        };
+        let Some(next) = redirected(&request, &location) else {
+            return Ok(HttpAnswer { elsewhere: Some(location), ..answer });
+        };
         if next.host != first {
             return Ok(HttpAnswer { elsewhere: Some(location), ..answer });
         }
@@ -107,14 +111,18 @@ fn redirected(from: &HttpRequest, location: &str) -> Option<HttpRequest> {
 
 async fn exchange(request: &HttpRequest) -> Result<(HttpAnswer, Option<String>), HttpError> {
     let failed = |message: String| HttpError::Failed { url: request.url(), message };
-    let stream = connect(&request.host, request.port).await.map_err(|error| failed(format!("dial tcp {}: connect: {error}", request.authority())))?;
+    let stream = connect(&request.host, request.port)
+        .await
+        .map_err(|error| failed(format!("dial tcp {}: connect: {error}", request.authority())))?;
     if !request.https {
         return talk(stream, request).await;
     }
     let name = server_name(request);
     match tokio_rustls::TlsConnector::from(tls_config()).connect(name, stream).await {
         Ok(stream) => talk(stream, request).await,
-        Err(error) if error.to_string().contains("InvalidContentType") || error.to_string().contains("corrupt message") => {
+        Err(error)
+            if error.to_string().contains("InvalidContentType") || error.to_string().contains("corrupt message") =>
+        {
             Err(HttpError::PlainAnswer { url: request.url() })
         }
         Err(error) => Err(failed(format!("tls: {error}"))),
@@ -122,8 +130,15 @@ async fn exchange(request: &HttpRequest) -> Result<(HttpAnswer, Option<String>),
 }
 
 fn server_name(request: &HttpRequest) -> ServerName<'static> {
-    let wanted = request.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map_or(&request.host, |(_, value)| value);
-    let bare = wanted.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(wanted.as_str(), |(host, _)| host);
+    let wanted = request
+        .headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("host"))
+        .map_or(&request.host, |(_, value)| value);
+    let bare = wanted
+        .rsplit_once(':')
+        .filter(|(_, port)| port.parse::<u16>().is_ok())
+        .map_or(wanted.as_str(), |(host, _)| host);
     ServerName::try_from(bare.to_owned()).unwrap_or_else(|_| ServerName::IpAddress(IpAddr::from([127, 0, 0, 1]).into()))
 }
 
@@ -135,7 +150,10 @@ pub(crate) async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream>
     Ok(stream)
 }
 
-async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, request: &HttpRequest) -> Result<(HttpAnswer, Option<String>), HttpError> {
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: &HttpRequest,
+) -> Result<(HttpAnswer, Option<String>), HttpError> {
     let failed = |message: String| HttpError::Failed { url: request.url(), message };
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .title_case_headers(true)
@@ -143,9 +161,13 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, requ
         .await
         .map_err(|error| failed(error.to_string()))?;
     let exchange = async {
-        let response = sender.send_request(build(request).map_err(|error| failed(error.to_string()))?).await.map_err(|error| failed(error.to_string()))?;
+        let response = sender
+            .send_request(build(request).map_err(|error| failed(error.to_string()))?)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         let status = response.status().as_u16();
-        let location = response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let location =
+            response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
         let mut frames = response.into_body();
         while body.len() < MAX_BODY {
@@ -191,7 +213,11 @@ fn build(request: &HttpRequest) -> Result<http::Request<Empty<Bytes>>, http::Err
             headers.push((name.clone(), value.clone()));
         }
     }
-    let mut builder = http::Request::get(if request.path.starts_with('/') { request.path.clone() } else { format!("/{}", request.path) });
+    let mut builder = http::Request::get(if request.path.starts_with('/') {
+        request.path.clone()
+    } else {
+        format!("/{}", request.path)
+    });
     for (name, value) in headers {
         builder = builder.header(name, value);
     }
@@ -206,7 +232,12 @@ fn tls_config() -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         // The versions are those that the provider was built with; it can't lack them.
         let builder = builder.expect("the TLS provider supports the default versions");
-        Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes))).with_no_client_auth())
+        Arc::new(
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes)))
+                .with_no_client_auth(),
+        )
     };
     CONFIG.get_or_init(make).clone()
 }
@@ -227,11 +258,21 @@ impl ServerCertVerifier for AnyCertificate {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _message: &[u8], _cert: &CertificateDer<'_>, _dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
 
-    fn verify_tls13_signature(&self, _message: &[u8], _cert: &CertificateDer<'_>, _dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
 

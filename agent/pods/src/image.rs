@@ -32,7 +32,11 @@ pub(crate) struct ImageFailure {
 }
 
 /// Looks for the image of a container and pulls it as its policy says.
-pub(crate) async fn ensure_image(shared: &Shared, pod: &Pod, container: &SpecContainer<'_>) -> Result<ReadyImage, ImageFailure> {
+pub(crate) async fn ensure_image(
+    shared: &Shared,
+    pod: &Pod,
+    container: &SpecContainer<'_>,
+) -> Result<ReadyImage, ImageFailure> {
     let events = &*shared.ports.events;
     let given = container.container.image.as_deref().unwrap_or_default();
     let name = image_name(given).map_err(|error| {
@@ -53,7 +57,8 @@ pub(crate) async fn ensure_image(shared: &Shared, pod: &Pod, container: &SpecCon
             Err(ImageFailure { reason: "ErrImageNeverPull", message })
         }
         (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) => {
-            let message = format!("Container image {given:?} already present on machine and can be accessed by the pod");
+            let message =
+                format!("Container image {given:?} already present on machine and can be accessed by the pod");
             container_event(events, pod, container, EventType::Normal, "Pulled", &message);
             Ok(ready(&name, image))
         }
@@ -66,7 +71,13 @@ fn ready(name: &str, image: ImageFact) -> ReadyImage {
     ReadyImage { reference, user: image.user }
 }
 
-async fn pull(shared: &Shared, pod: &Pod, container: &SpecContainer<'_>, given: &str, name: &str) -> Result<ReadyImage, ImageFailure> {
+async fn pull(
+    shared: &Shared,
+    pod: &Pod,
+    container: &SpecContainer<'_>,
+    given: &str,
+    name: &str,
+) -> Result<ReadyImage, ImageFailure> {
     let events = &*shared.ports.events;
     let asked = Instant::now();
     let keyring = keyring(shared, pod).await;
@@ -78,8 +89,18 @@ async fn pull(shared: &Shared, pod: &Pod, container: &SpecContainer<'_>, given: 
     let result = pull_with(shared, name, &keyring.lookup(name)).await;
     let taken = begun.elapsed();
     let failed = |message: String| {
-        container_event(events, pod, container, EventType::Warning, "Failed", &format!("Failed to pull image {given:?}: {message}"));
-        let reason = ["RegistryUnavailable", "SignatureValidationFailed"].into_iter().find(|reason| message.contains(reason)).unwrap_or("ErrImagePull");
+        container_event(
+            events,
+            pod,
+            container,
+            EventType::Warning,
+            "Failed",
+            &format!("Failed to pull image {given:?}: {message}"),
+        );
+        let reason = ["RegistryUnavailable", "SignatureValidationFailed"]
+            .into_iter()
+            .find(|reason| message.contains(reason))
+            .unwrap_or("ErrImagePull");
         container_event(events, pod, container, EventType::Warning, "Failed", &format!("Error: {reason}"));
         ImageFailure { reason, message }
     };
@@ -134,8 +155,10 @@ async fn keyring(shared: &Shared, pod: &Pod) -> Keyring {
         }
     }
     if !missing.is_empty() {
-        let message =
-            format!("Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.", missing.join(", "));
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
         pod_event(&*shared.ports.events, pod, EventType::Warning, "FailedToRetrieveImagePullSecret", &message);
     }
     keyring

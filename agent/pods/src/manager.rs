@@ -67,7 +67,13 @@ impl PodManager {
         let (ended_sender, ended) = mpsc::unbounded_channel();
         let (command_sender, commands) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::new(config, ports, ended_sender));
-        PodManager { api, ended, handle: PodHandle { shared: shared.clone(), commands: command_sender }, commands, shared }
+        PodManager {
+            api,
+            ended,
+            handle: PodHandle { shared: shared.clone(), commands: command_sender },
+            commands,
+            shared,
+        }
     }
 
     /// What the kubelet port sees of the pods.
@@ -124,7 +130,11 @@ impl PodManager {
         while side.join_next().await.is_some() {}
     }
 
-    fn follow_changes(&self, side: &mut JoinSet<()>, cancel: &CancellationToken) -> mpsc::Receiver<(String, String, String)> {
+    fn follow_changes(
+        &self,
+        side: &mut JoinSet<()>,
+        cancel: &CancellationToken,
+    ) -> mpsc::Receiver<(String, String, String)> {
         let (sender, receiver) = mpsc::channel(256);
         let mut stream = self.shared.ports.objects.changes();
         let token = cancel.clone();
@@ -159,7 +169,15 @@ struct Roster {
 
 impl Roster {
     fn new(shared: Arc<Shared>, mirrors: Option<MirrorKeeper>, cancel: CancellationToken) -> Roster {
-        Roster { shared, members: HashMap::new(), workers: JoinSet::new(), done: HashSet::new(), mirrors, next_scan: None, cancel }
+        Roster {
+            shared,
+            members: HashMap::new(),
+            workers: JoinSet::new(),
+            done: HashSet::new(),
+            mirrors,
+            next_scan: None,
+            cancel,
+        }
     }
 
     /// Brings workers, mirrors and left-overs in line with the sources. Returns when to come again.
@@ -192,14 +210,21 @@ impl Roster {
     }
 
     /// Tells the workers there are what changed. Nothing counts as gone before all sources have spoken.
-    fn update(&mut self, wanted: &BTreeMap<&str, &Arc<Pod>>, mirrors: &BTreeMap<(String, String), Arc<Pod>>, ready: bool) {
+    fn update(
+        &mut self,
+        wanted: &BTreeMap<&str, &Arc<Pod>>,
+        mirrors: &BTreeMap<(String, String), Arc<Pod>>,
+        ready: bool,
+    ) {
         for (uid, member) in &self.members {
             let mirror_uid = mirrors.get(&member.name).and_then(|mirror| mirror.metadata.uid.clone());
             let pod = wanted.get(uid.as_str()).copied();
             member.desired.send_if_modified(|desired| {
                 let gone = desired.gone || (pod.is_none() && ready);
                 let mirror_uid = if containers::is_static(&desired.pod) { mirror_uid } else { None };
-                let changed = gone != desired.gone || desired.mirror_uid != mirror_uid || pod.is_some_and(|pod| !Arc::ptr_eq(pod, &desired.pod));
+                let changed = gone != desired.gone
+                    || desired.mirror_uid != mirror_uid
+                    || pod.is_some_and(|pod| !Arc::ptr_eq(pod, &desired.pod));
                 desired.gone = gone;
                 desired.mirror_uid = mirror_uid;
                 if let Some(pod) = pod {
@@ -212,8 +237,11 @@ impl Roster {
 
     /// Admits pods that have no worker yet, the oldest first, and gives each one.
     fn admit_new(&mut self, wanted: &BTreeMap<&str, &Arc<Pod>>, mirrors: &BTreeMap<(String, String), Arc<Pod>>) {
-        let mut fresh: Vec<&Arc<Pod>> =
-            wanted.iter().filter(|(uid, _)| !self.members.contains_key(**uid) && !self.done.contains(**uid)).map(|(_, pod)| *pod).collect();
+        let mut fresh: Vec<&Arc<Pod>> = wanted
+            .iter()
+            .filter(|(uid, _)| !self.members.contains_key(**uid) && !self.done.contains(**uid))
+            .map(|(_, pod)| *pod)
+            .collect();
         fresh.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
         for pod in fresh {
             let name = full_name(pod);
@@ -231,7 +259,15 @@ impl Roster {
             }
             let verdict = self.admission(&pod);
             let mirror_uid = mirror.and_then(|mirror| mirror.metadata.uid.clone());
-            self.hire(Desired { pod, mirror_uid, gone: false, orphan: false, verdict, verdict_grace_seconds: None, refresh: 0 });
+            self.hire(Desired {
+                pod,
+                mirror_uid,
+                gone: false,
+                orphan: false,
+                verdict,
+                verdict_grace_seconds: None,
+                refresh: 0,
+            });
         }
     }
 

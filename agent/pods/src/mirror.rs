@@ -29,11 +29,15 @@ pub(crate) fn full_name(pod: &Pod) -> Name {
 
 /// What makes the mirrors match: mirrors without a static pod, of another version or being deleted go, and those that
 /// are missing are made.
-pub(crate) fn plan_mirrors(statics: &BTreeMap<String, Arc<Pod>>, mirrors: &BTreeMap<Name, Arc<Pod>>) -> Vec<(Name, MirrorAction)> {
+pub(crate) fn plan_mirrors(
+    statics: &BTreeMap<String, Arc<Pod>>,
+    mirrors: &BTreeMap<Name, Arc<Pod>>,
+) -> Vec<(Name, MirrorAction)> {
     let mut actions = Vec::new();
     let wanted: BTreeMap<Name, &Arc<Pod>> = statics.values().map(|pod| (full_name(pod), pod)).collect();
     for (name, mirror) in mirrors {
-        let good = wanted.get(name).is_some_and(|pod| mirror_matches(mirror, pod)) && mirror.metadata.deletion_timestamp.is_none();
+        let good = wanted.get(name).is_some_and(|pod| mirror_matches(mirror, pod))
+            && mirror.metadata.deletion_timestamp.is_none();
         if !good {
             let uid = containers::uid(mirror).to_owned();
             actions.push((name.clone(), MirrorAction::Delete { namespace: name.0.clone(), name: name.1.clone(), uid }));
@@ -56,7 +60,10 @@ pub(crate) struct MirrorKeeper {
 }
 
 impl MirrorKeeper {
-    pub(crate) fn new(port: Arc<dyn MirrorPods>, done: mpsc::UnboundedSender<(Name, Result<(), PortError>)>) -> MirrorKeeper {
+    pub(crate) fn new(
+        port: Arc<dyn MirrorPods>,
+        done: mpsc::UnboundedSender<(Name, Result<(), PortError>)>,
+    ) -> MirrorKeeper {
         MirrorKeeper { port, under_way: HashSet::new(), retry_at: HashMap::new(), done }
     }
 
@@ -103,7 +110,8 @@ mod tests {
 
     fn static_set() -> BTreeMap<String, Arc<Pod>> {
         let definition = serde_json::json!({"kind": "Pod", "metadata": {"name": "web"}, "spec": {"containers": [{"name": "a", "image": "x:1"}]}});
-        let pod = orlop_agent_core::static_pods::static_pod(&definition, "file:/x", "n", jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let pod = orlop_agent_core::static_pods::static_pod(&definition, "file:/x", "n", jiff::Timestamp::UNIX_EPOCH)
+            .unwrap();
         BTreeMap::from([(containers::uid(&pod).to_owned(), Arc::new(pod))])
     }
 
@@ -120,12 +128,20 @@ mod tests {
         assert!(matches!(&plan_mirrors(&statics, &BTreeMap::new())[..], [(_, MirrorAction::Create(_))]));
         assert!(plan_mirrors(&statics, &mirrors(shown(&statics))).is_empty());
         let mut old = shown(&statics);
-        old.metadata.annotations.as_mut().unwrap().insert(orlop_agent_core::labels::CONFIG_MIRROR.into(), "other".into());
+        old.metadata
+            .annotations
+            .as_mut()
+            .unwrap()
+            .insert(orlop_agent_core::labels::CONFIG_MIRROR.into(), "other".into());
         let mut deleted = shown(&statics);
-        deleted.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+        deleted.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         for mirror in [old, deleted] {
             assert!(matches!(&plan_mirrors(&statics, &mirrors(mirror))[..], [(_, MirrorAction::Delete { .. })]));
         }
-        assert!(matches!(&plan_mirrors(&BTreeMap::new(), &mirrors(shown(&statics)))[..], [(_, MirrorAction::Delete { .. })]));
+        assert!(matches!(
+            &plan_mirrors(&BTreeMap::new(), &mirrors(shown(&statics)))[..],
+            [(_, MirrorAction::Delete { .. })]
+        ));
     }
 }

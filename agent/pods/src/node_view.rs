@@ -38,19 +38,33 @@ impl ViewOfPods {
         let entries = lock(&self.shared.entries);
         let found = entries.values().find(|entry| {
             let named = containers::namespace(&entry.pod) == namespace && containers::name(&entry.pod) == name;
-            named && uid.is_none_or(|uid| containers::uid(&entry.pod) == uid || entry.mirror_uid.as_deref() == Some(uid))
+            named
+                && uid.is_none_or(|uid| containers::uid(&entry.pod) == uid || entry.mirror_uid.as_deref() == Some(uid))
         });
         found.cloned().ok_or_else(|| NodeViewError::NotFound(format!("pod \"{name}_{namespace}\" does not exist")))
     }
 
-    fn find_container(&self, namespace: &str, pod_name: &str, uid: Option<&str>, name: &str, previous: bool) -> Result<ContainerRef, NodeViewError> {
+    fn find_container(
+        &self,
+        namespace: &str,
+        pod_name: &str,
+        uid: Option<&str>,
+        name: &str,
+        previous: bool,
+    ) -> Result<ContainerRef, NodeViewError> {
         let entry = self.find(namespace, pod_name, uid)?;
         let Some(container) = containers::find_container(&entry.pod, name) else {
-            return Err(NodeViewError::NotFound(format!("container {name:?} not found in pod \"{pod_name}_{namespace}\"")));
+            return Err(NodeViewError::NotFound(format!(
+                "container {name:?} not found in pod \"{pod_name}_{namespace}\""
+            )));
         };
         let observed = self.shared.observed.get(containers::uid(&entry.pod));
         let mut instances = observed.iter().flat_map(|observed| observed.instances(name));
-        let instance = if previous { instances.find(|instance| instance.exited() && entry_shows_later(&entry, name, &instance.id)) } else { instances.next() };
+        let instance = if previous {
+            instances.find(|instance| instance.exited() && entry_shows_later(&entry, name, &instance.id))
+        } else {
+            instances.next()
+        };
         let Some(instance) = instance else {
             return Err(NodeViewError::BadRequest(if previous {
                 format!("previous terminated container {name:?} in pod {pod_name:?} not found")
@@ -70,17 +84,29 @@ impl ViewOfPods {
 
 /// The instance before is the one that the status shows as the last state, or any that is not the current one.
 fn entry_shows_later(entry: &PodEntry, name: &str, id: &str) -> bool {
-    let lists = [&entry.status.container_statuses, &entry.status.init_container_statuses, &entry.status.ephemeral_container_statuses];
+    let lists = [
+        &entry.status.container_statuses,
+        &entry.status.init_container_statuses,
+        &entry.status.ephemeral_container_statuses,
+    ];
     let status = lists.into_iter().flatten().flatten().find(|status| status.name == name);
     let Some(status) = status else { return false };
     let terminated = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
-        state.as_ref().and_then(|state| state.terminated.as_ref()).and_then(|end| end.container_id.as_deref()).is_some_and(|known| known.ends_with(id))
+        state
+            .as_ref()
+            .and_then(|state| state.terminated.as_ref())
+            .and_then(|end| end.container_id.as_deref())
+            .is_some_and(|known| known.ends_with(id))
     };
     terminated(&status.last_state) || !status.container_id.as_deref().is_some_and(|known| known.ends_with(id))
 }
 
 fn waiting_reason(entry: &PodEntry, name: &str) -> String {
-    let lists = [&entry.status.container_statuses, &entry.status.init_container_statuses, &entry.status.ephemeral_container_statuses];
+    let lists = [
+        &entry.status.container_statuses,
+        &entry.status.init_container_statuses,
+        &entry.status.ephemeral_container_statuses,
+    ];
     let status = lists.into_iter().flatten().flatten().find(|status| status.name == name);
     let waiting = status.and_then(|status| status.state.as_ref()).and_then(|state| state.waiting.as_ref());
     waiting.and_then(|waiting| waiting.reason.clone()).unwrap_or_else(|| "ContainerCreating".to_owned())
@@ -88,15 +114,28 @@ fn waiting_reason(entry: &PodEntry, name: &str) -> String {
 
 impl NodeView for ViewOfPods {
     fn pods(&self) -> Vec<Arc<Pod>> {
-        let with_status = |entry: &PodEntry| Arc::new(Pod { status: Some(entry.status.clone()), ..(*entry.pod).clone() });
+        let with_status =
+            |entry: &PodEntry| Arc::new(Pod { status: Some(entry.status.clone()), ..(*entry.pod).clone() });
         lock(&self.shared.entries).values().map(with_status).collect()
     }
 
-    fn container<'a>(&'a self, namespace: &'a str, pod: &'a str, uid: Option<&'a str>, container: &'a str, previous: bool) -> Answer<'a, ContainerRef> {
+    fn container<'a>(
+        &'a self,
+        namespace: &'a str,
+        pod: &'a str,
+        uid: Option<&'a str>,
+        container: &'a str,
+        previous: bool,
+    ) -> Answer<'a, ContainerRef> {
         Box::pin(async move { self.find_container(namespace, pod, uid, container, previous) })
     }
 
-    fn exec_url<'a>(&'a self, container_id: &'a str, command: Vec<String>, options: StreamOptions) -> Answer<'a, String> {
+    fn exec_url<'a>(
+        &'a self,
+        container_id: &'a str,
+        command: Vec<String>,
+        options: StreamOptions,
+    ) -> Answer<'a, String> {
         Box::pin(async move { self.shared.ports.runtime.exec_url(container_id, command, options).await.map_err(words) })
     }
 
@@ -104,19 +143,28 @@ impl NodeView for ViewOfPods {
         Box::pin(async move { self.shared.ports.runtime.attach_url(container_id, options).await.map_err(words) })
     }
 
-    fn port_forward_url<'a>(&'a self, namespace: &'a str, pod: &'a str, uid: Option<&'a str>, ports: Vec<i32>) -> Answer<'a, String> {
+    fn port_forward_url<'a>(
+        &'a self,
+        namespace: &'a str,
+        pod: &'a str,
+        uid: Option<&'a str>,
+        ports: Vec<i32>,
+    ) -> Answer<'a, String> {
         Box::pin(async move {
             let entry = self.find(namespace, pod, uid)?;
             let observed = self.shared.observed.get(containers::uid(&entry.pod));
             let sandbox = observed.as_ref().and_then(|observed| observed.sandbox()).filter(|sandbox| sandbox.ready);
-            let Some(sandbox) = sandbox else { return Err(NodeViewError::NotFound(format!("pod \"{pod}_{namespace}\" has no running sandbox"))) };
+            let Some(sandbox) = sandbox else {
+                return Err(NodeViewError::NotFound(format!("pod \"{pod}_{namespace}\" has no running sandbox")));
+            };
             self.shared.ports.runtime.port_forward_url(&sandbox.id, ports).await.map_err(words)
         })
     }
 
     fn run<'a>(&'a self, container_id: &'a str, command: Vec<String>) -> Answer<'a, (i32, Vec<u8>)> {
         Box::pin(async move {
-            let output = self.shared.ports.runtime.exec_sync(container_id, &command, Duration::ZERO).await.map_err(words)?;
+            let output =
+                self.shared.ports.runtime.exec_sync(container_id, &command, Duration::ZERO).await.map_err(words)?;
             let mut text = output.stdout;
             text.extend(output.stderr);
             Ok((output.exit_code, text))
@@ -126,7 +174,11 @@ impl NodeView for ViewOfPods {
     fn health(&self) -> Result<(), String> {
         match *self.shared.observed.listed().borrow() {
             Some(at) if at.elapsed() <= LIST_THRESHOLD => Ok(()),
-            Some(at) => Err(format!("PLEG is not healthy: pleg was last seen active {}s ago; threshold is {}s", at.elapsed().as_secs(), LIST_THRESHOLD.as_secs())),
+            Some(at) => Err(format!(
+                "PLEG is not healthy: pleg was last seen active {}s ago; threshold is {}s",
+                at.elapsed().as_secs(),
+                LIST_THRESHOLD.as_secs()
+            )),
             None => Err("PLEG is not healthy: pleg has yet to be successful".to_owned()),
         }
     }

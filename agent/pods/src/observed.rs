@@ -108,8 +108,12 @@ impl ObservedSet {
             let found = listed.remove(uid).unwrap_or_default();
             slot.send_if_modified(|known| {
                 let mut next = (**known).clone();
-                next.containers.retain(|container| container.created_at >= begun || found.containers.iter().any(|other| other.id == container.id));
-                next.sandboxes.retain(|sandbox| sandbox.created_at >= begun || found.sandboxes.iter().any(|other| other.id == sandbox.id));
+                next.containers.retain(|container| {
+                    container.created_at >= begun || found.containers.iter().any(|other| other.id == container.id)
+                });
+                next.sandboxes.retain(|sandbox| {
+                    sandbox.created_at >= begun || found.sandboxes.iter().any(|other| other.id == sandbox.id)
+                });
                 next.merge(found);
                 replace(known, next)
             });
@@ -125,8 +129,12 @@ impl ObservedSet {
         if let Some(slot) = lock(&self.pods).get(&pod.uid) {
             slot.send_if_modified(|known| {
                 let mut next = (**known).clone();
-                next.containers.retain(|container| container.created_at >= begun || pod.containers.iter().any(|other| other.id == container.id));
-                next.sandboxes.retain(|sandbox| sandbox.created_at >= begun || pod.sandboxes.iter().any(|other| other.id == sandbox.id));
+                next.containers.retain(|container| {
+                    container.created_at >= begun || pod.containers.iter().any(|other| other.id == container.id)
+                });
+                next.sandboxes.retain(|sandbox| {
+                    sandbox.created_at >= begun || pod.sandboxes.iter().any(|other| other.id == sandbox.id)
+                });
                 next.merge(pod);
                 replace(known, next)
             });

@@ -55,7 +55,9 @@ async fn try_once(runtime: &dyn Runtime, target: &ProbeTarget, probe: &Probe) ->
     }
     if let Some(action) = &probe.grpc {
         return match u16::try_from(action.port) {
-            Ok(port) => check_health(&target.pod_ip, port, action.service.as_deref().unwrap_or_default(), timeout).await,
+            Ok(port) => {
+                check_health(&target.pod_ip, port, action.service.as_deref().unwrap_or_default(), timeout).await
+            }
             Err(_) => ProbeOutcome::Error(format!("invalid port number: {}", action.port)),
         };
     }
@@ -71,9 +73,11 @@ async fn exec(runtime: &dyn Runtime, target: &ProbeTarget, command: &[String], t
             text.truncate(MAX_OUTPUT);
             ProbeOutcome::Failure(String::from_utf8_lossy(&text).into_owned())
         }
-        Err(error) if error.failure == RuntimeFailure::Deadline => {
-            ProbeOutcome::Failure(format!("command timed out: {:?} timed out after {}s", command.join(" "), timeout.as_secs()))
-        }
+        Err(error) if error.failure == RuntimeFailure::Deadline => ProbeOutcome::Failure(format!(
+            "command timed out: {:?} timed out after {}s",
+            command.join(" "),
+            timeout.as_secs()
+        )),
         Err(error) => ProbeOutcome::Error(error.message),
     }
 }
@@ -81,7 +85,10 @@ async fn exec(runtime: &dyn Runtime, target: &ProbeTarget, command: &[String], t
 async fn http(request: crate::http_client::HttpRequest, timeout: Duration) -> ProbeOutcome {
     match get(request, timeout).await {
         Ok(answer) => match (answer.status, answer.elsewhere) {
-            (200..400, Some(location)) => ProbeOutcome::Warning(format!("Probe terminated redirects, Response body: {}, Location: {location}", answer.body)),
+            (200..400, Some(location)) => ProbeOutcome::Warning(format!(
+                "Probe terminated redirects, Response body: {}, Location: {location}",
+                answer.body
+            )),
             (200..400, None) => ProbeOutcome::Success,
             (status, _) => ProbeOutcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
         },

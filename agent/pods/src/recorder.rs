@@ -27,7 +27,14 @@ pub(crate) fn pod_event(events: &dyn Events, pod: &Pod, kind: EventType, reason:
 }
 
 /// Records an event about a container of a pod.
-pub(crate) fn container_event(events: &dyn Events, pod: &Pod, container: &SpecContainer<'_>, kind: EventType, reason: &str, message: &str) {
+pub(crate) fn container_event(
+    events: &dyn Events,
+    pod: &Pod,
+    container: &SpecContainer<'_>,
+    kind: EventType,
+    reason: &str,
+    message: &str,
+) {
     events.record(reference(pod, Some(container.field_path())), kind, reason, message);
 }
 

@@ -17,35 +17,44 @@ use crate::shared::Shared;
 
 /// Prepares all that a sandbox needs and describes it. Idempotent: also used for a sandbox that is there already.
 pub(crate) async fn prepare_sandbox(shared: &Shared, pod: &Pod, attempt: u32) -> Result<SandboxSpec, String> {
-    let names = pod_names(pod, &shared.config.node_name, &shared.config.cluster_domain).map_err(|error| error.to_string())?;
+    let names =
+        pod_names(pod, &shared.config.node_name, &shared.config.cluster_domain).map_err(|error| error.to_string())?;
     let directories = shared.directories.clone();
     let owned = pod.clone();
     let folders = tokio::task::spawn_blocking(move || directories.make_pod(&owned));
     let limits = pod_cgroup_limits(pod, shared.config.cpu_period_us, shared.config.cpu_quota);
     let class = qos_class(pod).as_str();
     let cgroup = shared.ports.cgroups.ensure(containers::uid(pod), class, &limits);
-    let (folders, cgroup, handler, node_dns) = tokio::join!(folders, cgroup, runtime_handler(shared, pod), shared.node_dns());
-    folders.map_err(|error| error.to_string())?.map_err(|error| format!("error making pod data directories: {error}"))?;
+    let (folders, cgroup, handler, node_dns) =
+        tokio::join!(folders, cgroup, runtime_handler(shared, pod), shared.node_dns());
+    folders
+        .map_err(|error| error.to_string())?
+        .map_err(|error| format!("error making pod data directories: {error}"))?;
     let cgroup_parent = cgroup.map_err(|error| format!("failed to create the pod's cgroup: {error}"))?;
     let (dns, warnings) = pod_dns(pod, &node_dns);
     for (reason, message) in warnings {
         pod_event(&*shared.ports.events, pod, EventType::Warning, reason, &message);
     }
     let logs_root = shared.directories.logs_root().to_string_lossy().into_owned();
-    Ok(sandbox_spec(pod, SandboxContext {
-        attempt,
-        names: &names,
-        dns,
-        logs_root: &logs_root,
-        cgroup_parent,
-        runtime_handler: handler?,
-        security: &shared.security,
-        resources: &shared.resource_policy(),
-    }))
+    Ok(sandbox_spec(
+        pod,
+        SandboxContext {
+            attempt,
+            names: &names,
+            dns,
+            logs_root: &logs_root,
+            cgroup_parent,
+            runtime_handler: handler?,
+            security: &shared.security,
+            resources: &shared.resource_policy(),
+        },
+    ))
 }
 
 async fn runtime_handler(shared: &Shared, pod: &Pod) -> Result<String, String> {
-    let Some(name) = containers::spec(pod).and_then(|spec| spec.runtime_class_name.as_deref()).filter(|name| !name.is_empty()) else {
+    let Some(name) =
+        containers::spec(pod).and_then(|spec| spec.runtime_class_name.as_deref()).filter(|name| !name.is_empty())
+    else {
         return Ok(String::new());
     };
     match shared.ports.objects.runtime_class(name).await {
@@ -61,7 +70,10 @@ pub(crate) async fn create_sandbox(shared: &Shared, pod: &Pod, attempt: u32) -> 
     let id = shared.ports.runtime.run_sandbox(&spec).await.map_err(|error| error.message)?;
     let uid = containers::uid(pod);
     let seen = shared.observed.get(uid).is_some_and(|observed| {
-        observed.sandboxes.iter().any(|sandbox| sandbox.id == id && sandbox.ready && (sandbox.host_network || !sandbox.ips.is_empty()))
+        observed
+            .sandboxes
+            .iter()
+            .any(|sandbox| sandbox.id == id && sandbox.ready && (sandbox.host_network || !sandbox.ips.is_empty()))
     });
     if !seen {
         let observed = shared.ports.runtime.pod(uid).await.map_err(|error| error.message)?;

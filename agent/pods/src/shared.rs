@@ -74,7 +74,13 @@ impl Shared {
         ResourcePolicy {
             cpu_period_us: self.config.cpu_period_us,
             cpu_quota: self.config.cpu_quota,
-            node_memory_bytes: self.ports.node.capacity().get("memory").and_then(|quantity| units(quantity).ok()).unwrap_or(0),
+            node_memory_bytes: self
+                .ports
+                .node
+                .capacity()
+                .get("memory")
+                .and_then(|quantity| units(quantity).ok())
+                .unwrap_or(0),
             cgroup_v2: self.config.cgroup_v2,
         }
     }
@@ -82,6 +88,10 @@ impl Shared {
     /// The node's part of resolv.conf, read anew: it changes when the node changes networks.
     pub(crate) async fn node_dns(&self) -> NodeDns {
         let text = tokio::fs::read_to_string(&self.config.resolv_conf).await.unwrap_or_default();
-        NodeDns { cluster_dns: self.config.cluster_dns.clone(), cluster_domain: self.config.cluster_domain.clone(), host: parse_resolv_conf(&text) }
+        NodeDns {
+            cluster_dns: self.config.cluster_dns.clone(),
+            cluster_domain: self.config.cluster_domain.clone(),
+            host: parse_resolv_conf(&text),
+        }
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use futures::future::try_join;
 use k8s_openapi::api::core::v1::Pod;
-use orlop_agent_core::container_spec::{ContainerContext, MountPlan, TERMINATION_MESSAGE_PATH, container_spec, plan_mounts};
+use orlop_agent_core::container_spec::{
+    ContainerContext, MountPlan, TERMINATION_MESSAGE_PATH, container_spec, plan_mounts,
+};
 use orlop_agent_core::containers::{self, ContainerKind, SpecContainer, find_container};
 use orlop_agent_core::naming::{hosts_file, pod_names};
 use orlop_agent_core::plan::spec_grace_seconds;
@@ -85,14 +87,17 @@ async fn start(shared: &Shared, request: &StartRequest, container: &SpecContaine
         runtime.remove_container(id).await.map_err(|failure| error("CreateContainerError", failure.message))?;
         shared.observed.gone(id);
     }
-    check_non_root(pod, &container.container, &request.image.user).map_err(|refused| error("CreateContainerConfigError", refused.to_string()))?;
+    check_non_root(pod, &container.container, &request.image.user)
+        .map_err(|refused| error("CreateContainerConfigError", refused.to_string()))?;
     let sandbox = async {
         match &request.sandbox {
             Some(sandbox) => Ok(sandbox.clone()),
             None => prepare_sandbox(shared, pod, request.sandbox_attempt).await.map(Arc::new),
         }
     };
-    let (sandbox, env) = try_join(sandbox, environment(shared, pod, container)).await.map_err(|message| error("CreateContainerConfigError", message))?;
+    let (sandbox, env) = try_join(sandbox, environment(shared, pod, container))
+        .await
+        .map_err(|message| error("CreateContainerConfigError", message))?;
     let spec = describe(shared, request, container, env).await?;
     let keep = |failure: StartError| StartError { sandbox: Some(sandbox.clone()), ..failure };
     let id = runtime
@@ -112,56 +117,87 @@ async fn start(shared: &Shared, request: &StartRequest, container: &SpecContaine
 }
 
 /// Describes the container: mounts with final paths, environment, the files that the agent itself mounts.
-async fn describe(shared: &Shared, request: &StartRequest, container: &SpecContainer<'_>, env: Vec<(String, String)>) -> Result<ContainerSpec, StartError> {
+async fn describe(
+    shared: &Shared,
+    request: &StartRequest,
+    container: &SpecContainer<'_>,
+    env: Vec<(String, String)>,
+) -> Result<ContainerSpec, StartError> {
     let pod = &*request.pod;
     let config_error = |message: String| error("CreateContainerConfigError", message);
-    let (plans, devices) = plan_mounts(container, &request.volumes, &env).map_err(|refused| config_error(refused.to_string()))?;
+    let (plans, devices) =
+        plan_mounts(container, &request.volumes, &env).map_err(|refused| config_error(refused.to_string()))?;
     let files = make_files(shared, request, container, plans).await.map_err(config_error)?;
     let uid = containers::uid(pod);
     let target_id = container.target.and_then(|target| {
         let observed = shared.observed.get(uid)?;
         observed.latest(target).filter(|instance| instance.running()).map(|instance| instance.id.clone())
     });
-    Ok(container_spec(pod, container, ContainerContext {
-        attempt: request.attempt,
-        image: request.image.reference.clone(),
-        image_user: &request.image.user,
-        env,
-        mounts: files,
-        devices,
-        target_id: target_id.as_deref(),
-        security: &shared.security,
-        resources: &shared.resource_policy(),
-    }))
+    Ok(container_spec(
+        pod,
+        container,
+        ContainerContext {
+            attempt: request.attempt,
+            image: request.image.reference.clone(),
+            image_user: &request.image.user,
+            env,
+            mounts: files,
+            devices,
+            target_id: target_id.as_deref(),
+            security: &shared.security,
+            resources: &shared.resource_policy(),
+        },
+    ))
 }
 
 /// Makes log directory, termination log, /etc/hosts and sub paths, and returns all mounts.
-async fn make_files(shared: &Shared, request: &StartRequest, container: &SpecContainer<'_>, plans: Vec<MountPlan>) -> Result<Vec<MountSpec>, String> {
+async fn make_files(
+    shared: &Shared,
+    request: &StartRequest,
+    container: &SpecContainer<'_>,
+    plans: Vec<MountPlan>,
+) -> Result<Vec<MountSpec>, String> {
     let directories = shared.directories.clone();
     let (pod, name, attempt) = (request.pod.clone(), container.name().to_owned(), request.attempt);
-    let message_path = container.container.termination_message_path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| TERMINATION_MESSAGE_PATH.into());
-    let names = pod_names(&pod, &shared.config.node_name, &shared.config.cluster_domain).map_err(|error| error.to_string())?;
+    let message_path = container
+        .container
+        .termination_message_path
+        .clone()
+        .filter(|path| !path.is_empty())
+        .unwrap_or_else(|| TERMINATION_MESSAGE_PATH.into());
+    let names =
+        pod_names(&pod, &shared.config.node_name, &shared.config.cluster_domain).map_err(|error| error.to_string())?;
     let ips = request.pod_ips.clone();
     let node_hosts = shared.config.hosts_file.clone();
     let work = tokio::task::spawn_blocking(move || -> Result<Vec<MountSpec>, String> {
         let uid = containers::uid(&pod).to_owned();
         directories.make_pod(&pod).map_err(|error| format!("error making pod data directories: {error}"))?;
-        let log = directories.make_container(&pod, &name, attempt).map_err(|error| format!("failed to make files of container {name:?}: {error}"))?;
+        let log = directories
+            .make_container(&pod, &name, attempt)
+            .map_err(|error| format!("failed to make files of container {name:?}: {error}"))?;
         let mut mounts = Vec::new();
         let mut own_hosts = false;
         for (index, plan) in plans.into_iter().enumerate() {
             let mut mount = plan.mount;
             own_hosts |= mount.container_path.trim_end_matches('/') == "/etc/hosts";
             if let Some(sub_path) = &plan.sub_path {
-                let target: PathBuf = directories.sub_paths(&uid).join(&plan.volume).join(&name).join(index.to_string());
-                let path = prepare_sub_path(std::path::Path::new(&mount.host_path), &plan.volume, sub_path, &target).map_err(|error| error.to_string())?;
+                let target: PathBuf =
+                    directories.sub_paths(&uid).join(&plan.volume).join(&name).join(index.to_string());
+                let path = prepare_sub_path(std::path::Path::new(&mount.host_path), &plan.volume, sub_path, &target)
+                    .map_err(|error| error.to_string())?;
                 mount.host_path = path.to_string_lossy().into_owned();
             }
             mounts.push(mount);
         }
         if !own_hosts {
-            let node_text = if containers::host_network(&pod) { std::fs::read_to_string(&node_hosts).unwrap_or_default() } else { String::new() };
-            let hosts = directories.write_etc_hosts(&uid, &hosts_file(&pod, &names, &ips, &node_text)).map_err(|error| format!("/etc/hosts of the pod: {error}"))?;
+            let node_text = if containers::host_network(&pod) {
+                std::fs::read_to_string(&node_hosts).unwrap_or_default()
+            } else {
+                String::new()
+            };
+            let hosts = directories
+                .write_etc_hosts(&uid, &hosts_file(&pod, &names, &ips, &node_text))
+                .map_err(|error| format!("/etc/hosts of the pod: {error}"))?;
             mounts.push(file_mount("/etc/hosts", &hosts));
         }
         mounts.push(file_mount(&message_path, &log));
@@ -171,10 +207,21 @@ async fn make_files(shared: &Shared, request: &StartRequest, container: &SpecCon
 }
 
 fn file_mount(container_path: &str, host_path: &std::path::Path) -> MountSpec {
-    MountSpec { container_path: container_path.to_owned(), host_path: host_path.to_string_lossy().into_owned(), ..MountSpec::default() }
+    MountSpec {
+        container_path: container_path.to_owned(),
+        host_path: host_path.to_string_lossy().into_owned(),
+        ..MountSpec::default()
+    }
 }
 
-fn link_log(shared: &Shared, pod: &Pod, container: &SpecContainer<'_>, id: &str, spec: &ContainerSpec, sandbox: &SandboxSpec) {
+fn link_log(
+    shared: &Shared,
+    pod: &Pod,
+    container: &SpecContainer<'_>,
+    id: &str,
+    spec: &ContainerSpec,
+    sandbox: &SandboxSpec,
+) {
     if let Some(folder) = &shared.config.container_logs {
         let log = PathBuf::from(&sandbox.log_directory).join(&spec.log_path);
         if let Err(error) = make_link(folder, pod, container.name(), id, &log) {
@@ -195,11 +242,18 @@ async fn observe(shared: &Shared, pod: &Pod, id: &str, running: bool) {
     match shared.ports.runtime.container(id).await {
         Ok(Some(part)) => shared.observed.merge(part),
         Ok(None) => shared.observed.gone(id),
-        Err(failure) => tracing::warn!(container = id, error = %failure, "no status of a container that was just started"),
+        Err(failure) => {
+            tracing::warn!(container = id, error = %failure, "no status of a container that was just started")
+        }
     }
 }
 
-async fn post_start(shared: &Shared, request: &StartRequest, container: &SpecContainer<'_>, id: &str) -> Result<(), StartError> {
+async fn post_start(
+    shared: &Shared,
+    request: &StartRequest,
+    container: &SpecContainer<'_>,
+    id: &str,
+) -> Result<(), StartError> {
     let handler = container.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
     let Some(handler) = handler.filter(|_| container.kind != ContainerKind::Ephemeral) else { return Ok(()) };
     let pod = &*request.pod;
@@ -225,7 +279,11 @@ async fn post_start(shared: &Shared, request: &StartRequest, container: &SpecCon
 async fn exited(shared: &Shared, pod: &Pod, id: &str) {
     let mut observed = shared.observed.subscribe(containers::uid(pod));
     let gone = |observed: &Arc<orlop_agent_core::facts::ObservedPod>| {
-        observed.containers.iter().find(|container| container.id == id).is_some_and(orlop_agent_core::facts::ObservedContainer::exited)
+        observed
+            .containers
+            .iter()
+            .find(|container| container.id == id)
+            .is_some_and(orlop_agent_core::facts::ObservedContainer::exited)
     };
     let _ = observed.wait_for(gone).await;
 }

@@ -27,7 +27,12 @@ pub(crate) struct StaticSet {
 }
 
 /// Follows a directory until cancelled.
-pub(crate) fn follow_folder(folder: PathBuf, node_name: String, period: Duration, cancel: CancellationToken) -> watch::Receiver<Arc<StaticSet>> {
+pub(crate) fn follow_folder(
+    folder: PathBuf,
+    node_name: String,
+    period: Duration,
+    cancel: CancellationToken,
+) -> watch::Receiver<Arc<StaticSet>> {
     let (sender, receiver) = watch::channel(Arc::new(StaticSet::default()));
     tokio::spawn(async move {
         let mut known = Known::default();
@@ -66,7 +71,12 @@ pub(crate) fn follow_folder(folder: PathBuf, node_name: String, period: Duration
 
 /// The watch is opened before the scan, so that no change falls between them.
 fn open_watch(folder: &Path) -> Option<inotify::EventStream<[u8; 4096]>> {
-    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE | WatchMask::DELETE_SELF | WatchMask::ONLYDIR;
+    let mask = WatchMask::CLOSE_WRITE
+        | WatchMask::MOVED_TO
+        | WatchMask::MOVED_FROM
+        | WatchMask::DELETE
+        | WatchMask::DELETE_SELF
+        | WatchMask::ONLYDIR;
     let watch = Inotify::init().and_then(|inotify| {
         inotify.watches().add(folder, mask)?;
         inotify.into_event_stream([0; 4096])
@@ -95,7 +105,9 @@ impl Known {
         for (path, pod) in &self.files {
             let name = (containers::namespace(pod).to_owned(), containers::name(pod).to_owned());
             match names.get(&name) {
-                Some(other) => tracing::warn!(file = %path.display(), other = ?other, "a static pod of that name is defined twice; the later file is ignored"),
+                Some(other) => {
+                    tracing::warn!(file = %path.display(), other = ?other, "a static pod of that name is defined twice; the later file is ignored")
+                }
                 None => {
                     names.insert(name, path.clone());
                     pods.insert(containers::uid(pod).to_owned(), pod.clone());
@@ -153,14 +165,16 @@ fn read_pod(path: &Path, node_name: &str) -> Result<Pod, String> {
     }
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let definition: serde_json::Value = serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
-    static_pod(&definition, &format!("file:{}", path.display()), node_name, Timestamp::now()).map_err(|error| error.to_string())
+    static_pod(&definition, &format!("file:{}", path.display()), node_name, Timestamp::now())
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: \"x:1\"}]}\n";
+    const POD: &str =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: \"x:1\"}]}\n";
 
     #[tokio::test]
     async fn files_come_change_break_and_go() {
@@ -171,10 +185,22 @@ mod tests {
         tokio::time::timeout(wait, set.wait_for(|set| set.scanned && set.pods.is_empty())).await.unwrap().unwrap();
         std::fs::write(folder.path().join(".hidden.yaml"), POD).unwrap();
         std::fs::write(folder.path().join("web.yaml"), POD).unwrap();
-        let first = tokio::time::timeout(wait, set.wait_for(|set| set.pods.len() == 1)).await.unwrap().unwrap().pods.keys().next().cloned();
+        let first = tokio::time::timeout(wait, set.wait_for(|set| set.pods.len() == 1))
+            .await
+            .unwrap()
+            .unwrap()
+            .pods
+            .keys()
+            .next()
+            .cloned();
         std::fs::write(folder.path().join("web.yaml"), "kind: [").unwrap();
-        std::fs::write(folder.path().join("other.json"), r#"{"kind":"Pod","metadata":{"name":"o"},"spec":{"containers":[{"name":"a","image":"y:1"}]}}"#).unwrap();
-        let both = tokio::time::timeout(wait, set.wait_for(|set| set.pods.len() == 2)).await.unwrap().unwrap().pods.clone();
+        std::fs::write(
+            folder.path().join("other.json"),
+            r#"{"kind":"Pod","metadata":{"name":"o"},"spec":{"containers":[{"name":"a","image":"y:1"}]}}"#,
+        )
+        .unwrap();
+        let both =
+            tokio::time::timeout(wait, set.wait_for(|set| set.pods.len() == 2)).await.unwrap().unwrap().pods.clone();
         assert!(first.is_some_and(|uid| both.contains_key(&uid)), "a broken file keeps its pod");
         std::fs::remove_file(folder.path().join("web.yaml")).unwrap();
         tokio::time::timeout(wait, set.wait_for(|set| set.pods.len() == 1)).await.unwrap().unwrap();

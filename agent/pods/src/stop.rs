@@ -44,7 +44,14 @@ fn killing_message(request: &StopRequest) -> String {
 pub(crate) async fn stop_container(shared: &Shared, request: &StopRequest) -> Result<(), String> {
     let (pod, container) = (&*request.pod, &request.container);
     if !request.hook_done {
-        named_event(&*shared.ports.events, pod, &container.name, EventType::Normal, "Killing", &killing_message(request));
+        named_event(
+            &*shared.ports.events,
+            pod,
+            &container.name,
+            EventType::Normal,
+            "Killing",
+            &killing_message(request),
+        );
     }
     let begun = Instant::now();
     let grace = Duration::from_secs(request.grace_seconds.max(0) as u64);
@@ -55,9 +62,16 @@ pub(crate) async fn stop_container(shared: &Shared, request: &StopRequest) -> Re
         let left = grace.saturating_sub(begun.elapsed());
         let _ = tokio::time::timeout(left, all_ended(shared, pod, &request.after)).await;
     }
-    let left = if grace.is_zero() { 0 } else { (grace.saturating_sub(begun.elapsed()).as_millis().div_ceil(1000) as i64).max(LEAST_GRACE_SECONDS) };
+    let left = if grace.is_zero() {
+        0
+    } else {
+        (grace.saturating_sub(begun.elapsed()).as_millis().div_ceil(1000) as i64).max(LEAST_GRACE_SECONDS)
+    };
     shared.ports.runtime.stop_container(&container.id, left).await.map_err(|failure| failure.message)?;
-    let seen = shared.observed.get(containers::uid(pod)).is_some_and(|observed| !observed.containers.iter().any(|c| c.id == container.id && c.running()));
+    let seen = shared
+        .observed
+        .get(containers::uid(pod))
+        .is_some_and(|observed| !observed.containers.iter().any(|c| c.id == container.id && c.running()));
     if !seen {
         match shared.ports.runtime.container(&container.id).await {
             Ok(Some(part)) => shared.observed.merge(part),
@@ -80,7 +94,14 @@ async fn pre_stop(shared: &Shared, request: &StopRequest, grace: Duration) {
     };
     if let Err(message) = result {
         let text = format!("PreStopHook failed: {message}");
-        named_event(&*shared.ports.events, pod, &request.container.name, EventType::Warning, "FailedPreStopHook", &text);
+        named_event(
+            &*shared.ports.events,
+            pod,
+            &request.container.name,
+            EventType::Warning,
+            "FailedPreStopHook",
+            &text,
+        );
     }
 }
 
@@ -95,7 +116,8 @@ fn handler(pod: &Pod, instance: &ObservedContainer) -> Option<(Container, Lifecy
         }
         None => {
             let handler = serde_json::from_str(instance.annotations.get(labels::PRE_STOP_HANDLER)?).ok()?;
-            let ports = instance.annotations.get(labels::CONTAINER_PORTS).and_then(|text| serde_json::from_str(text).ok());
+            let ports =
+                instance.annotations.get(labels::CONTAINER_PORTS).and_then(|text| serde_json::from_str(text).ok());
             Some((Container { name: instance.name.clone(), ports, ..Container::default() }, handler))
         }
     }
@@ -103,5 +125,9 @@ fn handler(pod: &Pod, instance: &ObservedContainer) -> Option<(Container, Lifecy
 
 async fn all_ended(shared: &Shared, pod: &Pod, ids: &[String]) {
     let mut observed = shared.observed.subscribe(containers::uid(pod));
-    let _ = observed.wait_for(|observed| !observed.containers.iter().any(|container| ids.contains(&container.id) && container.running())).await;
+    let _ = observed
+        .wait_for(|observed| {
+            !observed.containers.iter().any(|container| ids.contains(&container.id) && container.running())
+        })
+        .await;
 }

@@ -19,7 +19,12 @@ pub(crate) struct SubPathError {
 /// Makes the sub path (a directory, where nothing is there) and returns a path that stays at it.
 ///
 /// Links are followed within the volume; what would leave it can't be opened.
-pub(crate) fn prepare_sub_path(volume_path: &Path, volume: &str, sub_path: &str, target: &Path) -> Result<PathBuf, SubPathError> {
+pub(crate) fn prepare_sub_path(
+    volume_path: &Path,
+    volume: &str,
+    sub_path: &str,
+    target: &Path,
+) -> Result<PathBuf, SubPathError> {
     let failed = |message: String| SubPathError { sub_path: sub_path.to_owned(), volume: volume.to_owned(), message };
     bind(volume_path, sub_path, target).map_err(|error| failed(error.to_string()))?;
     Ok(target.to_path_buf())
@@ -48,7 +53,11 @@ fn bind(volume_path: &Path, sub_path: &str, target: &Path) -> Result<(), Box<dyn
         }
         std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(target)?;
     }
-    let place = rustix::fs::open(target, rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NOFOLLOW, Mode::empty())?;
+    let place = rustix::fs::open(
+        target,
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NOFOLLOW,
+        Mode::empty(),
+    )?;
     mount::attach(mount::clone_fd(&found, true)?, &place)?;
     Ok(())
 }

@@ -19,7 +19,10 @@ const LOG_WINDOW: u64 = 64 << 10;
 pub(crate) fn read_message(container: &ObservedContainer, file: &Path, share: usize) -> Option<String> {
     let limit = (12 * 1024 / share.max(1)).min(MAX_BYTES);
     let text = read_regular(file, limit);
-    let fallback = container.annotations.get(labels::TERMINATION_MESSAGE_POLICY).is_some_and(|policy| policy == "FallbackToLogsOnError");
+    let fallback = container
+        .annotations
+        .get(labels::TERMINATION_MESSAGE_POLICY)
+        .is_some_and(|policy| policy == "FallbackToLogsOnError");
     if text.as_deref().unwrap_or_default().is_empty() && fallback && container.exit_code != 0 {
         return tail_of_log(Path::new(&container.log_path)).or(text);
     }
@@ -57,7 +60,10 @@ fn tail_of_lines(text: &str, cut: bool) -> String {
             continue;
         }
         let mut parts = line.splitn(4, ' ');
-        let (Some(_), Some(_), Some(tags), Some(content)) = (parts.next(), parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(_), Some(_), Some(tags), Some(content)) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
         out.push_str(content);
         if tags.split(':').next() == Some("F") {
             out.push('\n');

@@ -97,7 +97,13 @@ impl Worker {
         let first = desired.borrow().clone();
         let uid = containers::uid(&first.pod).to_owned();
         let observed = shared.observed.subscribe(&uid);
-        let recovered = observed.borrow().containers.iter().filter(|container| container.running()).map(|container| container.id.clone()).collect();
+        let recovered = observed
+            .borrow()
+            .containers
+            .iter()
+            .filter(|container| container.running())
+            .map(|container| container.id.clone())
+            .collect();
         let status = first.pod.status.clone().unwrap_or_default();
         Worker {
             shared,
@@ -253,7 +259,10 @@ impl Worker {
     }
 
     fn all_gone(&self) -> bool {
-        self.memory.lifecycle == Lifecycle::Finished && self.memory.deleted && self.files == StepState::Done && self.observed.borrow().is_empty()
+        self.memory.lifecycle == Lifecycle::Finished
+            && self.memory.deleted
+            && self.files == StepState::Done
+            && self.observed.borrow().is_empty()
     }
 
     fn pod_ips(&self, observed: &ObservedPod) -> Vec<String> {

@@ -23,7 +23,11 @@ async fn what_hangs_in_one_pod_leaves_the_others_alone() {
     world.apply(pod("u1", json!({"containers": [{"name": "a", "image": "slow:1"}]})));
     world.apply(pod("u2", json!({"containers": [{"name": "a", "image": "x:1", "lifecycle": {"postStart": {"exec": {"command": ["stuck"]}}}}]})));
     world.apply(pod("u3", simple()));
-    world.until("all three hang", |world| ["pull_image slow", "exec stuck", "run_sandbox u3"].iter().all(|call| world.runtime.count(call) == 1)).await;
+    world
+        .until("all three hang", |world| {
+            ["pull_image slow", "exec stuck", "run_sandbox u3"].iter().all(|call| world.runtime.count(call) == 1)
+        })
+        .await;
     world.apply(pod("u4", simple()));
     world.until("the fourth runs", |world| world.ready("u4")).await;
     for uid in ["u1", "u2", "u3"] {
@@ -51,13 +55,18 @@ async fn images_that_can_not_be() {
     let world = World::new();
     world.apply(pod("u1", json!({"containers": [{"name": "a", "image": "Bad Name"}]})));
     world.apply(pod("u2", json!({"containers": [{"name": "a", "image": "absent:1", "imagePullPolicy": "Never"}]})));
-    world.until("told", |world| world.waiting("u1") == "InvalidImageName" && world.waiting("u2") == "ErrImageNeverPull").await;
+    world
+        .until("told", |world| world.waiting("u1") == "InvalidImageName" && world.waiting("u2") == "ErrImageNeverPull")
+        .await;
 }
 
 #[tokio::test]
 async fn a_missing_config_map_is_told_and_its_coming_starts_the_container() {
     let world = World::new();
-    world.apply(pod("u1", json!({"containers": [{"name": "a", "image": "x:1", "envFrom": [{"configMapRef": {"name": "cm"}}]}]})));
+    world.apply(pod(
+        "u1",
+        json!({"containers": [{"name": "a", "image": "x:1", "envFrom": [{"configMapRef": {"name": "cm"}}]}]}),
+    ));
     world.until("told", |world| world.waiting("u1") == "CreateContainerConfigError").await;
     assert!(world.has_event("Failed: Error: configmap \"cm\" not found"));
     world.ports.config_maps.lock().unwrap().insert("cm".into(), Arc::default());
@@ -70,7 +79,11 @@ async fn a_sandbox_that_fails_is_made_again() {
     let world = World::new();
     world.runtime.fail("run_sandbox", "plugin bridge failed");
     world.apply(pod("u1", simple()));
-    world.until("told", |world| world.has_event("FailedCreatePodSandBox: Failed to create pod sandbox: plugin bridge failed")).await;
+    world
+        .until("told", |world| {
+            world.has_event("FailedCreatePodSandBox: Failed to create pod sandbox: plugin bridge failed")
+        })
+        .await;
     world.runtime.heal("run_sandbox");
     world.until("made", |world| world.ready("u1")).await;
 }
@@ -80,7 +93,9 @@ async fn volumes_that_fail_hold_back_containers() {
     let world = World::new();
     *world.ports.fail_volumes.lock().unwrap() = Some("no such disk".into());
     world.apply(pod("u1", simple()));
-    world.until("told", |world| world.has_event("FailedMount: MountVolume.SetUp failed for volume \"v\" : no such disk")).await;
+    world
+        .until("told", |world| world.has_event("FailedMount: MountVolume.SetUp failed for volume \"v\" : no such disk"))
+        .await;
     assert_eq!(world.runtime.count("create_container"), 0);
     *world.ports.fail_volumes.lock().unwrap() = None;
     world.until("started", |world| world.ready("u1")).await;
@@ -101,15 +116,24 @@ async fn a_failed_hook_kills_and_restarts() {
 async fn a_failing_liveness_probe_restarts_and_readiness_follows_its_probe() {
     let world = World::new();
     world.runtime.set_exec("ready", 1);
-    world.apply(pod("u1", json!({"containers": [{"name": "a", "image": "x:1",
+    world.apply(pod(
+        "u1",
+        json!({"containers": [{"name": "a", "image": "x:1",
         "livenessProbe": {"exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1},
-        "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 1, "failureThreshold": 1}}]})));
-    world.until("running, not ready", |world| world.phase("u1") == "Running" && world.has_event("Unhealthy: Readiness probe failed: ")).await;
+        "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 1, "failureThreshold": 1}}]}),
+    ));
+    world
+        .until("running, not ready", |world| {
+            world.phase("u1") == "Running" && world.has_event("Unhealthy: Readiness probe failed: ")
+        })
+        .await;
     assert!(!world.ready("u1"));
     world.runtime.set_exec("ready", 0);
     world.until("ready", |world| world.ready("u1")).await;
     world.runtime.set_exec("alive", 1);
-    world.until("killed", |world| world.has_event("Killing: Container a failed liveness probe, will be restarted")).await;
+    world
+        .until("killed", |world| world.has_event("Killing: Container a failed liveness probe, will be restarted"))
+        .await;
     world.runtime.set_exec("alive", 0);
     world.until("restarted", |world| world.runtime.count("create_container a 1") == 1 && world.ready("u1")).await;
 }
@@ -118,10 +142,15 @@ async fn a_failing_liveness_probe_restarts_and_readiness_follows_its_probe() {
 async fn a_shorter_grace_is_heard_while_stopping() {
     let world = World::new();
     world.runtime.set_stubborn("u1-a");
-    world.apply(pod("u1", json!({"terminationGracePeriodSeconds": 600, "containers": [{"name": "a", "image": "x:1"}]})));
+    world
+        .apply(pod("u1", json!({"terminationGracePeriodSeconds": 600, "containers": [{"name": "a", "image": "x:1"}]})));
     world.until("running", |world| world.ready("u1")).await;
     world.delete("u1", 600);
-    world.until("stopping", |world| world.runtime.calls().iter().any(|call| call.starts_with("stop_container") && call.ends_with(" 600"))).await;
+    world
+        .until("stopping", |world| {
+            world.runtime.calls().iter().any(|call| call.starts_with("stop_container") && call.ends_with(" 600"))
+        })
+        .await;
     world.forget("u1");
     world.until("killed soon", |world| world.runtime.is_empty()).await;
 }
@@ -143,7 +172,11 @@ async fn a_new_agent_takes_over_without_restarting_anything() {
     // The second pod was deleted while no agent was there.
     let set = PodSet { synced: true, pods: BTreeMap::from([("u1".to_owned(), Arc::new(seen))]) };
     let world = World::with(runtime.clone(), folder, set, None);
-    world.until("the orphan is gone", |world| world.runtime.running("u2").is_empty() && !world.folder.path().join("kubelet/pods/u2").exists()).await;
+    world
+        .until("the orphan is gone", |world| {
+            world.runtime.running("u2").is_empty() && !world.folder.path().join("kubelet/pods/u2").exists()
+        })
+        .await;
     world.until("probed", |world| world.has_event("Readiness probe failed")).await;
     assert!(world.ready("u1"), "what was ready stays so until its probe has failed often enough");
     let calls = &runtime.calls()[before..];

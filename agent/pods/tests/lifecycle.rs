@@ -16,7 +16,9 @@ async fn a_pod_starts_runs_and_is_deleted_without_a_trace() {
     assert!(begun.elapsed().as_millis() < 1500, "{:?}", begun.elapsed());
     assert_eq!(world.phase("u1"), "Running");
     assert_eq!(world.status("u1").pod_ip.as_deref(), Some("10.0.0.2"));
-    for event in ["Pulling: Pulling image \"y:1\"", "Pulled: Container image \"x:1\" already present", "Created: ", "Started: "] {
+    for event in
+        ["Pulling: Pulling image \"y:1\"", "Pulled: Container image \"x:1\" already present", "Created: ", "Started: "]
+    {
         assert!(world.has_event(event), "{event}");
     }
     let hosts = std::fs::read_to_string(world.folder.path().join("kubelet/pods/u1/etc-hosts")).unwrap();
@@ -24,7 +26,9 @@ async fn a_pod_starts_runs_and_is_deleted_without_a_trace() {
     world.delete("u1", 5);
     world.until("finished", |world| world.finished("u1")).await;
     world.forget("u1");
-    world.until("all removed", |world| world.runtime.is_empty() && !world.folder.path().join("kubelet/pods/u1").exists()).await;
+    world
+        .until("all removed", |world| world.runtime.is_empty() && !world.folder.path().join("kubelet/pods/u1").exists())
+        .await;
     assert!(world.has_event("Killing: Stopping container a"));
     assert_eq!(world.ports.torn_down.lock().unwrap().as_slice(), ["u1"]);
     assert!(world.view.pods().is_empty());
@@ -39,7 +43,11 @@ async fn a_job_succeeds_and_its_container_stays_for_its_log() {
     std::fs::write(log, "all done").unwrap();
     world.runtime.exit("u1", "a", 0);
     world.until("succeeded", |world| world.phase("u1") == "Succeeded").await;
-    world.until("sandbox stopped", |world| world.runtime.count("stop_sandbox") == 1 && !world.ports.torn_down.lock().unwrap().is_empty()).await;
+    world
+        .until("sandbox stopped", |world| {
+            world.runtime.count("stop_sandbox") == 1 && !world.ports.torn_down.lock().unwrap().is_empty()
+        })
+        .await;
     let status = world.status("u1").container_statuses.unwrap().remove(0);
     let end = status.state.unwrap().terminated.unwrap();
     assert_eq!((end.reason.as_deref(), end.message.as_deref()), (Some("Completed"), Some("all done")));
@@ -58,7 +66,14 @@ async fn a_crashing_container_is_restarted_at_once_and_then_backs_off() {
     world.until("backing off", |world| world.waiting("u1") == "CrashLoopBackOff").await;
     assert!(world.has_event("BackOff: Back-off restarting failed container a in pod pod-u1_ns(u1)"));
     assert_eq!(world.status("u1").container_statuses.unwrap()[0].restart_count, 1);
-    assert!(world.view.container("ns", "pod-u1", None, "a", true).await.is_err_and(|error| error.to_string().contains("previous terminated")) || world.runtime.running("u1").is_empty());
+    assert!(
+        world
+            .view
+            .container("ns", "pod-u1", None, "a", true)
+            .await
+            .is_err_and(|error| error.to_string().contains("previous terminated"))
+            || world.runtime.running("u1").is_empty()
+    );
 }
 
 #[tokio::test]
@@ -87,14 +102,32 @@ async fn init_containers_sidecars_and_hooks_go_in_order() {
     world.runtime.exit("u1", "i", 0);
     world.until("ready", |world| world.ready("u1")).await;
     let calls = world.runtime.calls();
-    let order: Vec<&str> = calls.iter().filter(|call| call.starts_with("create_container") || call.starts_with("exec")).map(String::as_str).collect();
-    assert_eq!(order, ["create_container i 0", "create_container side 0", "create_container a 0", "exec post", "create_container b 0"]);
+    let order: Vec<&str> = calls
+        .iter()
+        .filter(|call| call.starts_with("create_container") || call.starts_with("exec"))
+        .map(String::as_str)
+        .collect();
+    assert_eq!(
+        order,
+        [
+            "create_container i 0",
+            "create_container side 0",
+            "create_container a 0",
+            "exec post",
+            "create_container b 0"
+        ]
+    );
     world.delete("u1", 10);
     world.until("finished", |world| world.finished("u1")).await;
     let calls = world.runtime.calls();
-    let at = |start: &str| calls.iter().position(|call| call.starts_with(start)).unwrap_or_else(|| panic!("{start}: {calls:?}"));
+    let at = |start: &str| {
+        calls.iter().position(|call| call.starts_with(start)).unwrap_or_else(|| panic!("{start}: {calls:?}"))
+    };
     assert!(at("exec pre") < at("stop_container u1-a"));
-    assert!(at("stop_container u1-b") < at("stop_container u1-side") && at("stop_container u1-a") < at("stop_container u1-side"));
+    assert!(
+        at("stop_container u1-b") < at("stop_container u1-side")
+            && at("stop_container u1-a") < at("stop_container u1-side")
+    );
 }
 
 #[tokio::test]
@@ -103,9 +136,16 @@ async fn static_pods_run_and_get_mirrors() {
     let text = "kind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: 'x:1'}]}\n";
     std::fs::write(statics.path().join("web.yaml"), text).unwrap();
     let set = orlop_agent_core::ports::PodSet { synced: true, ..Default::default() };
-    let world = World::with(world::runtime::FakeRuntime::new(), tempfile::tempdir().unwrap(), set, Some(statics.path().to_path_buf()));
+    let world = World::with(
+        world::runtime::FakeRuntime::new(),
+        tempfile::tempdir().unwrap(),
+        set,
+        Some(statics.path().to_path_buf()),
+    );
     world.until("runs", |world| world.runtime.count("start_container") == 1).await;
-    world.until("mirror made", |world| world.ports.mirrors.lock().unwrap().contains(&"create web-node".to_owned())).await;
+    world
+        .until("mirror made", |world| world.ports.mirrors.lock().unwrap().contains(&"create web-node".to_owned()))
+        .await;
     let pods = world.view.pods();
     assert_eq!(pods.len(), 1);
     let mut mirror = orlop_agent_core::static_pods::mirror_pod(&pods[0]);
@@ -114,17 +154,29 @@ async fn static_pods_run_and_get_mirrors() {
     world.until("status goes to the mirror", |world| world.phase("m1") == "Running").await;
     std::fs::remove_file(statics.path().join("web.yaml")).unwrap();
     world.until("ended", |world| world.runtime.is_empty()).await;
-    world.until("mirror deleted", |world| world.ports.mirrors.lock().unwrap().contains(&"delete web-node".to_owned())).await;
+    world
+        .until("mirror deleted", |world| world.ports.mirrors.lock().unwrap().contains(&"delete web-node".to_owned()))
+        .await;
 }
 
 #[tokio::test]
 async fn pods_that_do_not_fit_are_refused() {
     let world = World::new();
-    world.ports.allocatable.lock().unwrap().insert("cpu".into(), k8s_openapi::apimachinery::pkg::api::resource::Quantity("1".into()));
-    world.apply(pod("u1", json!({"containers": [{"name": "a", "image": "x:1", "resources": {"requests": {"cpu": "2"}}}]})));
+    world
+        .ports
+        .allocatable
+        .lock()
+        .unwrap()
+        .insert("cpu".into(), k8s_openapi::apimachinery::pkg::api::resource::Quantity("1".into()));
+    world.apply(pod(
+        "u1",
+        json!({"containers": [{"name": "a", "image": "x:1", "resources": {"requests": {"cpu": "2"}}}]}),
+    ));
     world.until("refused", |world| world.phase("u1") == "Failed").await;
     let status = world.status("u1");
     assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
-    assert!(status.message.unwrap().starts_with("Pod was rejected: Node didn't have enough resource: cpu, requested: 2000"));
+    assert!(
+        status.message.unwrap().starts_with("Pod was rejected: Node didn't have enough resource: cpu, requested: 2000")
+    );
     assert_eq!(world.runtime.count("run_sandbox"), 0);
 }

@@ -7,7 +7,10 @@ use orlop_agent_core::runtime::{RuntimeError, RuntimeFailure};
 use tonic::{Code, Response, Status};
 
 /// Awaits an answer until the deadline.
-pub(crate) async fn within<T>(deadline: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, RuntimeError> {
+pub(crate) async fn within<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, RuntimeError> {
     match tokio::time::timeout(deadline, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(from_status(&status)),

@@ -9,7 +9,10 @@ use orlop_agent_core::facts::ObservedPod;
 use orlop_agent_core::images::RegistryAuth;
 use orlop_agent_core::labels;
 use orlop_agent_core::ports::{PortFuture, StreamOptions};
-use orlop_agent_core::runtime::{ContainerSpec, ExecOutput, ImageFact, Runtime, RuntimeError, RuntimeEvents, RuntimeFailure, RuntimeStatus, SandboxSpec};
+use orlop_agent_core::runtime::{
+    ContainerSpec, ExecOutput, ImageFact, Runtime, RuntimeError, RuntimeEvents, RuntimeFailure, RuntimeStatus,
+    SandboxSpec,
+};
 use orlop_proto::cri;
 use orlop_proto::cri::image_service_client::ImageServiceClient;
 use orlop_proto::cri::runtime_service_client::RuntimeServiceClient;
@@ -39,7 +42,11 @@ pub struct RuntimeConfig {
 impl RuntimeConfig {
     /// A runtime with both services at one socket and the kubelet's deadlines.
     pub fn at(endpoint: impl Into<String>) -> RuntimeConfig {
-        RuntimeConfig { runtime_endpoint: endpoint.into(), image_endpoint: String::new(), request_timeout: Duration::from_secs(120) }
+        RuntimeConfig {
+            runtime_endpoint: endpoint.into(),
+            image_endpoint: String::new(),
+            request_timeout: Duration::from_secs(120),
+        }
     }
 }
 
@@ -67,19 +74,33 @@ impl CriRuntime {
             other if other == config.runtime_endpoint => runtime_channel.clone(),
             other => channel(socket_path(other)?),
         };
-        let runtime = RuntimeServiceClient::new(runtime_channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
-        let images = ImageServiceClient::new(image_channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        let runtime = RuntimeServiceClient::new(runtime_channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let images = ImageServiceClient::new(image_channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
         let end = tokio::time::Instant::now() + patience;
         let mut delay = Duration::from_millis(5);
         loop {
             let mut client = runtime.clone();
             match within(Duration::from_secs(10), client.version(cri::VersionRequest { version: "v1".into() })).await {
                 Ok(version) => {
-                    let name = if version.runtime_name.is_empty() { "unknown".to_owned() } else { version.runtime_name };
-                    return Ok(CriRuntime { runtime, images, timeout: config.request_timeout, name, version: version.runtime_version });
+                    let name =
+                        if version.runtime_name.is_empty() { "unknown".to_owned() } else { version.runtime_name };
+                    return Ok(CriRuntime {
+                        runtime,
+                        images,
+                        timeout: config.request_timeout,
+                        name,
+                        version: version.runtime_version,
+                    });
                 }
                 Err(error) if tokio::time::Instant::now() >= end => {
-                    return Err(ConnectError::Silent { endpoint: config.runtime_endpoint.clone(), message: error.message });
+                    return Err(ConnectError::Silent {
+                        endpoint: config.runtime_endpoint.clone(),
+                        message: error.message,
+                    });
                 }
                 Err(_) => tokio::time::sleep(delay).await,
             }
@@ -120,7 +141,9 @@ impl CriRuntime {
         let sandbox_id = from.pod_sandbox_id.clone();
         let request = cri::ContainerStatusRequest { container_id: from.id.clone(), verbose: false };
         match within(self.timeout, client.container_status(request)).await {
-            Ok(response) => pod.containers.extend(response.status.as_ref().map(|status| from_cri::container(&sandbox_id, status))),
+            Ok(response) => {
+                pod.containers.extend(response.status.as_ref().map(|status| from_cri::container(&sandbox_id, status)))
+            }
             Err(error) if error.failure == RuntimeFailure::NotFound => return Ok(None),
             Err(error) if error.failure == RuntimeFailure::Unavailable => return Err(error),
             Err(error) => {
@@ -133,12 +156,20 @@ impl CriRuntime {
 
     /// Lists sandboxes and containers that have a label (or all) and asks for the status of each.
     async fn list(&self, label: Option<(&str, &str)>) -> Result<Vec<ObservedPod>, RuntimeError> {
-        let selector: HashMap<String, String> = label.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let selector: HashMap<String, String> =
+            label.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let (mut first, mut second) = (self.runtime.clone(), self.runtime.clone());
-        let sandboxes = cri::ListPodSandboxRequest { filter: Some(cri::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() }) };
-        let containers = cri::ListContainersRequest { filter: Some(cri::ContainerFilter { label_selector: selector, ..Default::default() }) };
-        let (sandboxes, containers) =
-            futures::future::try_join(within(self.timeout, first.list_pod_sandbox(sandboxes)), within(self.timeout, second.list_containers(containers))).await?;
+        let sandboxes = cri::ListPodSandboxRequest {
+            filter: Some(cri::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() }),
+        };
+        let containers = cri::ListContainersRequest {
+            filter: Some(cri::ContainerFilter { label_selector: selector, ..Default::default() }),
+        };
+        let (sandboxes, containers) = futures::future::try_join(
+            within(self.timeout, first.list_pod_sandbox(sandboxes)),
+            within(self.timeout, second.list_containers(containers)),
+        )
+        .await?;
         let mut calls: Vec<futures::future::BoxFuture<'_, Result<Option<ObservedPod>, RuntimeError>>> = Vec::new();
         for sandbox in sandboxes.items {
             calls.push(Box::pin(self.sandbox_status(sandbox)));
@@ -164,12 +195,17 @@ impl Runtime for CriRuntime {
 
     fn status(&self) -> Answer<'_, RuntimeStatus> {
         let mut client = self.runtime.clone();
-        Box::pin(async move { Ok(from_cri::status(&within(self.timeout, client.status(cri::StatusRequest { verbose: false })).await?)) })
+        Box::pin(async move {
+            Ok(from_cri::status(&within(self.timeout, client.status(cri::StatusRequest { verbose: false })).await?))
+        })
     }
 
     fn run_sandbox<'a>(&'a self, spec: &'a SandboxSpec) -> Answer<'a, String> {
         let mut client = self.runtime.clone();
-        let request = cri::RunPodSandboxRequest { config: Some(to_cri::sandbox_config(spec)), runtime_handler: spec.runtime_handler.clone() };
+        let request = cri::RunPodSandboxRequest {
+            config: Some(to_cri::sandbox_config(spec)),
+            runtime_handler: spec.runtime_handler.clone(),
+        };
         Box::pin(async move { Ok(within(self.timeout * 2, client.run_pod_sandbox(request)).await?.pod_sandbox_id) })
     }
 
@@ -185,7 +221,12 @@ impl Runtime for CriRuntime {
         Box::pin(async move { gone_is_done(within(self.timeout, client.remove_pod_sandbox(request)).await.map(drop)) })
     }
 
-    fn create_container<'a>(&'a self, sandbox_id: &'a str, spec: &'a ContainerSpec, sandbox: &'a SandboxSpec) -> Answer<'a, String> {
+    fn create_container<'a>(
+        &'a self,
+        sandbox_id: &'a str,
+        spec: &'a ContainerSpec,
+        sandbox: &'a SandboxSpec,
+    ) -> Answer<'a, String> {
         let mut client = self.runtime.clone();
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox_id.to_owned(),
@@ -244,8 +285,13 @@ impl Runtime for CriRuntime {
 
     fn attach_url<'a>(&'a self, id: &'a str, options: StreamOptions) -> Answer<'a, String> {
         let mut client = self.runtime.clone();
-        let request =
-            cri::AttachRequest { container_id: id.to_owned(), stdin: options.stdin, tty: options.tty, stdout: options.stdout, stderr: options.stderr };
+        let request = cri::AttachRequest {
+            container_id: id.to_owned(),
+            stdin: options.stdin,
+            tty: options.tty,
+            stdout: options.stdout,
+            stderr: options.stderr,
+        };
         Box::pin(async move { Ok(within(self.timeout, client.attach(request)).await?.url) })
     }
 
@@ -257,7 +303,11 @@ impl Runtime for CriRuntime {
 
     fn image<'a>(&'a self, image: &'a str, runtime_handler: &'a str) -> Answer<'a, Option<ImageFact>> {
         let mut client = self.images.clone();
-        let spec = cri::ImageSpec { image: image.to_owned(), runtime_handler: runtime_handler.to_owned(), ..Default::default() };
+        let spec = cri::ImageSpec {
+            image: image.to_owned(),
+            runtime_handler: runtime_handler.to_owned(),
+            ..Default::default()
+        };
         let request = cri::ImageStatusRequest { image: Some(spec), verbose: false };
         Box::pin(async move {
             match within(self.timeout, client.image_status(request)).await {
@@ -268,21 +318,40 @@ impl Runtime for CriRuntime {
         })
     }
 
-    fn pull_image<'a>(&'a self, image: &'a str, auth: Option<&'a RegistryAuth>, sandbox: Option<&'a SandboxSpec>) -> Answer<'a, String> {
+    fn pull_image<'a>(
+        &'a self,
+        image: &'a str,
+        auth: Option<&'a RegistryAuth>,
+        sandbox: Option<&'a SandboxSpec>,
+    ) -> Answer<'a, String> {
         let mut client = self.images.clone();
         let runtime_handler = sandbox.map(|sandbox| sandbox.runtime_handler.clone()).unwrap_or_default();
         let request = cri::PullImageRequest {
-            image: Some(cri::ImageSpec { image: image.to_owned(), user_specified_image: image.to_owned(), runtime_handler, ..Default::default() }),
+            image: Some(cri::ImageSpec {
+                image: image.to_owned(),
+                user_specified_image: image.to_owned(),
+                runtime_handler,
+                ..Default::default()
+            }),
             auth: auth.map(to_cri::auth_config),
             sandbox_config: sandbox.map(to_cri::sandbox_config),
         };
-        Box::pin(async move { client.pull_image(request).await.map(|response| response.into_inner().image_ref).map_err(|status| from_status(&status)) })
+        Box::pin(async move {
+            client
+                .pull_image(request)
+                .await
+                .map(|response| response.into_inner().image_ref)
+                .map_err(|status| from_status(&status))
+        })
     }
 
     fn pod<'a>(&'a self, uid: &'a str) -> Answer<'a, ObservedPod> {
         Box::pin(async move {
             let pods = self.list(Some((labels::POD_UID, uid))).await?;
-            Ok(pods.into_iter().find(|pod| pod.uid == uid).unwrap_or_else(|| ObservedPod { uid: uid.to_owned(), ..ObservedPod::default() }))
+            Ok(pods
+                .into_iter()
+                .find(|pod| pod.uid == uid)
+                .unwrap_or_else(|| ObservedPod { uid: uid.to_owned(), ..ObservedPod::default() }))
         })
     }
 
@@ -293,7 +362,9 @@ impl Runtime for CriRuntime {
 
     fn container<'a>(&'a self, id: &'a str) -> Answer<'a, Option<ObservedPod>> {
         let mut client = self.runtime.clone();
-        let request = cri::ListContainersRequest { filter: Some(cri::ContainerFilter { id: id.to_owned(), ..Default::default() }) };
+        let request = cri::ListContainersRequest {
+            filter: Some(cri::ContainerFilter { id: id.to_owned(), ..Default::default() }),
+        };
         Box::pin(async move {
             let list = within(self.timeout, client.list_containers(request)).await?;
             match list.containers.into_iter().find(|container| container.id == id) {

@@ -40,7 +40,9 @@ pub(crate) fn channel(path: PathBuf) -> Channel {
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
         let path = path.clone();
         async move {
-            let socket = tokio::task::spawn_blocking(move || orlop_kernel::socket::connect(&path)).await.map_err(std::io::Error::other)??;
+            let socket = tokio::task::spawn_blocking(move || orlop_kernel::socket::connect(&path))
+                .await
+                .map_err(std::io::Error::other)??;
             let stream = tokio::net::UnixStream::from_std(std::os::unix::net::UnixStream::from(socket))?;
             Ok::<_, std::io::Error>(TokioIo::new(stream))
         }

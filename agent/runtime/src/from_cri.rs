@@ -16,9 +16,14 @@ pub(crate) fn sandbox(status: &cri::PodSandboxStatus) -> Option<ObservedPod> {
     let mut pod = pod_of(&status.labels.clone().into_iter().collect())?;
     let metadata = status.metadata.clone().unwrap_or_default();
     let network = status.network.as_ref();
-    let mut ips: Vec<String> = network.map(|network| network.ip.clone()).filter(|ip| !ip.is_empty()).into_iter().collect();
+    let mut ips: Vec<String> =
+        network.map(|network| network.ip.clone()).filter(|ip| !ip.is_empty()).into_iter().collect();
     ips.extend(network.into_iter().flat_map(|network| &network.additional_ips).map(|ip| ip.ip.clone()));
-    let options = status.linux.as_ref().and_then(|linux| linux.namespaces.as_ref()).and_then(|namespaces| namespaces.options.as_ref());
+    let options = status
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.namespaces.as_ref())
+        .and_then(|namespaces| namespaces.options.as_ref());
     pod.sandboxes.push(ObservedSandbox {
         id: status.id.clone(),
         attempt: metadata.attempt,
@@ -68,7 +73,11 @@ pub(crate) fn container(sandbox_id: &str, status: &cri::ContainerStatus) -> Obse
         image_ref: status.image_ref.clone(),
         log_path: status.log_path.clone(),
         annotations: status.annotations.clone().into_iter().collect(),
-        user: status.user.as_ref().and_then(|user| user.linux.as_ref()).map(|user| (user.uid, user.gid, user.supplemental_groups.clone())),
+        user: status
+            .user
+            .as_ref()
+            .and_then(|user| user.linux.as_ref())
+            .map(|user| (user.uid, user.gid, user.supplemental_groups.clone())),
     }
 }
 
@@ -132,7 +141,10 @@ pub(crate) fn status(response: &cri::StatusResponse) -> RuntimeStatus {
                 (handler.name.clone(), (features.recursive_read_only_mounts, features.user_namespaces))
             })
             .collect(),
-        supplemental_groups_policy: response.features.as_ref().is_some_and(|features| features.supplemental_groups_policy),
+        supplemental_groups_policy: response
+            .features
+            .as_ref()
+            .is_some_and(|features| features.supplemental_groups_policy),
     }
 }
 

@@ -3,7 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::backoff::Backoff;
-use crate::containers::{ContainerKind, SpecContainer, app_containers, ephemeral_containers, find_container, host_network, init_containers};
+use crate::containers::{
+    ContainerKind, SpecContainer, app_containers, ephemeral_containers, find_container, host_network, init_containers,
+};
 use crate::facts::{ContainerFact, ObservedContainer, ObservedSandbox};
 use crate::hash::container_hash;
 use crate::memory::{ImageState, StepState, Verdict};
@@ -74,16 +76,20 @@ fn settled(input: &PlanInput<'_>, container: &SpecContainer<'_>) -> Option<i32> 
             (status.state.as_ref()?.terminated.as_ref()?.exit_code, None)
         }
     };
-    if id.is_some_and(|id| input.memory.restart_regardless.contains(id)) || input.memory.container(container.name()).is_some_and(|memory| memory.starting) {
+    if id.is_some_and(|id| input.memory.restart_regardless.contains(id))
+        || input.memory.container(container.name()).is_some_and(|memory| memory.starting)
+    {
         return None;
     }
     let by_probe = id.is_some_and(|id| input.memory.killed_by_probe.contains(id));
-    (decide_restart(input.pod, container.kind, &container.container, code, by_probe) == RestartDecision::Stay).then_some(code)
+    (decide_restart(input.pod, container.kind, &container.container, code, by_probe) == RestartDecision::Stay)
+        .then_some(code)
 }
 
 fn all_done(input: &PlanInput<'_>, plan: &mut Plan) -> bool {
-    let init_failed = init_containers(input.pod)
-        .any(|container| container.kind == ContainerKind::Init && settled(input, &container).is_some_and(|code| code != 0));
+    let init_failed = init_containers(input.pod).any(|container| {
+        container.kind == ContainerKind::Init && settled(input, &container).is_some_and(|code| code != 0)
+    });
     let apps_done = app_containers(input.pod).all(|container| settled(input, &container).is_some());
     if init_failed || apps_done {
         plan.stop = Some(None);
@@ -97,7 +103,12 @@ fn usable_sandbox<'a>(input: &PlanInput<'a>) -> Option<&'a ObservedSandbox> {
     let ready = input.observed.sandboxes.iter().filter(|sandbox| sandbox.ready).count();
     let host = host_network(input.pod);
     let addressed = host || !newest.ips.is_empty();
-    (newest.ready && ready == 1 && addressed && newest.host_network == host && !input.memory.stopping.contains(&newest.id)).then_some(newest)
+    (newest.ready
+        && ready == 1
+        && addressed
+        && newest.host_network == host
+        && !input.memory.stopping.contains(&newest.id))
+    .then_some(newest)
 }
 
 fn plan_sandbox(input: &PlanInput<'_>, plan: &mut Plan) {
@@ -106,7 +117,8 @@ fn plan_sandbox(input: &PlanInput<'_>, plan: &mut Plan) {
     }
     let mut left = false;
     for sandbox in &input.observed.sandboxes {
-        let running = input.observed.containers.iter().any(|container| container.sandbox_id == sandbox.id && container.running());
+        let running =
+            input.observed.containers.iter().any(|container| container.sandbox_id == sandbox.id && container.running());
         if sandbox.ready || running {
             left = true;
             if input.memory.may_stop(&sandbox.id, input.now) {
@@ -143,11 +155,18 @@ fn restart_all(input: &PlanInput<'_>, sandbox: &ObservedSandbox, plan: &mut Plan
     let asks = |container: &SpecContainer<'_>| {
         let instance = input.observed.latest_in(&sandbox.id, container.name())?;
         let by_probe = input.memory.killed_by_probe.contains(&instance.id);
-        let all = instance.exited() && decide_restart(input.pod, container.kind, &container.container, instance.exit_code, by_probe) == RestartDecision::RestartAll;
+        let all = instance.exited()
+            && decide_restart(input.pod, container.kind, &container.container, instance.exit_code, by_probe)
+                == RestartDecision::RestartAll;
         all.then_some(instance)
     };
-    let Some(source) = init_containers(input.pod).chain(app_containers(input.pod)).find_map(|container| asks(&container)) else { return false };
-    let others: Vec<&ObservedContainer> = input.observed.containers.iter().filter(|c| c.sandbox_id == sandbox.id && c.id != source.id).collect();
+    let Some(source) =
+        init_containers(input.pod).chain(app_containers(input.pod)).find_map(|container| asks(&container))
+    else {
+        return false;
+    };
+    let others: Vec<&ObservedContainer> =
+        input.observed.containers.iter().filter(|c| c.sandbox_id == sandbox.id && c.id != source.id).collect();
     let running: Vec<_> = others.iter().filter(|container| container.running()).collect();
     if !running.is_empty() {
         for container in running.into_iter().filter(|container| input.memory.may_stop(&container.id, input.now)) {
@@ -163,7 +182,13 @@ fn restart_all(input: &PlanInput<'_>, sandbox: &ObservedSandbox, plan: &mut Plan
 }
 
 fn stop(container: &ObservedContainer, reason: StopReason, grace_seconds: i64) -> Action {
-    Action::StopContainer { id: container.id.clone(), container: container.name.clone(), reason, grace_seconds, after: Vec::new() }
+    Action::StopContainer {
+        id: container.id.clone(),
+        container: container.name.clone(),
+        reason,
+        grace_seconds,
+        after: Vec::new(),
+    }
 }
 
 /// Running containers that must not go on: changed ones, and those that failed a probe.
@@ -178,10 +203,14 @@ fn plan_kills(input: &PlanInput<'_>, sandbox: &ObservedSandbox, plan: &mut Plan)
             continue;
         }
         let memory = input.memory.container(&instance.name);
-        if let Some(kill) = memory.and_then(|memory| memory.kill.as_ref()).filter(|kill| kill.container_id == instance.id) {
+        if let Some(kill) =
+            memory.and_then(|memory| memory.kill.as_ref()).filter(|kill| kill.container_id == instance.id)
+        {
             let reason = if kill.kind == ProbeKind::Startup { StopReason::Startup } else { StopReason::Liveness };
             plan.actions.push(stop(instance, reason, kill.grace_seconds.unwrap_or(grace)));
-        } else if container.kind != ContainerKind::Ephemeral && instance.hash().is_some_and(|hash| hash != container_hash(&container.container)) {
+        } else if container.kind != ContainerKind::Ephemeral
+            && instance.hash().is_some_and(|hash| hash != container_hash(&container.container))
+        {
             plan.actions.push(stop(instance, StopReason::Changed, grace));
         }
     }
@@ -202,7 +231,11 @@ impl<'a> Starts<'a, '_> {
     }
 
     fn ephemeral(&mut self, container: &SpecContainer<'a>) {
-        let seen = self.input.observed.latest(container.name()).is_some_and(|instance| instance.fact != ContainerFact::Created);
+        let seen = self
+            .input
+            .observed
+            .latest(container.name())
+            .is_some_and(|instance| instance.fact != ContainerFact::Created);
         let ended = self.input.previous.ephemeral_container_statuses.iter().flatten().any(|status| {
             status.name == container.name() && status.state.as_ref().is_some_and(|state| state.terminated.is_some())
         });
@@ -226,7 +259,9 @@ impl<'a> Starts<'a, '_> {
             let passed = index < reached;
             let instance = self.instance(container.name());
             let through = match (container.kind, instance) {
-                (ContainerKind::Sidecar, Some(instance)) if instance.running() => self.sidecar_started(container, instance),
+                (ContainerKind::Sidecar, Some(instance)) if instance.running() => {
+                    self.sidecar_started(container, instance)
+                }
                 (ContainerKind::Sidecar, _) => {
                     self.start_beside(container);
                     false
@@ -250,7 +285,10 @@ impl<'a> Starts<'a, '_> {
 
     fn sidecar_started(&self, container: &SpecContainer<'_>, instance: &ObservedContainer) -> bool {
         let has_probe = container.container.startup_probe.is_some();
-        self.input.memory.container(container.name()).map_or(!has_probe, |memory| memory.started(&instance.id, has_probe))
+        self.input
+            .memory
+            .container(container.name())
+            .map_or(!has_probe, |memory| memory.started(&instance.id, has_probe))
     }
 
     /// Starts a container that holds back none of the others.
@@ -302,7 +340,13 @@ impl<'a> Starts<'a, '_> {
         self.start_with_image(container, &memory.image, latest, failed_at);
     }
 
-    fn start_with_image(&mut self, container: &SpecContainer<'a>, image: &ImageState, latest: Option<&ObservedContainer>, failed_at: Option<Timestamp>) {
+    fn start_with_image(
+        &mut self,
+        container: &SpecContainer<'a>,
+        image: &ImageState,
+        latest: Option<&ObservedContainer>,
+        failed_at: Option<Timestamp>,
+    ) {
         let name = container.name().to_owned();
         match image {
             ImageState::Unknown => {
@@ -313,10 +357,20 @@ impl<'a> Starts<'a, '_> {
             ImageState::Failed { retry_at, .. } if *retry_at > self.input.now => self.plan.wake(*retry_at),
             ImageState::Failed { .. } => self.plan.actions.push(Action::EnsureImage { container: name }),
             ImageState::Ready(_) => {
-                let Some(sandbox) = self.sandbox.filter(|_| self.input.memory.volumes == StepState::Done && !self.blocked) else { return };
+                let Some(sandbox) =
+                    self.sandbox.filter(|_| self.input.memory.volumes == StepState::Done && !self.blocked)
+                else {
+                    return;
+                };
                 let replaces = latest.filter(|instance| !instance.exited()).map(|instance| instance.id.clone());
                 let attempt = next_attempt(self.input, container, latest);
-                self.plan.actions.push(Action::StartContainer { container: name, attempt, sandbox_id: sandbox.id.clone(), replaces, failed_at });
+                self.plan.actions.push(Action::StartContainer {
+                    container: name,
+                    attempt,
+                    sandbox_id: sandbox.id.clone(),
+                    replaces,
+                    failed_at,
+                });
                 self.blocked = true;
             }
         }

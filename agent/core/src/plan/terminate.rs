@@ -8,7 +8,8 @@ use crate::plan::{Action, Plan, PlanInput, StopReason, deletion_grace_seconds, s
 /// stops the sandboxes.
 pub(super) fn plan_terminating(input: &PlanInput<'_>) -> Plan {
     let mut plan = Plan::default();
-    let running: Vec<&ObservedContainer> = input.observed.containers.iter().filter(|container| container.running()).collect();
+    let running: Vec<&ObservedContainer> =
+        input.observed.containers.iter().filter(|container| container.running()).collect();
     if running.is_empty() {
         let stopping = stop_sandboxes(input, &mut plan);
         plan.stopped = !stopping;
@@ -25,7 +26,11 @@ pub(super) fn plan_terminating(input: &PlanInput<'_>) -> Plan {
             }
             continue;
         }
-        let after = running.iter().filter(|other| goes_before(input, &other.name, &container.name)).map(|other| other.id.clone()).collect();
+        let after = running
+            .iter()
+            .filter(|other| goes_before(input, &other.name, &container.name))
+            .map(|other| other.id.clone())
+            .collect();
         plan.actions.push(Action::StopContainer {
             id: container.id.clone(),
             container: container.name.clone(),

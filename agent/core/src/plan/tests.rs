@@ -24,8 +24,11 @@ fn nothing_starts_before_volumes_sandbox_and_image_are_there() {
     world.memory.volumes = StepState::Done;
     world.memory.container_mut("a").image = ImageState::Pulling;
     assert!(world.plan().actions.is_empty(), "b waits for a, which comes before it");
-    world.memory.container_mut("a").image =
-        ImageState::Failed { reason: "ErrImagePull".into(), message: "no".into(), retry_at: world.now + jiff::SignedDuration::from_secs(10) };
+    world.memory.container_mut("a").image = ImageState::Failed {
+        reason: "ErrImagePull".into(),
+        message: "no".into(),
+        retry_at: world.now + jiff::SignedDuration::from_secs(10),
+    };
     assert_eq!(world.settle(), ["start b 0"]);
     assert_eq!(world.states(), "a:ErrImagePull b:Running");
     assert_eq!(world.phase(), "Pending");
@@ -40,7 +43,10 @@ fn init_containers_run_one_after_the_other_and_sidecars_stay() {
         "containers": [{"name": "a"}]
     }));
     assert_eq!(world.settle(), ["volumes", "sandbox 0", "image i1", "start i1 0"]);
-    assert_eq!((world.phase(), world.states().as_str()), ("Pending", "i1:Running s:PodInitializing i2:PodInitializing a:PodInitializing"));
+    assert_eq!(
+        (world.phase(), world.states().as_str()),
+        ("Pending", "i1:Running s:PodInitializing i2:PodInitializing a:PodInitializing")
+    );
     world.exit("i1", 0);
     assert_eq!(world.pass(), ["image s"]);
     assert_eq!(world.pass(), ["start s 0"]);
@@ -50,7 +56,10 @@ fn init_containers_run_one_after_the_other_and_sidecars_stay() {
     assert_eq!(world.settle(), ["image s", "start s 1"]);
     world.exit("i2", 0);
     assert_eq!(world.settle(), ["image a", "start a 0"]);
-    assert_eq!((world.phase(), world.states().as_str()), ("Running", "i1:Completed(0) s:Running i2:Completed(0) a:Running"));
+    assert_eq!(
+        (world.phase(), world.states().as_str()),
+        ("Running", "i1:Completed(0) s:Running i2:Completed(0) a:Running")
+    );
     assert_eq!(world.condition("Initialized"), "True");
 }
 
@@ -148,14 +157,16 @@ fn a_finished_pod_gets_no_new_sandbox() {
 
 #[test]
 fn changed_definitions_and_failed_probes_kill() {
-    let mut world = World::new(json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "x:1"}, {"name": "b"}]}));
+    let mut world =
+        World::new(json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "x:1"}, {"name": "b"}]}));
     world.settle();
     world.pod.spec.as_mut().unwrap().containers[0].image = Some("x:2".into());
     assert_eq!(world.pass(), ["stop a Changed 30s"]);
     assert_eq!(world.settle(), ["image a", "start a 1"]);
     let mut world = World::new(json!({"terminationGracePeriodSeconds": 7, "containers": [{"name": "a"}]}));
     world.settle();
-    world.memory.container_mut("a").kill = Some(ProbeKill { container_id: "a0".into(), kind: ProbeKind::Liveness, grace_seconds: None });
+    world.memory.container_mut("a").kill =
+        Some(ProbeKill { container_id: "a0".into(), kind: ProbeKind::Liveness, grace_seconds: None });
     assert_eq!(world.settle(), ["stop a Liveness 7s", "image a", "start a 1"]);
 }
 
@@ -237,7 +248,9 @@ fn a_rule_may_restart_all() {
 
 #[test]
 fn ephemeral_containers_start_at_once_and_once() {
-    let mut world = World::new(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}], "ephemeralContainers": [{"name": "e", "image": "x"}]}));
+    let mut world = World::new(
+        json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}], "ephemeralContainers": [{"name": "e", "image": "x"}]}),
+    );
     assert_eq!(world.settle(), ["volumes", "sandbox 0", "image e", "image i", "start e 0", "start i 0"]);
     world.exit("e", 1);
     assert_eq!(world.settle(), [""; 0]);

@@ -36,9 +36,13 @@ pub(super) fn conditions(input: &StatusInput<'_>, phase: &str, statuses: &Status
         ("PodScheduled", Finding::yes()),
     ];
     if let Some(verdict) = input.memory.verdict.as_ref().filter(|verdict| verdict.disruption) {
-        findings.push(("DisruptionTarget", Finding { holds: true, reason: Some("TerminationByKubelet"), message: Some(verdict.message.clone()) }));
+        findings.push((
+            "DisruptionTarget",
+            Finding { holds: true, reason: Some("TerminationByKubelet"), message: Some(verdict.message.clone()) },
+        ));
     }
-    let mut conditions: Vec<PodCondition> = findings.into_iter().map(|(kind, finding)| condition(input, kind, finding)).collect();
+    let mut conditions: Vec<PodCondition> =
+        findings.into_iter().map(|(kind, finding)| condition(input, kind, finding)).collect();
     // What others set (a controller's DisruptionTarget) stays.
     let known = input.previous.conditions.iter().flatten().filter(|known| known.type_ == "DisruptionTarget");
     for known in known {
@@ -65,8 +69,12 @@ fn condition(input: &StatusInput<'_>, kind: &str, finding: Finding) -> PodCondit
 }
 
 fn ready_to_start(input: &StatusInput<'_>) -> bool {
-    let networked = input.observed.sandbox().is_some_and(|sandbox| sandbox.ready && (host_network(input.pod) || !sandbox.ips.is_empty()));
-    let volumes = matches!(input.memory.volumes, StepState::Done) || input.observed.containers.iter().any(|container| container.running());
+    let networked = input
+        .observed
+        .sandbox()
+        .is_some_and(|sandbox| sandbox.ready && (host_network(input.pod) || !sandbox.ips.is_empty()));
+    let volumes = matches!(input.memory.volumes, StepState::Done)
+        || input.observed.containers.iter().any(|container| container.running());
     networked && volumes && input.memory.lifecycle <= Lifecycle::Terminating
 }
 
@@ -85,9 +93,17 @@ fn initialized(input: &StatusInput<'_>, phase: &str, statuses: &Statuses) -> Fin
     let missing: Vec<&str> = init_containers(input.pod)
         .filter(|container| {
             let status = statuses.init.iter().find(|status| status.name == container.name());
-            !status.is_some_and(|status| if container.kind == ContainerKind::Sidecar { status.started == Some(true) } else { status.ready })
+            !status.is_some_and(|status| {
+                if container.kind == ContainerKind::Sidecar { status.started == Some(true) } else { status.ready }
+            })
         })
-        .map(|container| statuses.init.iter().find(|status| status.name == container.name()).map_or("", |status| status.name.as_str()))
+        .map(|container| {
+            statuses
+                .init
+                .iter()
+                .find(|status| status.name == container.name())
+                .map_or("", |status| status.name.as_str())
+        })
         .collect();
     if missing.is_empty() {
         return Finding::yes();
@@ -127,12 +143,22 @@ fn ready(input: &StatusInput<'_>, containers: &Finding) -> Finding {
     let mut complaints = Vec::new();
     for gate in gates.into_iter().flatten() {
         match set.into_iter().flatten().find(|condition| condition.type_ == gate.condition_type) {
-            None => complaints.push(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
+            None => complaints.push(format!(
+                "corresponding condition of pod readiness gate \"{}\" does not exist.",
+                gate.condition_type
+            )),
             Some(condition) if condition.status != "True" => {
-                complaints.push(format!("the status of pod readiness gate \"{}\" is not \"True\", but {}", gate.condition_type, condition.status));
+                complaints.push(format!(
+                    "the status of pod readiness gate \"{}\" is not \"True\", but {}",
+                    gate.condition_type, condition.status
+                ));
             }
             Some(_) => {}
         }
     }
-    if complaints.is_empty() { Finding::yes() } else { Finding::no("ReadinessGatesNotReady", Some(complaints.join(", "))) }
+    if complaints.is_empty() {
+        Finding::yes()
+    } else {
+        Finding::no("ReadinessGatesNotReady", Some(complaints.join(", ")))
+    }
 }

@@ -1,7 +1,8 @@
 //! Statuses of containers: waiting, running, terminated, and the instance before.
 
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser, LinuxContainerUser,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    ContainerUser, LinuxContainerUser,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -26,7 +27,9 @@ pub(super) fn container_statuses(input: &StatusInput<'_>) -> Statuses {
     let mut statuses = Statuses::default();
     for container in all_containers(input.pod) {
         let (list, previous) = match container.kind {
-            ContainerKind::Init | ContainerKind::Sidecar => (&mut statuses.init, &input.previous.init_container_statuses),
+            ContainerKind::Init | ContainerKind::Sidecar => {
+                (&mut statuses.init, &input.previous.init_container_statuses)
+            }
             ContainerKind::App => (&mut statuses.apps, &input.previous.container_statuses),
             ContainerKind::Ephemeral => (&mut statuses.ephemeral, &input.previous.ephemeral_container_statuses),
         };
@@ -36,7 +39,11 @@ pub(super) fn container_statuses(input: &StatusInput<'_>) -> Statuses {
     statuses
 }
 
-fn container_status(input: &StatusInput<'_>, container: &SpecContainer<'_>, previous: Option<&ContainerStatus>) -> ContainerStatus {
+fn container_status(
+    input: &StatusInput<'_>,
+    container: &SpecContainer<'_>,
+    previous: Option<&ContainerStatus>,
+) -> ContainerStatus {
     let blank = ContainerMemory::default();
     let memory = input.memory.container(container.name()).unwrap_or(&blank);
     let mut instances = input.observed.instances(container.name());
@@ -74,10 +81,15 @@ fn with_instance(
         status.image.clone_from(&newest.image);
     }
     status.user = newest.user.as_ref().map(|(uid, gid, groups)| ContainerUser {
-        linux: Some(LinuxContainerUser { uid: *uid, gid: *gid, supplemental_groups: (!groups.is_empty()).then(|| groups.clone()) }),
+        linux: Some(LinuxContainerUser {
+            uid: *uid,
+            gid: *gid,
+            supplemental_groups: (!groups.is_empty()).then(|| groups.clone()),
+        }),
     });
     let older_state = older.map(|older| terminated(input.runtime, older));
-    status.last_state = older_state.or_else(|| previous.and_then(|previous| previous.last_state.clone()).filter(|_| newest.attempt > 0));
+    status.last_state = older_state
+        .or_else(|| previous.and_then(|previous| previous.last_state.clone()).filter(|_| newest.attempt > 0));
     match newest.fact {
         ContainerFact::Running if !memory.starting => {
             status.state = Some(ContainerState {
@@ -105,13 +117,21 @@ fn with_instance(
         }
         ContainerFact::Running | ContainerFact::Created | ContainerFact::Unknown => {
             status.started = Some(false);
-            status.state = Some(waiting_state(waiting(input, container, memory, None).unwrap_or_else(|| default_waiting(input, container))));
+            status.state = Some(waiting_state(
+                waiting(input, container, memory, None).unwrap_or_else(|| default_waiting(input, container)),
+            ));
         }
     }
 }
 
 /// A container that the runtime has no instance of: not made yet, or lost.
-fn without_instance(input: &StatusInput<'_>, container: &SpecContainer<'_>, memory: &ContainerMemory, previous: Option<&ContainerStatus>, status: &mut ContainerStatus) {
+fn without_instance(
+    input: &StatusInput<'_>,
+    container: &SpecContainer<'_>,
+    memory: &ContainerMemory,
+    previous: Option<&ContainerStatus>,
+    status: &mut ContainerStatus,
+) {
     status.started = Some(false);
     let state = previous.and_then(|previous| previous.state.as_ref());
     if let Some(previous) = previous {
@@ -121,7 +141,8 @@ fn without_instance(input: &StatusInput<'_>, container: &SpecContainer<'_>, memo
         status.container_id.clone_from(&previous.container_id);
     }
     if let Some(state) = state.filter(|state| state.terminated.is_some()) {
-        status.ready = container.kind == ContainerKind::Init && state.terminated.as_ref().is_some_and(|end| end.exit_code == 0);
+        status.ready =
+            container.kind == ContainerKind::Init && state.terminated.as_ref().is_some_and(|end| end.exit_code == 0);
         match waiting(input, container, memory, None) {
             Some(reason) => {
                 status.last_state = Some(state.clone());
@@ -132,14 +153,22 @@ fn without_instance(input: &StatusInput<'_>, container: &SpecContainer<'_>, memo
         return;
     }
     if let Some(running) = state.and_then(|state| state.running.as_ref()) {
-        status.last_state = Some(lost("The container could not be located when the pod was deleted.  The container used to be Running", running.started_at.clone()));
+        status.last_state = Some(lost(
+            "The container could not be located when the pod was deleted.  The container used to be Running",
+            running.started_at.clone(),
+        ));
     }
     let reason = waiting(input, container, memory, None).unwrap_or_else(|| default_waiting(input, container));
     status.state = Some(waiting_state(reason));
 }
 
 /// What a container waits for, if it waits: an image, the back-off, or the repair of its configuration.
-fn waiting(input: &StatusInput<'_>, container: &SpecContainer<'_>, memory: &ContainerMemory, ended: Option<&ObservedContainer>) -> Option<(String, Option<String>)> {
+fn waiting(
+    input: &StatusInput<'_>,
+    container: &SpecContainer<'_>,
+    memory: &ContainerMemory,
+    ended: Option<&ObservedContainer>,
+) -> Option<(String, Option<String>)> {
     if input.memory.lifecycle > Lifecycle::Syncing {
         return None;
     }
@@ -171,7 +200,12 @@ fn waiting(input: &StatusInput<'_>, container: &SpecContainer<'_>, memory: &Cont
     if memory.starting {
         return memory.crash_loop.is_some().then(|| default_waiting(input, container));
     }
-    let message = format!("back-off {} restarting failed container={} pod={}", format_delay(delay), container.name(), display(input.pod));
+    let message = format!(
+        "back-off {} restarting failed container={} pod={}",
+        format_delay(delay),
+        container.name(),
+        display(input.pod)
+    );
     Some(("CrashLoopBackOff".into(), Some(message)))
 }
 
@@ -181,7 +215,10 @@ fn default_waiting(input: &StatusInput<'_>, container: &SpecContainer<'_>) -> (S
 }
 
 fn waiting_state((reason, message): (String, Option<String>)) -> ContainerState {
-    ContainerState { waiting: Some(ContainerStateWaiting { reason: Some(reason), message }), ..ContainerState::default() }
+    ContainerState {
+        waiting: Some(ContainerStateWaiting { reason: Some(reason), message }),
+        ..ContainerState::default()
+    }
 }
 
 fn terminated(runtime: &str, instance: &ObservedContainer) -> ContainerState {
@@ -225,7 +262,10 @@ fn container_id(runtime: &str, id: &str) -> String {
 pub(super) fn settle(input: &StatusInput<'_>, statuses: &mut Statuses) {
     let begun = |status: &ContainerStatus| status.container_id.is_some();
     let initialized = init_containers(input.pod).all(|container| {
-        statuses.init.iter().any(|status| status.name == container.name() && (container.kind == ContainerKind::Sidecar || status.ready))
+        statuses
+            .init
+            .iter()
+            .any(|status| status.name == container.name() && (container.kind == ContainerKind::Sidecar || status.ready))
     });
     let any_begun = statuses.apps.iter().any(begun);
     let settle_one = |status: &mut ContainerStatus| {
@@ -233,7 +273,11 @@ pub(super) fn settle(input: &StatusInput<'_>, statuses: &mut Statuses) {
         status.ready &= ended;
         status.started = Some(false);
         if !ended {
-            let started_at = status.state.as_ref().and_then(|state| state.running.as_ref()).and_then(|running| running.started_at.clone());
+            let started_at = status
+                .state
+                .as_ref()
+                .and_then(|state| state.running.as_ref())
+                .and_then(|running| running.started_at.clone());
             status.state = Some(lost("The container could not be located when the pod was terminated", started_at));
         }
     };

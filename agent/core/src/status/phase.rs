@@ -18,7 +18,8 @@ fn running(status: &ContainerStatus) -> bool {
 
 /// Exit code of a container that has ended, now or (waiting for its next start) before.
 fn ended(status: &ContainerStatus) -> Option<i32> {
-    exit_code(status.state.as_ref()).or_else(|| if running(status) { None } else { exit_code(status.last_state.as_ref()) })
+    exit_code(status.state.as_ref())
+        .or_else(|| if running(status) { None } else { exit_code(status.last_state.as_ref()) })
 }
 
 /// Pending until the containers have begun, Running while they run or will again, Succeeded or Failed at the end.
@@ -34,7 +35,10 @@ pub(super) fn phase(input: &StatusInput<'_>, statuses: &Statuses) -> String {
             (_, Some(status)) => match exit_code(status.state.as_ref()) {
                 Some(0) => true,
                 Some(code) => {
-                    if over || decide_restart(input.pod, container.kind, &container.container, code, false) == RestartDecision::Stay {
+                    if over
+                        || decide_restart(input.pod, container.kind, &container.container, code, false)
+                            == RestartDecision::Stay
+                    {
                         return "Failed".into();
                     }
                     false
@@ -52,7 +56,8 @@ pub(super) fn phase(input: &StatusInput<'_>, statuses: &Statuses) -> String {
             Some(code) => {
                 stopped += 1;
                 succeeded += usize::from(code == 0);
-                again |= decide_restart(input.pod, container.kind, &container.container, code, false) != RestartDecision::Stay;
+                again |= decide_restart(input.pod, container.kind, &container.container, code, false)
+                    != RestartDecision::Stay;
             }
             None => waiting += 1,
         }

@@ -12,7 +12,11 @@ fn a_pod_that_waits_tells_for_what() {
     assert_eq!(world.condition("Ready"), "False ContainersNotReady");
     assert_eq!(world.condition("PodReadyToStartContainers"), "False");
     assert_eq!(world.condition("Initialized"), "True");
-    world.memory.container_mut("a").image = ImageState::Failed { reason: "ImagePullBackOff".into(), message: "Back-off pulling image \"x\"".into(), retry_at: world.now };
+    world.memory.container_mut("a").image = ImageState::Failed {
+        reason: "ImagePullBackOff".into(),
+        message: "Back-off pulling image \"x\"".into(),
+        retry_at: world.now,
+    };
     world.publish();
     assert_eq!(world.states(), "a:ImagePullBackOff");
 }
@@ -26,12 +30,20 @@ fn readiness_follows_the_probe_and_the_gates() {
     world.settle();
     assert_eq!(world.condition("ContainersReady"), "False ContainersNotReady");
     let timing = crate::probe::probe_timing(&Default::default());
-    let probe = crate::probe::ProbeState::new(crate::probe::ProbeKind::Readiness, "a0", world.now, &timing, Some(true), world.now);
+    let probe = crate::probe::ProbeState::new(
+        crate::probe::ProbeKind::Readiness,
+        "a0",
+        world.now,
+        &timing,
+        Some(true),
+        world.now,
+    );
     world.memory.container_mut("a").probes.insert(crate::probe::ProbeKind::Readiness, probe);
     world.publish();
     assert_eq!(world.condition("ContainersReady"), "True");
     assert_eq!(world.condition("Ready"), "False ReadinessGatesNotReady");
-    world.pod.status = Some(serde_json::from_value(json!({"conditions": [{"type": "example.com/up", "status": "True"}]})).unwrap());
+    world.pod.status =
+        Some(serde_json::from_value(json!({"conditions": [{"type": "example.com/up", "status": "True"}]})).unwrap());
     world.publish();
     assert_eq!(world.condition("Ready"), "True");
 }
@@ -41,7 +53,17 @@ fn transition_times_change_with_the_status_only() {
     let mut world = World::new(json!({"containers": [{"name": "a"}]}));
     world.settle();
     let since = |world: &World, kind: &str| {
-        world.status.conditions.iter().flatten().find(|condition| condition.type_ == kind).unwrap().last_transition_time.clone().unwrap().0
+        world
+            .status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == kind)
+            .unwrap()
+            .last_transition_time
+            .clone()
+            .unwrap()
+            .0
     };
     let ready = since(&world, "Ready");
     world.wait(10);
@@ -60,7 +82,10 @@ fn addresses_and_ids() {
     world.settle();
     assert_eq!((world.status.pod_ip.as_deref(), world.status.host_ip.as_deref()), (Some("10.0.0.5"), Some("10.9.9.9")));
     let container = &world.status.container_statuses.as_ref().unwrap()[0];
-    assert_eq!((container.container_id.as_deref(), container.started, container.ready), (Some("orlop://a0"), Some(true), true));
+    assert_eq!(
+        (container.container_id.as_deref(), container.started, container.ready),
+        (Some("orlop://a0"), Some(true), true)
+    );
     assert_eq!(world.status.qos_class.as_deref(), Some("BestEffort"));
 }
 
@@ -69,14 +94,18 @@ fn a_terminal_phase_sticks() {
     let mut world = World::new(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
     world.status = serde_json::from_value(json!({"phase": "Failed", "reason": "Evicted", "message": "low"})).unwrap();
     world.publish();
-    assert_eq!((world.phase(), world.status.reason.as_deref(), world.status.message.as_deref()), ("Failed", Some("Evicted"), Some("low")));
+    assert_eq!(
+        (world.phase(), world.status.reason.as_deref(), world.status.message.as_deref()),
+        ("Failed", Some("Evicted"), Some("low"))
+    );
 }
 
 #[test]
 fn a_verdict_with_disruption_sets_its_condition() {
     let mut world = World::new(json!({"containers": [{"name": "a"}]}));
     world.settle();
-    world.memory.verdict = Some(Verdict { phase: Some("Failed"), reason: "Evicted".into(), message: "low".into(), disruption: true });
+    world.memory.verdict =
+        Some(Verdict { phase: Some("Failed"), reason: "Evicted".into(), message: "low".into(), disruption: true });
     world.publish();
     assert_eq!(world.condition("DisruptionTarget"), "True TerminationByKubelet");
     assert_eq!(world.condition("Ready"), "False PodFailed");

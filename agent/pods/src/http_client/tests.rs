@@ -36,11 +36,14 @@ async fn headers_are_the_kubelets_unless_replaced() {
     let got = get(request(port, false), Duration::from_secs(5)).await.unwrap();
     assert_eq!((got.status, got.body.as_str()), (200, "ok"));
     let text = asked.recv().await.unwrap();
-    for line in ["GET /x?y=1 HTTP/1.1", "User-Agent: kube-probe/1.36", "Accept: */*", &format!("Host: 127.0.0.1:{port}")] {
+    for line in
+        ["GET /x?y=1 HTTP/1.1", "User-Agent: kube-probe/1.36", "Accept: */*", &format!("Host: 127.0.0.1:{port}")]
+    {
         assert!(text.contains(line), "{text}");
     }
     let mut custom = request(port, false);
-    custom.headers = vec![("host".into(), "web.example".into()), ("Accept".into(), String::new()), ("X-A".into(), "1".into())];
+    custom.headers =
+        vec![("host".into(), "web.example".into()), ("Accept".into(), String::new()), ("X-A".into(), "1".into())];
     get(custom, Duration::from_secs(5)).await.unwrap();
     let text = asked.recv().await.unwrap().to_lowercase();
     assert!(text.contains("host: web.example") && text.contains("x-a: 1") && !text.contains("accept:"), "{text}");

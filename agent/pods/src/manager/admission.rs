@@ -17,12 +17,17 @@ impl Roster {
     /// Checks a new pod and notes that it takes room. A pod that runs already (the agent was restarted) has been
     /// admitted before; one that is ending takes no room.
     pub(super) fn admission(&self, pod: &Arc<Pod>) -> Option<Verdict> {
-        let ended = pod.status.as_ref().is_some_and(|status| is_terminal(status.phase.as_deref())) && !containers::is_static(pod);
+        let ended = pod.status.as_ref().is_some_and(|status| is_terminal(status.phase.as_deref()))
+            && !containers::is_static(pod);
         if ended || pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
         let uid = containers::uid(pod);
-        let runs = self.shared.observed.get(uid).is_some_and(|observed| observed.containers.iter().any(|container| container.running()));
+        let runs = self
+            .shared
+            .observed
+            .get(uid)
+            .is_some_and(|observed| observed.containers.iter().any(|container| container.running()));
         if !runs && let Err(refusal) = self.check(pod) {
             pod_event(&*self.shared.ports.events, pod, EventType::Warning, &refusal.reason, &refusal.message);
             return Some(Verdict {
@@ -41,7 +46,11 @@ impl Roster {
         if let Some((reason, message)) = node.refusal(pod) {
             return Err(Refusal { reason, message });
         }
-        let offer = NodeOffer { name: self.shared.config.node_name.clone(), allocatable: node.allocatable(), labels: node.labels() };
+        let offer = NodeOffer {
+            name: self.shared.config.node_name.clone(),
+            allocatable: node.allocatable(),
+            labels: node.labels(),
+        };
         let taken: Vec<Arc<Pod>> = lock(&self.shared.admitted).values().cloned().collect();
         let taken: Vec<&Pod> = taken.iter().map(Arc::as_ref).collect();
         admit(pod, &offer, &taken)

@@ -20,7 +20,12 @@ impl Roster {
         let now = Instant::now();
         let next = self.next_scan.filter(|at| *at > now).unwrap_or_else(|| {
             let ports = &self.shared.ports;
-            let left = ports.volumes.pods_on_disk().into_iter().chain(ports.cgroups.pods_on_disk()).chain(self.shared.directories.pods_on_disk());
+            let left = ports
+                .volumes
+                .pods_on_disk()
+                .into_iter()
+                .chain(ports.cgroups.pods_on_disk())
+                .chain(self.shared.directories.pods_on_disk());
             for uid in left {
                 orphans.entry(uid).or_default();
             }
@@ -33,9 +38,18 @@ impl Roster {
                 continue;
             }
             tracing::info!(uid, namespace, name, "ending what is left of a pod that is not wanted");
-            let metadata = ObjectMeta { uid: Some(uid), namespace: Some(namespace), name: Some(name), ..ObjectMeta::default() };
+            let metadata =
+                ObjectMeta { uid: Some(uid), namespace: Some(namespace), name: Some(name), ..ObjectMeta::default() };
             let pod = Arc::new(Pod { metadata, ..Pod::default() });
-            self.hire(Desired { pod, mirror_uid: None, gone: true, orphan: true, verdict: None, verdict_grace_seconds: None, refresh: 0 });
+            self.hire(Desired {
+                pod,
+                mirror_uid: None,
+                gone: true,
+                orphan: true,
+                verdict: None,
+                verdict_grace_seconds: None,
+                refresh: 0,
+            });
         }
         next
     }

@@ -47,9 +47,14 @@ mod tests {
             ]
         }}))
         .unwrap();
-        for (kind, name, want) in
-            [("ConfigMap", "m1", true), ("ConfigMap", "m2", true), ("ConfigMap", "s1", false), ("Secret", "s1", true), ("Secret", "s2", true), ("Secret", "m1", false)]
-        {
+        for (kind, name, want) in [
+            ("ConfigMap", "m1", true),
+            ("ConfigMap", "m2", true),
+            ("ConfigMap", "s1", false),
+            ("Secret", "s1", true),
+            ("Secret", "s2", true),
+            ("Secret", "m1", false),
+        ] {
             assert_eq!(refers(&pod, kind, name), want, "{kind} {name}");
         }
     }

@@ -67,7 +67,8 @@ impl Worker {
     /// Images of containers whose definition names another one by now are not what was looked for.
     fn forget_images(&mut self, new: &Pod) {
         for container in containers::all_containers(new) {
-            let changed = containers::find_container(&self.pod, container.name()).is_some_and(|old| old.container.image != container.container.image);
+            let changed = containers::find_container(&self.pod, container.name())
+                .is_some_and(|old| old.container.image != container.container.image);
             if changed && let Some(memory) = self.memory.containers.get_mut(container.name()) {
                 memory.image = ImageState::Unknown;
                 self.images.remove(container.name());
@@ -105,7 +106,9 @@ impl Worker {
             *retry_at = now;
         }
         for container in self.memory.containers.values_mut() {
-            if let Some(failure) = container.failure.as_mut().filter(|failure| failure.reason == "CreateContainerConfigError") {
+            if let Some(failure) =
+                container.failure.as_mut().filter(|failure| failure.reason == "CreateContainerConfigError")
+            {
                 failure.retry_at = now;
             }
         }

@@ -37,7 +37,8 @@ impl Worker {
             Action::SetUpVolumes => {
                 self.memory.volumes = StepState::Running;
                 let operation = self.set_up_volumes();
-                let handle = self.spawn(Done::Volumes(Err(PANICKED.into())), async move { Done::Volumes(operation.await) });
+                let handle =
+                    self.spawn(Done::Volumes(Err(PANICKED.into())), async move { Done::Volumes(operation.await) });
                 self.breakable.push(handle);
             }
             Action::CreateSandbox { attempt } => {
@@ -62,21 +63,37 @@ impl Worker {
             }
             Action::BackOff { container, id } => {
                 if self.backoffs_told.insert(id) {
-                    let message = format!("Back-off restarting failed container {container} in pod {}", display(&self.pod));
-                    named_event(&*self.shared.ports.events, &self.pod, &container, EventType::Warning, "BackOff", &message);
+                    let message =
+                        format!("Back-off restarting failed container {container} in pod {}", display(&self.pod));
+                    named_event(
+                        &*self.shared.ports.events,
+                        &self.pod,
+                        &container,
+                        EventType::Warning,
+                        "BackOff",
+                        &message,
+                    );
                 }
             }
-            Action::StopContainer { id, reason, grace_seconds, after, .. } => self.stop(&id, reason, grace_seconds, after, observed),
+            Action::StopContainer { id, reason, grace_seconds, after, .. } => {
+                self.stop(&id, reason, grace_seconds, after, observed)
+            }
             Action::RemoveContainer { id } => self.remove_container(&id, observed),
             Action::TearDown => {
                 self.memory.teardown = StepState::Running;
                 let (shared, pod) = (self.shared.clone(), self.pod.clone());
-                self.spawn(Done::TearDown(Err(PANICKED.into())), async move { Done::TearDown(tear_down(&shared, &pod).await) });
+                self.spawn(Done::TearDown(Err(PANICKED.into())), async move {
+                    Done::TearDown(tear_down(&shared, &pod).await)
+                });
             }
         }
     }
 
-    fn set_up_volumes(&self) -> impl Future<Output = Result<std::collections::BTreeMap<String, orlop_agent_core::ports::MountedVolume>, String>> + Send + use<> {
+    fn set_up_volumes(
+        &self,
+    ) -> impl Future<Output = Result<std::collections::BTreeMap<String, orlop_agent_core::ports::MountedVolume>, String>>
+    + Send
+    + use<> {
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
         async move {
             match tokio::time::timeout(MOUNT_DEADLINE, shared.ports.volumes.set_up(&pod)).await {
@@ -93,7 +110,8 @@ impl Worker {
             pod_event(&*self.shared.ports.events, &self.pod, EventType::Normal, "SandboxChanged", message);
         }
         self.memory.stopping.insert(id.clone());
-        let inside: Vec<ObservedContainer> = observed.containers.iter().filter(|c| c.sandbox_id == id && c.running()).cloned().collect();
+        let inside: Vec<ObservedContainer> =
+            observed.containers.iter().filter(|c| c.sandbox_id == id && c.running()).cloned().collect();
         let pod_ip = self.pod_ips(observed).first().cloned().unwrap_or_default();
         let grace_seconds = if changed { spec_grace_seconds(&self.pod) } else { 0 };
         let requests: Vec<StopRequest> = inside
@@ -122,13 +140,17 @@ impl Worker {
         self.memory.container_mut(&container).image = ImageState::Pulling;
         self.flips.remove(&container);
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
-        let image = find_container(&self.pod, &container).and_then(|found| found.container.image.clone()).unwrap_or_default();
+        let image =
+            find_container(&self.pod, &container).and_then(|found| found.container.image.clone()).unwrap_or_default();
         let failure = ImageFailure { reason: "ErrImagePull", message: PANICKED.into() };
         let fallback = Done::Image { container: container.clone(), image: image.clone(), result: Err(failure) };
         let handle = self.spawn(fallback, async move {
             let result = match find_container(&pod, &container) {
                 Some(found) => ensure_image(&shared, &pod, &found).await,
-                None => Err(ImageFailure { reason: "InvalidImageName", message: format!("the pod has no container {container:?}") }),
+                None => Err(ImageFailure {
+                    reason: "InvalidImageName",
+                    message: format!("the pod has no container {container:?}"),
+                }),
             };
             Done::Image { container, image, result }
         });
@@ -184,7 +206,14 @@ impl Worker {
         });
     }
 
-    fn stop(&mut self, id: &str, reason: StopReason, grace_seconds: i64, after: Vec<String>, observed: &Arc<ObservedPod>) {
+    fn stop(
+        &mut self,
+        id: &str,
+        reason: StopReason,
+        grace_seconds: i64,
+        after: Vec<String>,
+        observed: &Arc<ObservedPod>,
+    ) {
         let Some(container) = observed.containers.iter().find(|container| container.id == id).cloned() else { return };
         match reason {
             StopReason::Changed => drop(self.memory.restart_regardless.insert(id.to_owned())),
@@ -222,9 +251,15 @@ impl Worker {
                     remove_link(folder, &pod, &container.name, &container.id);
                 }
                 let directories = shared.directories.clone();
-                let (uid, name, attempt, log) =
-                    (orlop_agent_core::containers::uid(&pod).to_owned(), container.name.clone(), container.attempt, PathBuf::from(&container.log_path));
-                let _ = tokio::task::spawn_blocking(move || directories.remove_container_files(&uid, &name, attempt, &log)).await;
+                let (uid, name, attempt, log) = (
+                    orlop_agent_core::containers::uid(&pod).to_owned(),
+                    container.name.clone(),
+                    container.attempt,
+                    PathBuf::from(&container.log_path),
+                );
+                let _ =
+                    tokio::task::spawn_blocking(move || directories.remove_container_files(&uid, &name, attempt, &log))
+                        .await;
             }
             Done::Remove { id: container.id, result }
         });
@@ -238,8 +273,12 @@ impl Worker {
 
     /// Reads the termination messages of containers that have ended since.
     pub(super) fn read_messages(&mut self, observed: &Arc<ObservedPod>) {
-        let unread: Vec<ObservedContainer> =
-            observed.containers.iter().filter(|c| c.exited() && !c.message_read && !self.reading.contains(&c.id)).cloned().collect();
+        let unread: Vec<ObservedContainer> = observed
+            .containers
+            .iter()
+            .filter(|c| c.exited() && !c.message_read && !self.reading.contains(&c.id))
+            .cloned()
+            .collect();
         let share = observed.containers.len();
         for container in unread {
             self.reading.insert(container.id.clone());
@@ -263,10 +302,12 @@ impl Worker {
         match self.next_refresh {
             Some(at) if at > now => Some(at),
             Some(_) => {
-                let period = SignedDuration::try_from(self.shared.config.volume_refresh).unwrap_or(SignedDuration::from_secs(60));
+                let period = SignedDuration::try_from(self.shared.config.volume_refresh)
+                    .unwrap_or(SignedDuration::from_secs(60));
                 self.next_refresh = Some(now + period);
                 let operation = self.set_up_volumes();
-                let handle = self.spawn(Done::Refreshed(Err(PANICKED.into())), async move { Done::Refreshed(operation.await) });
+                let handle =
+                    self.spawn(Done::Refreshed(Err(PANICKED.into())), async move { Done::Refreshed(operation.await) });
                 self.breakable.retain(|handle| !handle.is_finished());
                 self.breakable.push(handle);
                 self.next_refresh
@@ -280,13 +321,21 @@ impl Worker {
         let due: Vec<String> = self.flips.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         for name in due {
             self.flips.remove(&name);
-            let image = find_container(&self.pod, &name).and_then(|found| found.container.image.clone()).unwrap_or_default();
+            let image =
+                find_container(&self.pod, &name).and_then(|found| found.container.image.clone()).unwrap_or_default();
             if let ImageState::Failed { reason, message, .. } = &mut self.memory.container_mut(&name).image {
                 let text = format!("Back-off pulling image {image:?}");
                 *message = format!("{text}: {reason}: {message}");
                 "ImagePullBackOff".clone_into(reason);
                 named_event(&*self.shared.ports.events, &self.pod, &name, EventType::Normal, "BackOff", &text);
-                named_event(&*self.shared.ports.events, &self.pod, &name, EventType::Warning, "Failed", "Error: ImagePullBackOff");
+                named_event(
+                    &*self.shared.ports.events,
+                    &self.pod,
+                    &name,
+                    EventType::Warning,
+                    "Failed",
+                    "Error: ImagePullBackOff",
+                );
             }
         }
         self.flips.values().copied().fold(None, |wake, at| earliest(wake, Some(at)))
@@ -297,7 +346,8 @@ async fn stop_and_see(shared: &Shared, uid: &str, id: &str) -> Result<(), String
     let begun = Timestamp::now();
     shared.ports.runtime.stop_sandbox(id).await.map_err(|failure| failure.message)?;
     let settled = shared.observed.get(uid).is_some_and(|observed| {
-        !observed.sandboxes.iter().any(|sandbox| sandbox.id == id && sandbox.ready) && !observed.containers.iter().any(|c| c.sandbox_id == id && c.running())
+        !observed.sandboxes.iter().any(|sandbox| sandbox.id == id && sandbox.ready)
+            && !observed.containers.iter().any(|c| c.sandbox_id == id && c.running())
     });
     if !settled {
         let observed = shared.ports.runtime.pod(uid).await.map_err(|failure| failure.message)?;

@@ -35,7 +35,12 @@ pub(super) const PANICKED: &str = "the operation ended by a fault of the agent; 
 
 impl Worker {
     /// Runs an operation beside the worker; if it panics, `fallback` comes home, and the pod goes on.
-    pub(super) fn spawn(&mut self, fallback: Done, operation: impl Future<Output = Done> + Send + 'static) -> AbortHandle {
-        self.operations.spawn(async move { std::panic::AssertUnwindSafe(operation).catch_unwind().await.unwrap_or(fallback) })
+    pub(super) fn spawn(
+        &mut self,
+        fallback: Done,
+        operation: impl Future<Output = Done> + Send + 'static,
+    ) -> AbortHandle {
+        self.operations
+            .spawn(async move { std::panic::AssertUnwindSafe(operation).catch_unwind().await.unwrap_or(fallback) })
     }
 }

@@ -26,7 +26,9 @@ impl Worker {
         match done {
             Done::Volumes(result) => self.volumes_set_up(result, now),
             Done::Refreshed(Ok(volumes)) => self.volumes = Arc::new(volumes),
-            Done::Refreshed(Err(message)) => pod_event(&*self.shared.ports.events, &self.pod, EventType::Warning, "FailedMount", &message),
+            Done::Refreshed(Err(message)) => {
+                pod_event(&*self.shared.ports.events, &self.pod, EventType::Warning, "FailedMount", &message)
+            }
             Done::Sandbox(result) => self.sandbox_created(result, now),
             Done::Image { container, image, result } => self.image_ensured(container, image, result, now),
             Done::Start { container, result } => self.container_started(&container, result, now),
@@ -49,33 +51,48 @@ impl Worker {
             Done::Files(result) => {
                 self.files = match result {
                     Ok(()) => StepState::Done,
-                    Err(message) => self.failed(&self.files.clone(), message, Duration::from_secs(1), Duration::from_secs(60), now),
+                    Err(message) => {
+                        self.failed(&self.files.clone(), message, Duration::from_secs(1), Duration::from_secs(60), now)
+                    }
                 };
             }
         }
     }
 
-    fn failed(&self, before: &StepState, message: String, first: Duration, longest: Duration, now: Timestamp) -> StepState {
+    fn failed(
+        &self,
+        before: &StepState,
+        message: String,
+        first: Duration,
+        longest: Duration,
+        now: Timestamp,
+    ) -> StepState {
         let pod = orlop_agent_core::containers::display(&self.pod);
         tracing::warn!(pod, message, "a step failed and is tried again");
         let failures = before.failures() + 1;
         StepState::Failed { failures, retry_at: now + doubling(first, longest, failures - 1), message }
     }
 
-    fn volumes_set_up(&mut self, result: Result<std::collections::BTreeMap<String, orlop_agent_core::ports::MountedVolume>, String>, now: Timestamp) {
+    fn volumes_set_up(
+        &mut self,
+        result: Result<std::collections::BTreeMap<String, orlop_agent_core::ports::MountedVolume>, String>,
+        now: Timestamp,
+    ) {
         match result {
             Ok(volumes) => {
                 self.volumes = Arc::new(volumes);
                 self.memory.volumes = StepState::Done;
                 self.volume_failures = 0;
-                let period = SignedDuration::try_from(self.shared.config.volume_refresh).unwrap_or(SignedDuration::from_secs(60));
+                let period = SignedDuration::try_from(self.shared.config.volume_refresh)
+                    .unwrap_or(SignedDuration::from_secs(60));
                 self.next_refresh = Some(now + period);
             }
             Err(message) => {
                 pod_event(&*self.shared.ports.events, &self.pod, EventType::Warning, "FailedMount", &message);
                 self.volume_failures += 1;
                 let delay = doubling(Duration::from_millis(500), Duration::from_secs(30), self.volume_failures - 1);
-                self.memory.volumes = StepState::Failed { failures: self.volume_failures, retry_at: now + delay, message };
+                self.memory.volumes =
+                    StepState::Failed { failures: self.volume_failures, retry_at: now + delay, message };
             }
         }
     }
@@ -93,13 +110,21 @@ impl Worker {
                 pod_event(&*self.shared.ports.events, &self.pod, EventType::Warning, "FailedCreatePodSandBox", &text);
                 self.sandbox_failures += 1;
                 let delay = doubling(Duration::from_secs(1), Duration::from_secs(10), self.sandbox_failures - 1);
-                self.memory.sandbox = StepState::Failed { failures: self.sandbox_failures, retry_at: now + delay, message };
+                self.memory.sandbox =
+                    StepState::Failed { failures: self.sandbox_failures, retry_at: now + delay, message };
             }
         }
     }
 
-    fn image_ensured(&mut self, container: String, image: String, result: Result<ReadyImage, ImageFailure>, now: Timestamp) {
-        let wanted = orlop_agent_core::containers::find_container(&self.pod, &container).and_then(|found| found.container.image.clone());
+    fn image_ensured(
+        &mut self,
+        container: String,
+        image: String,
+        result: Result<ReadyImage, ImageFailure>,
+        now: Timestamp,
+    ) {
+        let wanted = orlop_agent_core::containers::find_container(&self.pod, &container)
+            .and_then(|found| found.container.image.clone());
         let state = match result {
             // The definition was changed meanwhile; the new image is looked for in the next pass.
             _ if wanted.as_deref().unwrap_or_default() != image => ImageState::Unknown,
@@ -116,7 +141,11 @@ impl Worker {
                 if failure.reason == "ErrImagePull" || failure.reason == "RegistryUnavailable" {
                     self.flips.insert(container.clone(), now + FLIP_AFTER);
                 }
-                ImageState::Failed { reason: failure.reason.to_owned(), message: failure.message, retry_at: now + backoff.delay }
+                ImageState::Failed {
+                    reason: failure.reason.to_owned(),
+                    message: failure.message,
+                    retry_at: now + backoff.delay,
+                }
             }
         };
         self.memory.container_mut(&container).image = state;
@@ -139,7 +168,8 @@ impl Worker {
                 *failures += 1;
                 // A hook that failed leaves an ended container, whose restart has a back-off of its own.
                 let retry_at = if error.reason == "PostStartHookError" { now } else { now + delay };
-                memory.failure = Some(StartFailure { reason: error.reason.to_owned(), message: error.message, retry_at });
+                memory.failure =
+                    Some(StartFailure { reason: error.reason.to_owned(), message: error.message, retry_at });
                 if error.sandbox.is_some() {
                     self.sandbox = error.sandbox;
                 }
@@ -168,8 +198,10 @@ impl Worker {
             }
             Err(message) => {
                 self.teardown_failures += 1;
-                let before = StepState::Failed { failures: self.teardown_failures - 1, retry_at: now, message: String::new() };
-                self.memory.teardown = self.failed(&before, message, Duration::from_millis(500), Duration::from_secs(30), now);
+                let before =
+                    StepState::Failed { failures: self.teardown_failures - 1, retry_at: now, message: String::new() };
+                self.memory.teardown =
+                    self.failed(&before, message, Duration::from_millis(500), Duration::from_secs(30), now);
             }
         }
     }

@@ -24,7 +24,9 @@ impl Worker {
         }
         let pod = self.pod.clone();
         let mut wake = None;
-        for container in all_containers(&pod).filter(|container| matches!(container.kind, ContainerKind::App | ContainerKind::Sidecar)) {
+        for container in all_containers(&pod)
+            .filter(|container| matches!(container.kind, ContainerKind::App | ContainerKind::Sidecar))
+        {
             let starting = self.memory.container(container.name()).is_some_and(|memory| memory.starting);
             match observed.latest(container.name()).filter(|instance| instance.running() && !starting) {
                 Some(instance) => wake = earliest(wake, self.tick_container(&container, instance, observed, now)),
@@ -38,7 +40,13 @@ impl Worker {
         wake
     }
 
-    fn tick_container(&mut self, container: &SpecContainer<'_>, instance: &ObservedContainer, observed: &Arc<ObservedPod>, now: Timestamp) -> Option<Timestamp> {
+    fn tick_container(
+        &mut self,
+        container: &SpecContainer<'_>,
+        instance: &ObservedContainer,
+        observed: &Arc<ObservedPod>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
         let has_startup = container.container.startup_probe.is_some();
         let mut wake = None;
         for kind in ProbeKind::ALL {
@@ -86,14 +94,26 @@ impl Worker {
         }
     }
 
-    fn try_probe(&mut self, container: &SpecContainer<'_>, kind: ProbeKind, probe: Probe, instance: &ObservedContainer, observed: &Arc<ObservedPod>) {
+    fn try_probe(
+        &mut self,
+        container: &SpecContainer<'_>,
+        kind: ProbeKind,
+        probe: Probe,
+        instance: &ObservedContainer,
+        observed: &Arc<ObservedPod>,
+    ) {
         let target = ProbeTarget {
             container_id: instance.id.clone(),
             container: container.container.clone().into_owned(),
             pod_ip: self.pod_ips(observed).first().cloned().unwrap_or_default(),
         };
         let (shared, name, id) = (self.shared.clone(), container.name().to_owned(), instance.id.clone());
-        let fallback = Done::Probe { container: name.clone(), kind, id: id.clone(), outcome: ProbeOutcome::Error(PANICKED.into()) };
+        let fallback = Done::Probe {
+            container: name.clone(),
+            kind,
+            id: id.clone(),
+            outcome: ProbeOutcome::Error(PANICKED.into()),
+        };
         self.spawn(fallback, async move {
             let outcome = run_probe(&*shared.ports.runtime, &target, &probe).await;
             Done::Probe { container: name, kind, id, outcome }
@@ -104,7 +124,8 @@ impl Worker {
         let pod = self.pod.clone();
         let Some(container) = find_container(&pod, name) else { return };
         let Some(probe) = kind.of(&container.container) else { return };
-        let running = self.observed.borrow().latest(name).is_some_and(|instance| instance.id == id && instance.running());
+        let running =
+            self.observed.borrow().latest(name).is_some_and(|instance| instance.id == id && instance.running());
         let memory = self.memory.container_mut(name);
         let Some(state) = memory.probes.get_mut(&kind).filter(|state| state.container_id == id) else { return };
         if !running {
@@ -113,14 +134,19 @@ impl Worker {
             return;
         }
         let change = state.end(&probe_timing(probe), &outcome, now);
-        if matches!(change, Some(ProbeChange::Failed(_))) && kind != ProbeKind::Readiness && self.memory.lifecycle == Lifecycle::Syncing {
+        if matches!(change, Some(ProbeChange::Failed(_)))
+            && kind != ProbeKind::Readiness
+            && self.memory.lifecycle == Lifecycle::Syncing
+        {
             let grace_seconds = probe.termination_grace_period_seconds;
             self.memory.container_mut(name).kill = Some(ProbeKill { container_id: id.to_owned(), kind, grace_seconds });
         }
         let (reason, message) = match outcome {
             ProbeOutcome::Success => return,
             ProbeOutcome::Failure(message) => ("Unhealthy", format!("{} probe failed: {message}", kind.as_str())),
-            ProbeOutcome::Error(message) => ("Unhealthy", format!("{} probe errored and resulted in unknown state: {message}", kind.as_str())),
+            ProbeOutcome::Error(message) => {
+                ("Unhealthy", format!("{} probe errored and resulted in unknown state: {message}", kind.as_str()))
+            }
             ProbeOutcome::Warning(message) => ("ProbeWarning", format!("{} probe warning: {message}", kind.as_str())),
         };
         named_event(&*self.shared.ports.events, &pod, name, EventType::Warning, reason, &message);

@@ -54,14 +54,22 @@ impl ObjectChanges for Changes {
 }
 
 impl Objects for Ports {
-    fn config_map<'a>(&'a self, _namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<ConfigMap>, PortError>> {
+    fn config_map<'a>(
+        &'a self,
+        _namespace: &'a str,
+        name: &'a str,
+    ) -> PortFuture<'a, Result<Arc<ConfigMap>, PortError>> {
         let found = self.config_maps.lock().unwrap().get(name).cloned();
         Box::pin(async move { found.map_or_else(|| missing("ConfigMap", name), Ok) })
     }
     fn secret<'a>(&'a self, _namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<Secret>, PortError>> {
         Box::pin(async move { missing("Secret", name) })
     }
-    fn claim<'a>(&'a self, _namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<PersistentVolumeClaim>, PortError>> {
+    fn claim<'a>(
+        &'a self,
+        _namespace: &'a str,
+        name: &'a str,
+    ) -> PortFuture<'a, Result<Arc<PersistentVolumeClaim>, PortError>> {
         Box::pin(async move { missing("PersistentVolumeClaim", name) })
     }
     fn volume<'a>(&'a self, name: &'a str) -> PortFuture<'a, Result<Arc<PersistentVolume>, PortError>> {
@@ -76,7 +84,12 @@ impl Objects for Ports {
     fn services<'a>(&'a self, _namespace: &'a str) -> PortFuture<'a, Result<Vec<Arc<Service>>, PortError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
-    fn token<'a>(&'a self, _pod: &'a Pod, _audience: &'a str, _expiration_seconds: i64) -> PortFuture<'a, Result<String, PortError>> {
+    fn token<'a>(
+        &'a self,
+        _pod: &'a Pod,
+        _audience: &'a str,
+        _expiration_seconds: i64,
+    ) -> PortFuture<'a, Result<String, PortError>> {
         Box::pin(async { missing("ServiceAccount", "default") })
     }
     fn changes(&self) -> Box<dyn ObjectChanges> {
@@ -85,7 +98,10 @@ impl Objects for Ports {
 }
 
 impl Volumes for Ports {
-    fn set_up<'a>(&'a self, _pod: &'a Arc<Pod>) -> PortFuture<'a, Result<BTreeMap<String, MountedVolume>, VolumeError>> {
+    fn set_up<'a>(
+        &'a self,
+        _pod: &'a Arc<Pod>,
+    ) -> PortFuture<'a, Result<BTreeMap<String, MountedVolume>, VolumeError>> {
         let failure = self.fail_volumes.lock().unwrap().clone();
         Box::pin(async move {
             match failure {
@@ -125,7 +141,12 @@ impl MirrorPods for Ports {
         self.changed.notify_one();
         Box::pin(async { Ok(()) })
     }
-    fn delete<'a>(&'a self, _namespace: &'a str, name: &'a str, _uid: &'a str) -> PortFuture<'a, Result<(), PortError>> {
+    fn delete<'a>(
+        &'a self,
+        _namespace: &'a str,
+        name: &'a str,
+        _uid: &'a str,
+    ) -> PortFuture<'a, Result<(), PortError>> {
         self.mirrors.lock().unwrap().push(format!("delete {name}"));
         self.changed.notify_one();
         Box::pin(async { Ok(()) })
@@ -133,7 +154,12 @@ impl MirrorPods for Ports {
 }
 
 impl PodCgroups for Ports {
-    fn ensure<'a>(&'a self, pod_uid: &'a str, _qos_class: &'a str, _limits: &'a PodCgroupLimits) -> PortFuture<'a, Result<String, PortError>> {
+    fn ensure<'a>(
+        &'a self,
+        pod_uid: &'a str,
+        _qos_class: &'a str,
+        _limits: &'a PodCgroupLimits,
+    ) -> PortFuture<'a, Result<String, PortError>> {
         Box::pin(async move { Ok(format!("/kubepods/pod{pod_uid}")) })
     }
     fn remove<'a>(&'a self, _pod_uid: &'a str) -> PortFuture<'a, Result<(), PortError>> {
@@ -178,11 +204,21 @@ pub const WAIT: Duration = Duration::from_secs(20);
 
 impl World {
     pub fn new() -> World {
-        World::with(FakeRuntime::new(), tempfile::tempdir().unwrap(), PodSet { synced: true, pods: BTreeMap::new() }, None)
+        World::with(
+            FakeRuntime::new(),
+            tempfile::tempdir().unwrap(),
+            PodSet { synced: true, pods: BTreeMap::new() },
+            None,
+        )
     }
 
     /// A node on a runtime and a disk that may have been used before.
-    pub fn with(runtime: Arc<FakeRuntime>, folder: tempfile::TempDir, set: PodSet, static_folder: Option<std::path::PathBuf>) -> World {
+    pub fn with(
+        runtime: Arc<FakeRuntime>,
+        folder: tempfile::TempDir,
+        set: PodSet,
+        static_folder: Option<std::path::PathBuf>,
+    ) -> World {
         let ports = Arc::new(Ports::default());
         let (changes, receiver) = tokio::sync::mpsc::unbounded_channel();
         *ports.changes.lock().unwrap() = Some(receiver);
@@ -234,7 +270,8 @@ impl World {
     /// Marks a pod as deleted, as a DELETE of the API does.
     pub fn delete(&self, uid: &str, grace_seconds: i64) {
         let mut pod = (*self.api.borrow().pods[uid]).clone();
-        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
+        pod.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
         pod.metadata.deletion_grace_period_seconds = Some(grace_seconds);
         self.apply(pod);
     }
@@ -251,12 +288,25 @@ impl World {
             }
         };
         if tokio::time::timeout(WAIT, wait).await.is_err() {
-            panic!("never: {what}\nevents: {:#?}\ncalls: {:#?}\nlast status: {:#?}", self.ports.events.lock().unwrap(), self.runtime.calls(), self.ports.statuses.lock().unwrap().last());
+            panic!(
+                "never: {what}\nevents: {:#?}\ncalls: {:#?}\nlast status: {:#?}",
+                self.ports.events.lock().unwrap(),
+                self.runtime.calls(),
+                self.ports.statuses.lock().unwrap().last()
+            );
         }
     }
 
     pub fn status(&self, uid: &str) -> PodStatus {
-        self.ports.statuses.lock().unwrap().iter().rev().find(|update| update.uid == uid).map(|update| update.status.clone()).unwrap_or_default()
+        self.ports
+            .statuses
+            .lock()
+            .unwrap()
+            .iter()
+            .rev()
+            .find(|update| update.uid == uid)
+            .map(|update| update.status.clone())
+            .unwrap_or_default()
     }
 
     pub fn finished(&self, uid: &str) -> bool {
@@ -268,7 +318,11 @@ impl World {
     }
 
     pub fn ready(&self, uid: &str) -> bool {
-        self.status(uid).conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        self.status(uid)
+            .conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
     }
 
     pub fn has_event(&self, text: &str) -> bool {

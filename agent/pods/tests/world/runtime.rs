@@ -51,7 +51,8 @@ type Answer<'a, T> = PortFuture<'a, Result<T, RuntimeError>>;
 
 impl FakeRuntime {
     pub fn new() -> Arc<FakeRuntime> {
-        let runtime = FakeRuntime { state: Mutex::default(), events: broadcast::channel(1024).0, changed: Notify::new() };
+        let runtime =
+            FakeRuntime { state: Mutex::default(), events: broadcast::channel(1024).0, changed: Notify::new() };
         runtime.state.lock().unwrap().images.insert("x:1".into());
         Arc::new(runtime)
     }
@@ -92,13 +93,21 @@ impl FakeRuntime {
 
     pub fn running(&self, uid: &str) -> Vec<String> {
         let state = self.state.lock().unwrap();
-        state.pods.get(uid).into_iter().flat_map(|pod| &pod.containers).filter(|c| c.running()).map(|c| c.id.clone()).collect()
+        state
+            .pods
+            .get(uid)
+            .into_iter()
+            .flat_map(|pod| &pod.containers)
+            .filter(|c| c.running())
+            .map(|c| c.id.clone())
+            .collect()
     }
 
     /// A container ends by itself.
     pub fn exit(&self, uid: &str, name: &str, code: i32) {
         self.change(uid, |pod| {
-            for container in pod.containers.iter_mut().filter(|container| container.name == name && container.running()) {
+            for container in pod.containers.iter_mut().filter(|container| container.name == name && container.running())
+            {
                 end(container, code);
             }
         });
@@ -124,7 +133,10 @@ impl FakeRuntime {
 
     fn uid_of(&self, id: &str) -> Option<String> {
         let state = self.state.lock().unwrap();
-        let found = state.pods.iter().find(|(_, pod)| pod.containers.iter().any(|c| c.id == id) || pod.sandboxes.iter().any(|s| s.id == id));
+        let found = state
+            .pods
+            .iter()
+            .find(|(_, pod)| pod.containers.iter().any(|c| c.id == id) || pod.sandboxes.iter().any(|s| s.id == id));
         found.map(|(uid, _)| uid.clone())
     }
 
@@ -133,7 +145,10 @@ impl FakeRuntime {
         let (hang, fail) = {
             let mut state = self.state.lock().unwrap();
             state.calls.push(call.clone());
-            (state.hanging.iter().any(|known| call.starts_with(known)), state.failing.iter().find(|(known, _)| call.starts_with(*known)).map(|(_, message)| message.clone()))
+            (
+                state.hanging.iter().any(|known| call.starts_with(known)),
+                state.failing.iter().find(|(known, _)| call.starts_with(*known)).map(|(_, message)| message.clone()),
+            )
         };
         self.changed.notify_one();
         if hang {
@@ -163,7 +178,14 @@ impl Runtime for FakeRuntime {
         Box::pin(async move {
             self.enter(format!("run_sandbox {}", spec.uid)).await?;
             let id = format!("{}-s{}", spec.uid, spec.attempt);
-            let made = ObservedSandbox { id: id.clone(), attempt: spec.attempt, ready: true, created_at: Timestamp::now(), ips: vec!["10.0.0.2".into()], host_network: false };
+            let made = ObservedSandbox {
+                id: id.clone(),
+                attempt: spec.attempt,
+                ready: true,
+                created_at: Timestamp::now(),
+                ips: vec!["10.0.0.2".into()],
+                host_network: false,
+            };
             self.change(&spec.uid, |pod| {
                 pod.uid.clone_from(&spec.uid);
                 pod.name.clone_from(&spec.name);
@@ -178,8 +200,14 @@ impl Runtime for FakeRuntime {
             self.enter(format!("stop_sandbox {id}")).await?;
             if let Some(uid) = self.uid_of(id) {
                 self.change(&uid, |pod| {
-                    pod.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id).for_each(|sandbox| sandbox.ready = false);
-                    pod.containers.iter_mut().filter(|c| c.sandbox_id == id && c.running()).for_each(|container| end(container, 137));
+                    pod.sandboxes
+                        .iter_mut()
+                        .filter(|sandbox| sandbox.id == id)
+                        .for_each(|sandbox| sandbox.ready = false);
+                    pod.containers
+                        .iter_mut()
+                        .filter(|c| c.sandbox_id == id && c.running())
+                        .for_each(|container| end(container, 137));
                 });
             }
             Ok(())
@@ -194,7 +222,12 @@ impl Runtime for FakeRuntime {
             Ok(())
         })
     }
-    fn create_container<'a>(&'a self, sandbox_id: &'a str, spec: &'a ContainerSpec, sandbox: &'a SandboxSpec) -> Answer<'a, String> {
+    fn create_container<'a>(
+        &'a self,
+        sandbox_id: &'a str,
+        spec: &'a ContainerSpec,
+        sandbox: &'a SandboxSpec,
+    ) -> Answer<'a, String> {
         Box::pin(async move {
             self.enter(format!("create_container {} {}", spec.name, spec.attempt)).await?;
             let serial = {
@@ -249,7 +282,12 @@ impl Runtime for FakeRuntime {
             }
             if let Some(uid) = self.uid_of(id) {
                 let code = if stubborn { 137 } else { 0 };
-                self.change(&uid, |pod| pod.containers.iter_mut().filter(|c| c.id == id && c.running()).for_each(|container| end(container, code)));
+                self.change(&uid, |pod| {
+                    pod.containers
+                        .iter_mut()
+                        .filter(|c| c.id == id && c.running())
+                        .for_each(|container| end(container, code))
+                });
             }
             Ok(())
         })
@@ -268,7 +306,11 @@ impl Runtime for FakeRuntime {
             let call = self.enter(format!("exec {}", command.join(" ")));
             if timeout.is_zero() {
                 call.await?;
-            } else if tokio::time::timeout(timeout, call).await.map_err(|_| RuntimeError { failure: RuntimeFailure::Deadline, message: "late".into() })?.is_err() {
+            } else if tokio::time::timeout(timeout, call)
+                .await
+                .map_err(|_| RuntimeError { failure: RuntimeFailure::Deadline, message: "late".into() })?
+                .is_err()
+            {
                 return Err(RuntimeError { failure: RuntimeFailure::Other, message: format!("exec in {id} failed") });
             }
             let exit_code = self.state.lock().unwrap().execs.get(&command.join(" ")).copied().unwrap_or(0);
@@ -290,7 +332,12 @@ impl Runtime for FakeRuntime {
             Ok(there.then(|| ImageFact { id: image.to_owned(), size: 7, ..ImageFact::default() }))
         })
     }
-    fn pull_image<'a>(&'a self, image: &'a str, _auth: Option<&'a RegistryAuth>, _sandbox: Option<&'a SandboxSpec>) -> Answer<'a, String> {
+    fn pull_image<'a>(
+        &'a self,
+        image: &'a str,
+        _auth: Option<&'a RegistryAuth>,
+        _sandbox: Option<&'a SandboxSpec>,
+    ) -> Answer<'a, String> {
         Box::pin(async move {
             self.enter(format!("pull_image {image}")).await?;
             self.state.lock().unwrap().images.insert(image.to_owned());
@@ -298,12 +345,24 @@ impl Runtime for FakeRuntime {
         })
     }
     fn pod<'a>(&'a self, uid: &'a str) -> Answer<'a, ObservedPod> {
-        Box::pin(async move { Ok(self.state.lock().unwrap().pods.get(uid).cloned().unwrap_or_else(|| ObservedPod { uid: uid.into(), ..ObservedPod::default() })) })
+        Box::pin(async move {
+            Ok(self
+                .state
+                .lock()
+                .unwrap()
+                .pods
+                .get(uid)
+                .cloned()
+                .unwrap_or_else(|| ObservedPod { uid: uid.into(), ..ObservedPod::default() }))
+        })
     }
     fn pods(&self) -> Answer<'_, (Timestamp, Vec<ObservedPod>)> {
         Box::pin(async move {
             self.enter("pods".into()).await?;
-            Ok((Timestamp::now(), self.state.lock().unwrap().pods.values().filter(|pod| !pod.is_empty()).cloned().collect()))
+            Ok((
+                Timestamp::now(),
+                self.state.lock().unwrap().pods.values().filter(|pod| !pod.is_empty()).cloned().collect(),
+            ))
         })
     }
     fn container<'a>(&'a self, id: &'a str) -> Answer<'a, Option<ObservedPod>> {

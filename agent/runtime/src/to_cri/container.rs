@@ -9,11 +9,19 @@ use super::{resources::resources, security::container_security};
 pub(crate) fn container_config(spec: &ContainerSpec) -> cri::ContainerConfig {
     cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: spec.name.clone(), attempt: spec.attempt }),
-        image: Some(cri::ImageSpec { image: spec.image.clone(), user_specified_image: spec.user_image.clone(), ..Default::default() }),
+        image: Some(cri::ImageSpec {
+            image: spec.image.clone(),
+            user_specified_image: spec.user_image.clone(),
+            ..Default::default()
+        }),
         command: spec.command.clone(),
         args: spec.args.clone(),
         working_dir: spec.working_dir.clone(),
-        envs: spec.env.iter().map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone().into_bytes() }).collect(),
+        envs: spec
+            .env
+            .iter()
+            .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone().into_bytes() })
+            .collect(),
         mounts: spec.mounts.iter().map(mount).collect(),
         devices: spec
             .devices
@@ -36,7 +44,11 @@ pub(crate) fn container_config(spec: &ContainerSpec) -> cri::ContainerConfig {
         }),
         windows: None,
         cdi_devices: Vec::new(),
-        stop_signal: spec.stop_signal.as_deref().and_then(cri::Signal::from_str_name).unwrap_or(cri::Signal::RuntimeDefault) as i32,
+        stop_signal: spec
+            .stop_signal
+            .as_deref()
+            .and_then(cri::Signal::from_str_name)
+            .unwrap_or(cri::Signal::RuntimeDefault) as i32,
     }
 }
 

@@ -10,7 +10,11 @@ pub(super) fn resources(from: &LinuxResources) -> cri::LinuxContainerResources {
         cpu_shares: from.cpu_shares,
         memory_limit_in_bytes: from.memory_bytes,
         oom_score_adj: from.oom_score_adj,
-        hugepage_limits: from.hugepages.iter().map(|(size, limit)| cri::HugepageLimit { page_size: size.clone(), limit: *limit }).collect(),
+        hugepage_limits: from
+            .hugepages
+            .iter()
+            .map(|(size, limit)| cri::HugepageLimit { page_size: size.clone(), limit: *limit })
+            .collect(),
         unified: from.unified.clone().into_iter().collect(),
         ..Default::default()
     }

@@ -8,10 +8,19 @@ use super::{resources::resources, security::sandbox_security};
 /// The sandbox's configuration.
 pub(crate) fn sandbox_config(spec: &SandboxSpec) -> cri::PodSandboxConfig {
     cri::PodSandboxConfig {
-        metadata: Some(cri::PodSandboxMetadata { name: spec.name.clone(), uid: spec.uid.clone(), namespace: spec.namespace.clone(), attempt: spec.attempt }),
+        metadata: Some(cri::PodSandboxMetadata {
+            name: spec.name.clone(),
+            uid: spec.uid.clone(),
+            namespace: spec.namespace.clone(),
+            attempt: spec.attempt,
+        }),
         hostname: spec.hostname.clone(),
         log_directory: spec.log_directory.clone(),
-        dns_config: spec.dns.as_ref().map(|dns| cri::DnsConfig { servers: dns.servers.clone(), searches: dns.searches.clone(), options: dns.options.clone() }),
+        dns_config: spec.dns.as_ref().map(|dns| cri::DnsConfig {
+            servers: dns.servers.clone(),
+            searches: dns.searches.clone(),
+            options: dns.options.clone(),
+        }),
         port_mappings: spec
             .ports
             .iter()

@@ -15,7 +15,13 @@ fn mode(mode: &NamespaceMode) -> (i32, String) {
 
 fn namespace_options(from: &Namespaces) -> cri::NamespaceOption {
     let (pid, target_id) = mode(&from.pid);
-    cri::NamespaceOption { network: mode(&from.network).0, pid, ipc: mode(&from.ipc).0, target_id, userns_options: None }
+    cri::NamespaceOption {
+        network: mode(&from.network).0,
+        pid,
+        ipc: mode(&from.ipc).0,
+        target_id,
+        userns_options: None,
+    }
 }
 
 fn selinux(from: &Option<SELinuxOptions>) -> Option<cri::SeLinuxOption> {
@@ -31,9 +37,15 @@ fn selinux(from: &Option<SELinuxOptions>) -> Option<cri::SeLinuxOption> {
 fn profile(from: &Option<Profile>) -> Option<cri::SecurityProfile> {
     use cri::security_profile::ProfileType;
     Some(match from.as_ref()? {
-        Profile::RuntimeDefault => cri::SecurityProfile { profile_type: ProfileType::RuntimeDefault as i32, localhost_ref: String::new() },
-        Profile::Unconfined => cri::SecurityProfile { profile_type: ProfileType::Unconfined as i32, localhost_ref: String::new() },
-        Profile::Localhost(name) => cri::SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref: name.clone() },
+        Profile::RuntimeDefault => {
+            cri::SecurityProfile { profile_type: ProfileType::RuntimeDefault as i32, localhost_ref: String::new() }
+        }
+        Profile::Unconfined => {
+            cri::SecurityProfile { profile_type: ProfileType::Unconfined as i32, localhost_ref: String::new() }
+        }
+        Profile::Localhost(name) => {
+            cri::SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref: name.clone() }
+        }
     })
 }
 
