@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     pub entries: Mutex<BTreeMap<String, PodEntry>>,
     /// Where a worker tells that it is done, by its uid.
     pub ended: mpsc::UnboundedSender<String>,
-    /// A pod without sandbox and containers can be forgotten only after the API has spoken.
+    /// Bounds of the restart back-off.
     pub bounds: BackoffBounds,
 }
 
