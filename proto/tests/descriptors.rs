@@ -16,7 +16,8 @@ const CONTRACTS: [(&str, &str); 3] =
 fn our_text_says_what_the_go_modules_say() {
     let upstream = upstream();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
-    let ours = protox::compile(CONTRACTS.map(|(file, _)| folder.join(file)), [&folder]).expect("our .proto text compiles");
+    let ours =
+        protox::compile(CONTRACTS.map(|(file, _)| folder.join(file)), [&folder]).expect("our .proto text compiles");
     let mut wrong = Vec::new();
     for (file, package) in CONTRACTS {
         let file = ours.file.iter().find(|known| known.name() == file).expect("the file was compiled");
@@ -45,11 +46,17 @@ fn compare(package: &str, ours: &Value, theirs: &Value, wrong: &mut Vec<String>)
         for (name, expected) in theirs {
             match ours.get(name) {
                 None => wrong.push(format!("{package}: {part}: {name} is missing")),
-                Some(found) if found != expected => wrong.push(format!("{package}: {name}: ours {found}, upstream {expected}")),
+                Some(found) if found != expected => {
+                    wrong.push(format!("{package}: {name}: ours {found}, upstream {expected}"))
+                }
                 Some(_) => {}
             }
         }
-        wrong.extend(ours.keys().filter(|name| !theirs.contains_key(*name)).map(|name| format!("{package}: {part}: {name} is ours alone")));
+        wrong.extend(
+            ours.keys()
+                .filter(|name| !theirs.contains_key(*name))
+                .map(|name| format!("{package}: {part}: {name} is ours alone")),
+        );
     }
 }
 
@@ -133,5 +140,9 @@ fn type_of(field: &FieldDescriptorProto) -> String {
 }
 
 fn values(kind: &EnumDescriptorProto) -> Value {
-    kind.value.iter().map(|value| (value.name().to_string(), json!(value.number()))).collect::<serde_json::Map<_, _>>().into()
+    kind.value
+        .iter()
+        .map(|value| (value.name().to_string(), json!(value.number())))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }

@@ -30,7 +30,17 @@ const LAYERS: &[(&str, &[&str])] = &[
             "orlop-agent-node",
         ],
     ),
-    ("doors", &["orlop-cri-server", "orlop-agent-pods", "orlop-agent-server", "orlop-shim", "orlop-cni-plugins", "orlop-pause"]),
+    (
+        "doors",
+        &[
+            "orlop-cri-server",
+            "orlop-agent-pods",
+            "orlop-agent-server",
+            "orlop-shim",
+            "orlop-cni-plugins",
+            "orlop-pause",
+        ],
+    ),
     ("wiring", &["orlop-agent-daemon"]),
     ("program", &["orlop", "xtask", "orlop-hello"]),
     ("tests", &["orlop-tests"]),
@@ -46,8 +56,11 @@ fn workspace() -> PathBuf {
 #[test]
 fn dependencies_go_down_only() {
     let metadata = MetadataCommand::new().manifest_path(workspace().join("Cargo.toml")).no_deps().exec().unwrap();
-    let layer: BTreeMap<&str, usize> =
-        LAYERS.iter().enumerate().flat_map(|(level, (_, crates))| crates.iter().map(move |name| (*name, level))).collect();
+    let layer: BTreeMap<&str, usize> = LAYERS
+        .iter()
+        .enumerate()
+        .flat_map(|(level, (_, crates))| crates.iter().map(move |name| (*name, level)))
+        .collect();
     let ours: BTreeSet<String> = metadata.packages.iter().map(|package| package.name.to_string()).collect();
     let mut wrong = Vec::new();
     for package in &metadata.packages {
@@ -56,7 +69,9 @@ fn dependencies_go_down_only() {
             wrong.push(format!("{name} has no layer: give it one in tests/tests/tidy.rs and in ARCHITECTURE.md"));
             continue;
         };
-        for dependency in package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal && ours.contains(&d.name)) {
+        for dependency in
+            package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal && ours.contains(&d.name))
+        {
             if layer.get(dependency.name.as_str()).is_none_or(|below| below >= level) {
                 wrong.push(format!("{name} must not depend on {}", dependency.name));
             }
@@ -68,7 +83,8 @@ fn dependencies_go_down_only() {
 #[test]
 fn every_crate_takes_lints_and_versions_from_the_workspace() {
     let mut wrong = Vec::new();
-    for manifest in files(&workspace(), "Cargo.toml").into_iter().filter(|path| path != &workspace().join("Cargo.toml")) {
+    for manifest in files(&workspace(), "Cargo.toml").into_iter().filter(|path| path != &workspace().join("Cargo.toml"))
+    {
         let text = std::fs::read_to_string(&manifest).unwrap();
         if !text.contains("[lints]\nworkspace = true") {
             wrong.push(format!("{}: [lints] workspace = true is missing", manifest.display()));
@@ -78,7 +94,8 @@ fn every_crate_takes_lints_and_versions_from_the_workspace() {
             if line.starts_with('[') {
                 section = line;
             }
-            let names_version = line.contains("version = \"") || line.split_once(" = ").is_some_and(|(_, value)| value.starts_with('"'));
+            let names_version = line.contains("version = \"")
+                || line.split_once(" = ").is_some_and(|(_, value)| value.starts_with('"'));
             if section.contains("dependencies") && names_version {
                 wrong.push(format!("{}: `{line}`: versions are set in the root Cargo.toml", manifest.display()));
             }
@@ -126,8 +143,12 @@ fn files_stay_short_and_start_by_saying_what_they_are() {
 #[test]
 fn the_architecture_page_names_every_crate() {
     let page = std::fs::read_to_string(workspace().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
-    let missing: Vec<&str> =
-        LAYERS.iter().flat_map(|(_, crates)| *crates).filter(|name| !page.contains(&format!("`{name}`"))).copied().collect();
+    let missing: Vec<&str> = LAYERS
+        .iter()
+        .flat_map(|(_, crates)| *crates)
+        .filter(|name| !page.contains(&format!("`{name}`")))
+        .copied()
+        .collect();
     assert!(missing.is_empty(), "ARCHITECTURE.md does not name {missing:?}");
 }
 

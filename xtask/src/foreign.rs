@@ -62,7 +62,13 @@ const FAMILIES: &[Family] = &[
         ],
         bench_only: false,
     },
-    Family { folder: "etcd", place: "bin", programs: &[plain("etcd", "go.etcd.io/etcd/server/v3")], stamp: &[], bench_only: false },
+    Family {
+        folder: "etcd",
+        place: "bin",
+        programs: &[plain("etcd", "go.etcd.io/etcd/server/v3")],
+        stamp: &[],
+        bench_only: false,
+    },
     Family {
         folder: "cri-tools",
         place: "bin",
@@ -73,7 +79,13 @@ const FAMILIES: &[Family] = &[
         stamp: &["sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0"],
         bench_only: false,
     },
-    Family { folder: "csi", place: "bin", programs: &[plain("csi-sanity", "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity")], stamp: &[], bench_only: false },
+    Family {
+        folder: "csi",
+        place: "bin",
+        programs: &[plain("csi-sanity", "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity")],
+        stamp: &[],
+        bench_only: false,
+    },
     Family {
         folder: "cni",
         place: "cni",
@@ -90,8 +102,16 @@ const FAMILIES: &[Family] = &[
         folder: "containerd",
         place: "bin",
         programs: &[
-            Program { name: "containerd", package: "github.com/containerd/containerd/v2/cmd/containerd", how: How::Tags("no_btrfs") },
-            Program { name: "containerd-shim-runc-v2", package: "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", how: How::Tags("no_grpc") },
+            Program {
+                name: "containerd",
+                package: "github.com/containerd/containerd/v2/cmd/containerd",
+                how: How::Tags("no_btrfs"),
+            },
+            Program {
+                name: "containerd-shim-runc-v2",
+                package: "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+                how: How::Tags("no_grpc"),
+            },
         ],
         stamp: &["github.com/containerd/containerd/v2/version.Version=v2.4.2"],
         bench_only: true,

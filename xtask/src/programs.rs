@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::workspace::{cargo, root, run, say, target};
 use crate::packages;
+use crate::workspace::{cargo, root, run, say, target};
 
 /// The static target of what is loaded once per pod or per call.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
@@ -52,7 +52,8 @@ fn install(program: &Path, folder: &Path) -> Result<()> {
 
 /// Adds the static target to the toolchain where it is missing.
 fn ensure_static_target() -> Result<()> {
-    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()).output().context("run rustc")?;
+    let sysroot =
+        Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()).output().context("run rustc")?;
     let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout)?.trim());
     if sysroot.join("lib/rustlib").join(STATIC_TARGET).is_dir() {
         return Ok(());

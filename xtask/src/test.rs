@@ -22,7 +22,10 @@ pub fn run(filter: Option<&str>, with_lint: bool) -> Result<()> {
     command.env("ORLOP_PROGRAMS", &programs).env("ORLOP_CACHE", cache()?);
     if !rustix::process::geteuid().is_root() {
         // Namespaces, mounts and cgroups want root; cargo itself stays ours and only the test programs are raised.
-        command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env=ORLOP_PROGRAMS,ORLOP_CACHE,HOME,PATH");
+        command.env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
+            "sudo --preserve-env=ORLOP_PROGRAMS,ORLOP_CACHE,HOME,PATH",
+        );
     }
     if let Some(filter) = filter {
         command.arg("--").arg(filter);

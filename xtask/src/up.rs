@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::packages::as_root;
-use crate::workspace::{root as workspace_root, say};
 use crate::programs;
+use crate::workspace::{root as workspace_root, say};
 
 /// How long the node may take to say that it is ready.
 const READY_SECONDS: u64 = 60;
@@ -85,7 +85,10 @@ fn start(orlop: &Path, root: Option<&Path>) -> Result<()> {
 fn load_sample(orlop: &Path, programs: &Path, root: Option<&Path>, archive: &Path) -> Result<()> {
     let hello = format!("{}:/hello", programs.join("orlop-hello").display());
     run_orlop(orlop, root, |orlop| {
-        orlop.args(["image", "build", "--file", &hello, "--entrypoint", "/hello", "--output"]).arg(archive).arg("localhost/hello:1")
+        orlop
+            .args(["image", "build", "--file", &hello, "--entrypoint", "/hello", "--output"])
+            .arg(archive)
+            .arg("localhost/hello:1")
     })?;
     run_orlop(orlop, root, |orlop| orlop.args(["image", "load"]).arg(archive))
 }
@@ -107,7 +110,8 @@ fn read_orlop(orlop: &Path, root: Option<&Path>, arguments: &[&str]) -> Result<S
     if let Some(root) = root {
         command.arg("--root").arg(root);
     }
-    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("run orlop {}", arguments.join(" ")))?;
+    let output =
+        command.stderr(Stdio::inherit()).output().with_context(|| format!("run orlop {}", arguments.join(" ")))?;
     if !output.status.success() {
         bail!("orlop {} ended with {}", arguments.join(" "), output.status);
     }
@@ -117,7 +121,8 @@ fn read_orlop(orlop: &Path, root: Option<&Path>, arguments: &[&str]) -> Result<S
 /// Fetches a page by plain HTTP.
 fn fetch(address: &str, port: u16) -> Result<String> {
     let address = format!("{address}:{port}").parse().with_context(|| format!("the pod's address {address:?}"))?;
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).with_context(|| format!("connect to {address}"))?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
+        .with_context(|| format!("connect to {address}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();

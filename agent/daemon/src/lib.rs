@@ -1,1 +1,30 @@
 //! The agent wired together: configuration, flags and start-up.
+//!
+//! ```text
+//!  AgentConfig ─> lock ─> runtime (CRI) ─> machine, cgroups ─┬─ API side: pods, objects, statuses, events, lease
+//!                                                            ├─ node, plugins, volumes
+//!                                                            ├─ pod manager
+//!                                                            └─ kubelet port
+//! ```
+//! Every part is restarted with back-off when it ends by itself; a cancelled agent leaves all containers running.
+
+mod config;
+mod csi;
+mod duration;
+mod images;
+mod kubelet_config;
+mod lock;
+mod machine;
+mod serve;
+mod standalone;
+mod storage;
+mod supervise;
+
+pub use config::AgentConfig;
+pub use duration::GoDuration;
+pub use kubelet_config::{
+    AnonymousAuthentication, Authentication, AuthorizationConfig, ConfigError, CrashLoopBackOff, KubeletConfiguration,
+    LoadedConfig, TaintConfig, WebhookAuthentication, WebhookAuthorization, X509Authentication, load_config,
+    parse_config,
+};
+pub use serve::{AgentError, serve};

@@ -18,6 +18,8 @@ mod tokens;
 mod upgrade;
 mod websocket;
 
-pub use runtime::{AttachRequest, ExecRequest, Outcome, PortForwardRequest, ProcessStreams, Runtime, RuntimeError, TerminalSize};
+pub use runtime::{
+    AttachRequest, ExecRequest, Outcome, PortForwardRequest, ProcessStreams, Runtime, RuntimeError, TerminalSize,
+};
 pub use server::{Server, ServerError, StreamingConfig};
 pub use tokens::TooManyRequests;

@@ -97,7 +97,13 @@ impl SpdyStreams {
 }
 
 /// Serves an exec or attach over SPDY.
-pub(crate) async fn serve_spdy(mut connection: Connection, job: Job, version: u8, runtime: Arc<dyn Runtime>, creation: Duration) {
+pub(crate) async fn serve_spdy(
+    mut connection: Connection,
+    job: Job,
+    version: u8,
+    runtime: Arc<dyn Runtime>,
+    creation: Duration,
+) {
     let wants = job.wants();
     let Ok(Some(mut streams)) = tokio::time::timeout(creation, collect(&mut connection, wants, version)).await else {
         tracing::debug!("the client did not open its streams in time");

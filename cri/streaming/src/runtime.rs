@@ -94,7 +94,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// Runs a command and returns once it has ended and its output has been handed over.
     fn exec(&self, request: ExecRequest, streams: ProcessStreams) -> RuntimeFuture<'_, Result<Outcome, RuntimeError>>;
     /// Joins a container's streams and returns when the container ends or the client leaves.
-    fn attach(&self, request: AttachRequest, streams: ProcessStreams) -> RuntimeFuture<'_, Result<Outcome, RuntimeError>>;
+    fn attach(
+        &self,
+        request: AttachRequest,
+        streams: ProcessStreams,
+    ) -> RuntimeFuture<'_, Result<Outcome, RuntimeError>>;
     /// Connects to `localhost:port` inside the pod's network namespace.
     fn dial<'a>(&'a self, sandbox_id: &'a str, port: u16) -> RuntimeFuture<'a, Result<TcpStream, RuntimeError>>;
 }

@@ -76,7 +76,12 @@ impl Server {
         let failed = |source| ServerError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Arc::new(Server { tokens: Tokens::default(), address, listener: std::sync::Mutex::new(Some(listener)), config }))
+        Ok(Arc::new(Server {
+            tokens: Tokens::default(),
+            address,
+            listener: std::sync::Mutex::new(Some(listener)),
+            config,
+        }))
     }
 
     /// The URL of an exec.
@@ -219,7 +224,8 @@ impl Drop for AbortOnDrop {
 }
 
 fn not_found() -> Response<String> {
-    let mut response = Response::new("no such streaming request; its token is good once and for a minute\n".to_string());
+    let mut response =
+        Response::new("no such streaming request; its token is good once and for a minute\n".to_string());
     *response.status_mut() = StatusCode::NOT_FOUND;
     response
 }
@@ -268,8 +274,7 @@ async fn websocket_over<T>(io: T) -> WebSocketStream<T>
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    let limits = WebSocketConfig::default()
-        .max_message_size(Some(MESSAGE_BYTES_MAX))
-        .max_frame_size(Some(MESSAGE_BYTES_MAX));
+    let limits =
+        WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(limits)).await
 }

@@ -15,13 +15,8 @@ const PORT_FORWARD: &str = "portforward.k8s.io";
 /// Protocol of a SPDY port-forward inside a WebSocket.
 const PORT_FORWARD_TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 /// Protocols of exec and attach over SPDY, with their version.
-const PROCESS_VERSIONS: [(&str, u8); 5] = [
-    ("v4.channel.k8s.io", 4),
-    ("v3.channel.k8s.io", 3),
-    ("v2.channel.k8s.io", 2),
-    ("channel.k8s.io", 1),
-    ("", 1),
-];
+const PROCESS_VERSIONS: [(&str, u8); 5] =
+    [("v4.channel.k8s.io", 4), ("v3.channel.k8s.io", 3), ("v2.channel.k8s.io", 2), ("channel.k8s.io", 1), ("", 1)];
 
 /// What is spoken after the upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +79,9 @@ fn negotiate_websocket(headers: &HeaderMap, port_forward: bool) -> Result<(Spoke
         .find_map(|name| match (port_forward, *name) {
             (true, PORT_FORWARD_TUNNEL) => Some((Spoken::Tunnel, name.to_string())),
             (true, "v5.channel.k8s.io") => None,
-            (_, name) => ChannelProtocol::from_name(name).map(|protocol| (Spoken::Channels(protocol), name.to_string())),
+            (_, name) => {
+                ChannelProtocol::from_name(name).map(|protocol| (Spoken::Channels(protocol), name.to_string()))
+            }
         })
         .ok_or(Refusal::NoCommonProtocol)
 }
@@ -130,7 +127,8 @@ pub(crate) fn refuse(refusal: &Refusal, port_forward: bool) -> Response<String> 
                 true => vec![PORT_FORWARD, PORT_FORWARD_TUNNEL],
                 false => PROCESS_VERSIONS.iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect(),
             };
-            let mut response = Response::new(format!("none of the offered protocols is known; known are {}\n", known.join(", ")));
+            let mut response =
+                Response::new(format!("none of the offered protocols is known; known are {}\n", known.join(", ")));
             *response.status_mut() = StatusCode::FORBIDDEN;
             for name in known {
                 response.headers_mut().append(ACCEPTED_VERSIONS, HeaderValue::from_static(name));

@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use futures::{SinkExt, StreamExt};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -90,8 +90,12 @@ impl ChannelProtocol {
 }
 
 /// Serves an exec or attach over WebSocket.
-pub(crate) async fn serve_process<T>(socket: WebSocketStream<T>, job: Job, protocol: ChannelProtocol, runtime: Arc<dyn Runtime>)
-where
+pub(crate) async fn serve_process<T>(
+    socket: WebSocketStream<T>,
+    job: Job,
+    protocol: ChannelProtocol,
+    runtime: Arc<dyn Runtime>,
+) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let wants = job.wants();
@@ -265,7 +269,9 @@ mod tests {
 
     #[test]
     fn messages_carry_their_channel() {
-        for (name, wire) in [("v4.channel.k8s.io", Message::binary(&b"\x01hi"[..])), ("base64.channel.k8s.io", Message::text("1aGk="))] {
+        for (name, wire) in
+            [("v4.channel.k8s.io", Message::binary(&b"\x01hi"[..])), ("base64.channel.k8s.io", Message::text("1aGk="))]
+        {
             let protocol = ChannelProtocol::from_name(name).unwrap();
             assert_eq!(protocol.encode(STDOUT, b"hi"), wire);
             assert_eq!(protocol.decode(wire), Some((STDOUT, Bytes::from_static(b"hi"))));

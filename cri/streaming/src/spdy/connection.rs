@@ -127,7 +127,8 @@ impl Connection {
         let (accept, accepted) = mpsc::channel(16);
         let (opened, open) = mpsc::channel(16);
         let (writes, queue) = mpsc::channel(WRITE_FRAMES);
-        let reader = Reader { streams: HashMap::new(), accept, open, writes: writes.clone(), headers: Decompressor::new() };
+        let reader =
+            Reader { streams: HashMap::new(), accept, open, writes: writes.clone(), headers: Decompressor::new() };
         Connection {
             accepted,
             opened,

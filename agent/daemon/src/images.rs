@@ -1,0 +1,61 @@
+//! The runtime, as the node asks it.
+
+use std::time::Duration;
+
+use orlop_agent_core::ports::PortFuture;
+use orlop_agent_core::runtime::Runtime;
+use orlop_agent_node::{ImageFact, RuntimeHandlerFact, RuntimeProbe, RuntimeState};
+use orlop_agent_runtime::CriRuntime;
+use orlop_proto::cri::{ImageFilter, ListImagesRequest};
+
+/// How long an answer may take: the node's status must not wait for a stuck runtime.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The node's questions, put to a CRI runtime.
+pub(crate) struct CriProbe {
+    pub(crate) runtime: CriRuntime,
+}
+
+impl RuntimeProbe for CriProbe {
+    fn state(&self) -> PortFuture<'_, Result<RuntimeState, String>> {
+        Box::pin(async move {
+            let asked = tokio::time::timeout(PROBE_DEADLINE, self.runtime.status()).await;
+            let status = asked.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
+            let (name, version) = split_version(&self.runtime.name_and_version());
+            let handler = |(name, (recursive_read_only_mounts, user_namespaces))| RuntimeHandlerFact {
+                name,
+                recursive_read_only_mounts,
+                user_namespaces,
+            };
+            Ok(RuntimeState {
+                name,
+                version,
+                runtime_problem: status.runtime,
+                network_problem: status.network,
+                handlers: status.handlers.into_iter().map(handler).collect(),
+                supplemental_groups_policy: status.supplemental_groups_policy,
+            })
+        })
+    }
+
+    fn images(&self) -> PortFuture<'_, Result<Vec<ImageFact>, String>> {
+        Box::pin(async move {
+            let (_, mut images) = self.runtime.raw();
+            let request = ListImagesRequest { filter: None::<ImageFilter> };
+            let asked = tokio::time::timeout(PROBE_DEADLINE, images.list_images(request)).await;
+            let list = asked.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
+            let fact = |image: orlop_proto::cri::Image| {
+                let names: Vec<String> = image.repo_digests.into_iter().chain(image.repo_tags).collect();
+                // An image without a name is shown by its id.
+                let names = if names.is_empty() { vec![image.id] } else { names };
+                ImageFact { names, size_bytes: i64::try_from(image.size).unwrap_or(i64::MAX) }
+            };
+            Ok(list.into_inner().images.into_iter().map(fact).collect())
+        })
+    }
+}
+
+fn split_version(text: &str) -> (String, String) {
+    let (name, version) = text.split_once("://").unwrap_or((text, ""));
+    (name.to_owned(), version.to_owned())
+}

@@ -1,0 +1,266 @@
+//! `KubeletConfiguration` (kubelet.config.k8s.io/v1beta1): the fields that this agent heeds, by the kubelet's names and
+//! with its defaults.
+
+mod fields;
+mod load;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::duration::GoDuration;
+
+pub use load::{ConfigError, LoadedConfig, load_config, parse_config};
+
+/// The settings of a kubelet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KubeletConfiguration {
+    /// Serve the kubelet port at all.
+    pub enable_server: bool,
+    /// Address of the kubelet port.
+    pub address: IpAddr,
+    /// Port of the kubelet port.
+    pub port: u16,
+    /// Certificate of the kubelet port in PEM; empty makes one.
+    pub tls_cert_file: PathBuf,
+    /// Its key.
+    pub tls_private_key_file: PathBuf,
+    /// Who makes requests to the kubelet port.
+    pub authentication: Authentication,
+    /// What they may do.
+    pub authorization: AuthorizationConfig,
+    /// Serve logs, exec, attach, port-forward and run.
+    pub enable_debugging_handlers: bool,
+    /// Port for health checks; 0 for none.
+    pub healthz_port: u16,
+    /// Its address.
+    pub healthz_bind_address: IpAddr,
+    /// A stream without traffic for so long is closed.
+    pub streaming_connection_idle_timeout: GoDuration,
+    /// Folder of static pods; empty for none.
+    pub static_pod_path: PathBuf,
+    /// Between two full scans of it.
+    pub file_check_frequency: GoDuration,
+    /// Make the Node object.
+    pub register_node: bool,
+    /// Taints to register with.
+    pub register_with_taints: Vec<TaintConfig>,
+    /// How often the node's status is computed.
+    pub node_status_update_frequency: GoDuration,
+    /// How often it is reported though nothing changed.
+    pub node_status_report_frequency: GoDuration,
+    /// Life of the node's lease.
+    pub node_lease_duration_seconds: i32,
+    /// Images in the node's status; -1 for all.
+    pub node_status_max_images: i32,
+    /// Most pods.
+    pub max_pods: i64,
+    /// Most pods per core; 0 for no such limit.
+    pub pods_per_core: i64,
+    /// `spec.providerID` of the node.
+    #[serde(rename = "providerID")]
+    pub provider_id: String,
+    /// Image pulls one after the other.
+    pub serialize_image_pulls: bool,
+    /// Image pulls at once.
+    pub max_parallel_image_pulls: Option<usize>,
+    /// Socket of the container runtime.
+    pub container_runtime_endpoint: String,
+    /// Socket of the image service; empty for the same.
+    pub image_service_endpoint: String,
+    /// Deadline of ordinary calls to the runtime.
+    pub runtime_request_timeout: GoDuration,
+    /// `cgroupfs`; `systemd` is not supported yet.
+    pub cgroup_driver: String,
+    /// Prefix of the pods' cgroups.
+    pub cgroup_root: String,
+    /// Most processes of a pod; -1 for no limit.
+    pub pod_pids_limit: i64,
+    /// CPU limits become CFS quotas.
+    #[serde(rename = "cpuCFSQuota")]
+    pub cpu_cfs_quota: bool,
+    /// CFS period.
+    #[serde(rename = "cpuCFSQuotaPeriod")]
+    pub cpu_cfs_quota_period: GoDuration,
+    /// Folder of the pods' logs.
+    pub pod_logs_dir: PathBuf,
+    /// Kept for the system, by resource.
+    pub system_reserved: BTreeMap<String, String>,
+    /// Kept for Kubernetes' own programs, by resource.
+    pub kube_reserved: BTreeMap<String, String>,
+    /// Hard eviction thresholds, by signal.
+    pub eviction_hard: BTreeMap<String, String>,
+    /// Domain of the cluster.
+    pub cluster_domain: String,
+    /// Nameservers of the cluster.
+    #[serde(rename = "clusterDNS")]
+    pub cluster_dns: Vec<IpAddr>,
+    /// The node's resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// Containers without a seccomp profile get the runtime's.
+    pub seccomp_default: bool,
+    /// Back-off of restarts.
+    pub crash_loop_back_off: CrashLoopBackOff,
+}
+
+/// `authentication`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Authentication {
+    /// Client certificates.
+    pub x509: X509Authentication,
+    /// Bearer tokens.
+    pub webhook: WebhookAuthentication,
+    /// Requests without credentials.
+    pub anonymous: AnonymousAuthentication,
+}
+
+/// `authentication.x509`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct X509Authentication {
+    /// CA of client certificates in PEM; empty takes none.
+    #[serde(rename = "clientCAFile")]
+    pub client_ca_file: PathBuf,
+}
+
+/// `authentication.webhook`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebhookAuthentication {
+    /// Ask the API server whose a token is.
+    pub enabled: bool,
+    /// How long its answer is believed.
+    #[serde(rename = "cacheTTL")]
+    pub cache_ttl: GoDuration,
+}
+
+impl Default for WebhookAuthentication {
+    fn default() -> Self {
+        Self { enabled: true, cache_ttl: GoDuration::from_secs(120) }
+    }
+}
+
+/// `authentication.anonymous`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AnonymousAuthentication {
+    /// Requests without credentials are `system:anonymous`'s.
+    pub enabled: bool,
+}
+
+/// `authorization`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuthorizationConfig {
+    /// `Webhook` or `AlwaysAllow`.
+    pub mode: String,
+    /// How the API server is asked.
+    pub webhook: WebhookAuthorization,
+}
+
+impl Default for AuthorizationConfig {
+    fn default() -> Self {
+        Self { mode: "Webhook".to_owned(), webhook: WebhookAuthorization::default() }
+    }
+}
+
+/// `authorization.webhook`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebhookAuthorization {
+    /// How long a permission is believed.
+    #[serde(rename = "cacheAuthorizedTTL")]
+    pub cache_authorized_ttl: GoDuration,
+    /// How long a refusal is believed.
+    #[serde(rename = "cacheUnauthorizedTTL")]
+    pub cache_unauthorized_ttl: GoDuration,
+}
+
+impl Default for WebhookAuthorization {
+    fn default() -> Self {
+        Self { cache_authorized_ttl: GoDuration::from_secs(300), cache_unauthorized_ttl: GoDuration::from_secs(30) }
+    }
+}
+
+/// An entry of `registerWithTaints`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaintConfig {
+    /// Key.
+    pub key: String,
+    /// Value.
+    pub value: String,
+    /// Effect.
+    pub effect: String,
+}
+
+/// `crashLoopBackOff`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CrashLoopBackOff {
+    /// Longest wait between restarts, from 1 s to 300 s.
+    pub max_container_restart_period: Option<GoDuration>,
+}
+
+impl Default for KubeletConfiguration {
+    fn default() -> Self {
+        Self {
+            enable_server: true,
+            address: [0, 0, 0, 0].into(),
+            port: 10250,
+            tls_cert_file: PathBuf::new(),
+            tls_private_key_file: PathBuf::new(),
+            authentication: Authentication::default(),
+            authorization: AuthorizationConfig::default(),
+            enable_debugging_handlers: true,
+            healthz_port: 10248,
+            healthz_bind_address: [127, 0, 0, 1].into(),
+            streaming_connection_idle_timeout: GoDuration::from_secs(4 * 3600),
+            static_pod_path: PathBuf::new(),
+            file_check_frequency: GoDuration::from_secs(20),
+            register_node: true,
+            register_with_taints: Vec::new(),
+            node_status_update_frequency: GoDuration::from_secs(10),
+            node_status_report_frequency: GoDuration::from_secs(300),
+            node_lease_duration_seconds: 40,
+            node_status_max_images: 50,
+            max_pods: 110,
+            pods_per_core: 0,
+            provider_id: String::new(),
+            serialize_image_pulls: false,
+            max_parallel_image_pulls: None,
+            container_runtime_endpoint: String::new(),
+            image_service_endpoint: String::new(),
+            runtime_request_timeout: GoDuration::from_secs(120),
+            cgroup_driver: "cgroupfs".to_owned(),
+            cgroup_root: String::new(),
+            pod_pids_limit: -1,
+            cpu_cfs_quota: true,
+            cpu_cfs_quota_period: GoDuration(std::time::Duration::from_millis(100)),
+            pod_logs_dir: "/var/log/pods".into(),
+            system_reserved: BTreeMap::new(),
+            kube_reserved: BTreeMap::new(),
+            eviction_hard: BTreeMap::new(),
+            cluster_domain: String::new(),
+            cluster_dns: Vec::new(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            seccomp_default: false,
+            crash_loop_back_off: CrashLoopBackOff::default(),
+        }
+    }
+}
+
+impl KubeletConfiguration {
+    /// Image pulls at once, from the two settings about it.
+    pub fn image_pulls_at_once(&self) -> usize {
+        match self.max_parallel_image_pulls {
+            Some(count) => count.max(1),
+            None if self.serialize_image_pulls => 1,
+            None => 5,
+        }
+    }
+}
