@@ -140,7 +140,11 @@ fn describe(error: &kube::Error) -> String {
 ///
 /// # Errors
 /// [`ApiError`] of the request or the deadline.
-pub async fn within<T>(what: &str, deadline: Duration, request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+pub async fn within<T>(
+    what: &str,
+    deadline: Duration,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ApiError> {
     match tokio::time::timeout(deadline, request).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(source)) => Err(ApiError::Request { what: what.to_owned(), source }),
@@ -168,8 +172,8 @@ impl ApiClients {
     /// # Errors
     /// [`ClientError`] naming the file and the field.
     pub async fn from_kubeconfig(path: &Path) -> Result<Self, ClientError> {
-        let kubeconfig = Kubeconfig::read_from(path)
-            .map_err(|source| ClientError::Kubeconfig { path: path.to_owned(), source })?;
+        let kubeconfig =
+            Kubeconfig::read_from(path).map_err(|source| ClientError::Kubeconfig { path: path.to_owned(), source })?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .map_err(|source| ClientError::Kubeconfig { path: path.to_owned(), source })?;

@@ -157,10 +157,9 @@ fn merged(
     drivers: &[CsiNodeDriver],
     gone: &BTreeSet<String>,
 ) -> CSINode {
-    let mut new = old.cloned().unwrap_or_else(|| CSINode {
-        metadata: Default::default(),
-        spec: CSINodeSpec { drivers: Vec::new() },
-    });
+    let mut new = old
+        .cloned()
+        .unwrap_or_else(|| CSINode { metadata: Default::default(), spec: CSINodeSpec { drivers: Vec::new() } });
     new.metadata.name = Some(node_name.to_owned());
     new.metadata.owner_references = Some(vec![OwnerReference {
         api_version: "v1".to_owned(),
@@ -181,7 +180,9 @@ fn merged(
         match list.iter_mut().find(|known| known.name == driver.name) {
             Some(known) => {
                 let keys = known.topology_keys.clone().unwrap_or_default();
-                if known.node_id != entry.node_id || Some(keys) != entry.topology_keys || known.allocatable != entry.allocatable
+                if known.node_id != entry.node_id
+                    || Some(keys) != entry.topology_keys
+                    || known.allocatable != entry.allocatable
                 {
                     *known = entry;
                 }

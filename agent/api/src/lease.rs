@@ -101,7 +101,13 @@ impl LeaseHolder {
 }
 
 /// The lease to be written, from the one that is there.
-fn renewed(old: Option<Lease>, node_name: &str, duration_seconds: i32, node_uid: Option<String>, now: Timestamp) -> Lease {
+fn renewed(
+    old: Option<Lease>,
+    node_name: &str,
+    duration_seconds: i32,
+    node_uid: Option<String>,
+    now: Timestamp,
+) -> Lease {
     let mut lease = old.unwrap_or_default();
     lease.metadata.name = Some(node_name.to_owned());
     lease.metadata.namespace = Some(LEASE_NAMESPACE.to_owned());

@@ -130,8 +130,11 @@ where
 {
     let what = format!("watch {what}");
     let seconds = rand::rng().random_range(WATCH_SECONDS);
-    let params =
-        WatchParams { timeout: Some(seconds), field_selector: field_selector.map(str::to_owned), ..WatchParams::default() };
+    let params = WatchParams {
+        timeout: Some(seconds),
+        field_selector: field_selector.map(str::to_owned),
+        ..WatchParams::default()
+    };
     let stream = match within(&what, REQUEST_DEADLINE, api.watch(&params, version)).await {
         Ok(stream) => stream,
         Err(error) if error.code() == Some(410) => return WatchEnd::Expired,

@@ -132,7 +132,11 @@ async fn retire_unused(
 }
 
 impl Objects for ApiObjects {
-    fn config_map<'a>(&'a self, namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<ConfigMap>, PortError>> {
+    fn config_map<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> PortFuture<'a, Result<Arc<ConfigMap>, PortError>> {
         Box::pin(self.config_maps.get(namespace, name))
     }
 

@@ -45,7 +45,10 @@ mod tests {
         let mut delay = RetryDelay::new(Duration::from_millis(100), Duration::from_millis(350));
         for (low, high) in [(50, 100), (100, 200), (175, 350), (175, 350)] {
             let got = delay.next_delay();
-            assert!(got >= Duration::from_millis(low) && got <= Duration::from_millis(high), "{got:?} in {low}..={high}");
+            assert!(
+                got >= Duration::from_millis(low) && got <= Duration::from_millis(high),
+                "{got:?} in {low}..={high}"
+            );
         }
         delay.reset();
         assert!(delay.next_delay() <= Duration::from_millis(100));

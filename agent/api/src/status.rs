@@ -5,5 +5,5 @@ mod ledger;
 mod writer;
 
 pub use diff::status_patch;
-pub(crate) use writer::delete_now;
 pub use writer::StatusWriter;
+pub(crate) use writer::delete_now;

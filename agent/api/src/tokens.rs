@@ -112,7 +112,9 @@ impl TokenCache {
     async fn request(&self, pod: &Pod, key: &TokenKey) -> Result<Token, PortError> {
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
-                audiences: Some(key.audience.clone()).filter(|audience| !audience.is_empty()).map(|audience| vec![audience]),
+                audiences: Some(key.audience.clone())
+                    .filter(|audience| !audience.is_empty())
+                    .map(|audience| vec![audience]),
                 expiration_seconds: Some(key.expiration_seconds),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".to_owned()),

@@ -4,7 +4,10 @@ use orlop_agent_api::csi_node::CsiNodeDriver;
 use tokio::sync::watch;
 
 /// A channel of `CsiNodeDriver`s that follows one of another type, until either end is gone.
-pub(crate) fn follow_drivers<T, F>(mut drivers: watch::Receiver<Vec<T>>, convert: F) -> watch::Receiver<Vec<CsiNodeDriver>>
+pub(crate) fn follow_drivers<T, F>(
+    mut drivers: watch::Receiver<Vec<T>>,
+    convert: F,
+) -> watch::Receiver<Vec<CsiNodeDriver>>
 where
     T: Send + Sync + 'static,
     F: Fn(&T) -> CsiNodeDriver + Send + 'static,

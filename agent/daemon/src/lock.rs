@@ -41,8 +41,7 @@ pub(crate) fn lock_root(root: &Path) -> Result<RootLock, LockError> {
     let path = root.join("orlop-agent.lock");
     let failed = |source| LockError::File { path: path.clone(), source };
     std::fs::create_dir_all(root).map_err(failed)?;
-    let mut file =
-        File::options().create(true).read(true).write(true).truncate(false).open(&path).map_err(failed)?;
+    let mut file = File::options().create(true).read(true).write(true).truncate(false).open(&path).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -93,7 +93,9 @@ pub async fn serve(config: AgentConfig, cancel: CancellationToken) -> Result<(),
     let _lock = lock_root(&config.kubelet_root)?;
     let identity = Identity::find(&config)?;
     let root = config.kubelet_root.clone();
-    for path in [root.join("pods"), root.join("plugins"), config.plugin_registry.clone(), config.kubelet.pod_logs_dir.clone()] {
+    for path in
+        [root.join("pods"), root.join("plugins"), config.plugin_registry.clone(), config.kubelet.pod_logs_dir.clone()]
+    {
         std::fs::create_dir_all(&path).map_err(|source| AgentError::Folder { path, source })?;
     }
     let endpoint = runtime_config(&config.kubelet);
@@ -105,7 +107,8 @@ pub async fn serve(config: AgentConfig, cancel: CancellationToken) -> Result<(),
     let kubelet = config.kubelet.clone();
     let (amounts, cgroups) = blocking(move || {
         let amounts = read_amounts(&kubelet, &root)?;
-        let cgroups = CgroupTree::open(cgroup_config(&kubelet)).map_err(|error| AgentError::Cgroups(error.to_string()))?;
+        let cgroups =
+            CgroupTree::open(cgroup_config(&kubelet)).map_err(|error| AgentError::Cgroups(error.to_string()))?;
         Ok((amounts, cgroups))
     })
     .await?;
@@ -471,7 +474,11 @@ async fn follow_record(node: Arc<NodeAgent>, mut record: watch::Receiver<NodeRec
 }
 
 /// Takes the missing CSINode off the list of problems once it is there.
-async fn follow_csi_node(mut ready: watch::Receiver<bool>, inputs: watch::Sender<NodeInputs>, cancel: CancellationToken) {
+async fn follow_csi_node(
+    mut ready: watch::Receiver<bool>,
+    inputs: watch::Sender<NodeInputs>,
+    cancel: CancellationToken,
+) {
     let waiting = ready.wait_for(|ready| *ready);
     let found = tokio::select! {
         () = cancel.cancelled() => return,

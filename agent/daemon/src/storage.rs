@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use orlop_agent_api::csi_node::CsiNodeDriver;
 use k8s_openapi::api::core::v1::Pod;
+use orlop_agent_api::csi_node::CsiNodeDriver;
 use orlop_agent_core::ports::{Events, MountedVolume, NodeFacts, Objects, PortFuture, VolumeError, Volumes};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -44,7 +44,9 @@ impl Volumes for NoVolumes {
     fn set_up<'a>(&'a self, pod: &'a Arc<Pod>) -> PortFuture<'a, Result<BTreeMap<String, MountedVolume>, VolumeError>> {
         let first = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref()).and_then(|volumes| volumes.first());
         let result = match first {
-            Some(volume) => Err(VolumeError::SetUp { volume: volume.name.clone(), message: "this agent has no volumes".into() }),
+            Some(volume) => {
+                Err(VolumeError::SetUp { volume: volume.name.clone(), message: "this agent has no volumes".into() })
+            }
             None => Ok(BTreeMap::new()),
         };
         Box::pin(std::future::ready(result))

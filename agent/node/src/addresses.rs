@@ -167,7 +167,8 @@ mod tests {
             ("eth0", "2001:db8::5"),
         ]);
         let lonely = local(&[("lo", "127.0.0.1"), ("lo", "::1")]);
-        let cases: [(&str, &[&str], &[LocalAddress], [Option<&str>; 2], Option<&[&str]>); 11] = [
+        type Case<'a> = (&'a str, &'a [&'a str], &'a [LocalAddress], [Option<&'a str>; 2], Option<&'a [&'a str]>);
+        let cases: [Case<'_>; 11] = [
             ("default route", &[], &machine, [Some("eth0"), None], Some(&["10.0.0.5"])),
             ("only an IPv6 route", &[], &machine, [None, Some("eth0")], Some(&["2001:db8::5"])),
             ("no route", &[], &machine, [None, None], Some(&["172.17.0.1"])),

@@ -258,8 +258,9 @@ impl NodeAgent {
     /// Waits until the runtime says something else than before; that it has answered again is nothing else.
     async fn runtime_turned(&self, runtime: &mut watch::Receiver<RuntimeView>) {
         let before = runtime.borrow_and_update().clone();
-        let differs =
-            |view: &RuntimeView| view.state != before.state || view.images != before.images || view.is_ready() != before.is_ready();
+        let differs = |view: &RuntimeView| {
+            view.state != before.state || view.images != before.images || view.is_ready() != before.is_ready()
+        };
         if runtime.wait_for(differs).await.is_err() {
             std::future::pending::<()>().await;
         }

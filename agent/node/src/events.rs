@@ -56,8 +56,15 @@ mod tests {
     fn only_changes_are_events() {
         let status = |ready: &str, boot: &str| -> NodeStatus {
             let system: Vec<(&str, &str)> = [
-                "architecture", "containerRuntimeVersion", "kernelVersion", "kubeProxyVersion", "kubeletVersion",
-                "machineID", "operatingSystem", "osImage", "systemUUID",
+                "architecture",
+                "containerRuntimeVersion",
+                "kernelVersion",
+                "kubeProxyVersion",
+                "kubeletVersion",
+                "machineID",
+                "operatingSystem",
+                "osImage",
+                "systemUUID",
             ]
             .map(|key| (key, "x"))
             .into_iter()
@@ -65,7 +72,8 @@ mod tests {
             .collect();
             let info: serde_json::Map<String, serde_json::Value> =
                 system.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();
-            serde_json::from_value(json!({"nodeInfo": info, "conditions": [{"type": "Ready", "status": ready}]})).unwrap()
+            serde_json::from_value(json!({"nodeInfo": info, "conditions": [{"type": "Ready", "status": ready}]}))
+                .unwrap()
         };
         let reasons = |old: &NodeStatus, new: &NodeStatus| -> Vec<&'static str> {
             status_events("n", old, new).into_iter().map(|(_, reason, _)| reason).collect()

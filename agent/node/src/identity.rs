@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn names_and_taints_are_checked() {
-        for (host, want) in [("Node-1", Some("node-1")), ("a.b", Some("a.b")), ("a_b", None), ("", None), ("-a", None)] {
+        for (host, want) in [("Node-1", Some("node-1")), ("a.b", Some("a.b")), ("a_b", None), ("", None), ("-a", None)]
+        {
             assert_eq!(node_name_from_hostname(host).as_deref(), want, "{host:?}");
         }
         let taint = NodeTaint::parse("k=v:NoSchedule").unwrap();

@@ -37,7 +37,9 @@ pub enum LabelError {
         why: &'static str,
     },
     /// A node must not give itself this label.
-    #[error("node label {0}: labels of kubernetes.io and k8s.io are reserved; use another domain, or node.kubernetes.io/")]
+    #[error(
+        "node label {0}: labels of kubernetes.io and k8s.io are reserved; use another domain, or node.kubernetes.io/"
+    )]
     Reserved(String),
 }
 
@@ -52,13 +54,17 @@ pub fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, LabelError> 
         let invalid = |why| LabelError::Invalid { key: key.to_owned(), value: value.to_owned(), why };
         let (domain, name) = key.rsplit_once('/').unwrap_or(("", key));
         if !is_value(name) || name.is_empty() {
-            return Err(invalid("the key's name must be 1 to 63 letters, digits, -, _ or ., with a letter or digit at both ends"));
+            return Err(invalid(
+                "the key's name must be 1 to 63 letters, digits, -, _ or ., with a letter or digit at both ends",
+            ));
         }
         if domain.len() > 253 || domain.contains('/') {
             return Err(invalid("the key's domain must be a DNS name of at most 253 characters"));
         }
         if !is_value(value) {
-            return Err(invalid("the value must be at most 63 letters, digits, -, _ or ., with a letter or digit at both ends"));
+            return Err(invalid(
+                "the value must be at most 63 letters, digits, -, _ or ., with a letter or digit at both ends",
+            ));
         }
         let below = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|d| d.ends_with('.'));
         let reserved = below("kubernetes.io") || below("k8s.io");

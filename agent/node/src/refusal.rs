@@ -44,11 +44,12 @@ fn is_best_effort(pod: &Pod) -> bool {
     if let Some(class) = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
         return class == "BestEffort";
     }
-    let containers = pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let containers =
+        pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     containers.filter_map(|container| container.resources.as_ref()).all(|resources| {
-        [&resources.requests, &resources.limits].iter().all(|list| {
-            list.iter().flat_map(|list| list.keys()).all(|name| name != "cpu" && name != "memory")
-        })
+        [&resources.requests, &resources.limits]
+            .iter()
+            .all(|list| list.iter().flat_map(|list| list.keys()).all(|name| name != "cpu" && name != "memory"))
     })
 }
 

@@ -58,7 +58,11 @@ pub(crate) async fn within<T>(
 }
 
 /// Creates the Node, or reconciles its default labels and annotations. Returns it as the server has it.
-pub(crate) async fn register(api: &Api<Node>, config: &NodeConfig, status: NodeStatus) -> Result<Node, NodeRequestError> {
+pub(crate) async fn register(
+    api: &Api<Node>,
+    config: &NodeConfig,
+    status: NodeStatus,
+) -> Result<Node, NodeRequestError> {
     let node = initial_node(config, status);
     let params = PostParams::default();
     match within("create Node", api.create(&params, &node)).await {

@@ -33,8 +33,7 @@ pub fn node_status(facts: &StatusFacts, old: &NodeStatus, now: Timestamp) -> Nod
     status.images = Some(images(&facts.images, facts.images_max)).filter(|images| !images.is_empty());
     status.volumes_in_use = Some(facts.inputs.volumes_in_use.clone()).filter(|volumes| !volumes.is_empty());
     status.runtime_handlers = Some(runtime_handlers(facts)).filter(|handlers| !handlers.is_empty());
-    status.features =
-        Some(NodeFeatures { supplemental_groups_policy: Some(facts.runtime.supplemental_groups_policy) });
+    status.features = Some(NodeFeatures { supplemental_groups_policy: Some(facts.runtime.supplemental_groups_policy) });
     status.conditions = Some(conditions(facts, old, now));
     status
 }
@@ -222,7 +221,12 @@ mod tests {
         type Change = fn(&mut StatusFacts);
         let cases: [(&str, Change, &str, &str); 7] = [
             ("all well", |_| {}, "True", "kubelet is posting ready status"),
-            ("runtime away", |f| f.runtime_problem = Some("container runtime is down".into()), "False", "container runtime is down"),
+            (
+                "runtime away",
+                |f| f.runtime_problem = Some("container runtime is down".into()),
+                "False",
+                "container runtime is down",
+            ),
             (
                 "no network",
                 |f| f.runtime.network_problem = Some("reason:NetworkPluginNotReady message:no conf".into()),
@@ -238,7 +242,12 @@ mod tests {
                 "False",
                 "container runtime is down",
             ),
-            ("storage", |f| f.inputs.problems = vec!["CSINode is not yet initialized".into()], "False", "CSINode is not yet initialized"),
+            (
+                "storage",
+                |f| f.inputs.problems = vec!["CSINode is not yet initialized".into()],
+                "False",
+                "CSINode is not yet initialized",
+            ),
             ("shutdown", |f| f.inputs.shutting_down = true, "False", "node is shutting down"),
             (
                 "two at once",
@@ -265,12 +274,42 @@ mod tests {
     fn pressures_have_the_kubelets_reasons() {
         let mut facts = facts();
         for (pressures, kind, status, reason, message) in [
-            (Pressures::default(), "MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            (Pressures { memory: true, ..Default::default() }, "MemoryPressure", "True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            (
+                Pressures::default(),
+                "MemoryPressure",
+                "False",
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ),
+            (
+                Pressures { memory: true, ..Default::default() },
+                "MemoryPressure",
+                "True",
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            ),
             (Pressures::default(), "DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            (Pressures { disk: true, ..Default::default() }, "DiskPressure", "True", "KubeletHasDiskPressure", "kubelet has disk pressure"),
-            (Pressures::default(), "PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-            (Pressures { pid: true, ..Default::default() }, "PIDPressure", "True", "KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            (
+                Pressures { disk: true, ..Default::default() },
+                "DiskPressure",
+                "True",
+                "KubeletHasDiskPressure",
+                "kubelet has disk pressure",
+            ),
+            (
+                Pressures::default(),
+                "PIDPressure",
+                "False",
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+            ),
+            (
+                Pressures { pid: true, ..Default::default() },
+                "PIDPressure",
+                "True",
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+            ),
         ] {
             facts.inputs.pressures = pressures;
             let got = node_status(&facts, &NodeStatus::default(), at("2026-01-01T00:00:00Z"));
@@ -306,10 +345,12 @@ mod tests {
     #[test]
     fn images_and_handlers_are_sorted_and_bounded() {
         let mut facts = facts();
-        let image = |name: &str, size| ImageFact { names: (0..9).map(|n| format!("{name}:{n}")).collect(), size_bytes: size };
+        let image =
+            |name: &str, size| ImageFact { names: (0..9).map(|n| format!("{name}:{n}")).collect(), size_bytes: size };
         facts.images = vec![image("small", 1), image("big", 3), image("middle", 2)];
         facts.images_max = 2;
-        facts.runtime.handlers = ["runc", ""].map(|name| RuntimeHandlerFact { name: name.into(), ..Default::default() }).into();
+        facts.runtime.handlers =
+            ["runc", ""].map(|name| RuntimeHandlerFact { name: name.into(), ..Default::default() }).into();
         let status = node_status(&facts, &NodeStatus::default(), at("2026-01-01T00:00:00Z"));
         let sizes: Vec<_> = status.images.as_ref().unwrap().iter().map(|image| image.size_bytes.unwrap()).collect();
         assert_eq!(sizes, [3, 2]);

@@ -170,8 +170,15 @@ mod tests {
             Box::pin(async move { Ok((token != "bad").then_some(user)) })
         }
 
-        fn authorize<'a>(&'a self, user: &'a User, verb: &'a str, sub: &'a str) -> PortFuture<'a, Result<bool, PortError>> {
-            Box::pin(async move { Ok(user.name == "root" || (user.name == "reader" && verb == "get" && sub == "proxy")) })
+        fn authorize<'a>(
+            &'a self,
+            user: &'a User,
+            verb: &'a str,
+            sub: &'a str,
+        ) -> PortFuture<'a, Result<bool, PortError>> {
+            Box::pin(
+                async move { Ok(user.name == "root" || (user.name == "reader" && verb == "get" && sub == "proxy")) },
+            )
         }
     }
 

@@ -60,7 +60,12 @@ fn process_metrics() -> Vec<(&'static str, &'static str, &'static str, String)> 
     }
     if let (Some(start), Some(boot)) = (number(19), boot_time()) {
         let start = boot + start / TICKS_PER_SECOND;
-        found.push(("process_start_time_seconds", "gauge", "Start since the epoch, in seconds.", format!("{start:.2}")));
+        found.push((
+            "process_start_time_seconds",
+            "gauge",
+            "Start since the epoch, in seconds.",
+            format!("{start:.2}"),
+        ));
     }
     if let Some(size) = number(20) {
         found.push(("process_virtual_memory_bytes", "gauge", "Virtual memory.", format!("{size}")));
@@ -105,7 +110,12 @@ mod tests {
         let text = metrics_text("a\"b", &Counters::default(), pods.iter());
         assert!(text.contains("kubelet_node_name{node=\"a\\\"b\"} 1\n"));
         assert!(text.contains("\nkubelet_running_pods 1\n") && text.contains("\nkubelet_desired_pods 2\n"));
-        for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"] {
+        for name in [
+            "process_cpu_seconds_total",
+            "process_resident_memory_bytes",
+            "process_open_fds",
+            "process_start_time_seconds",
+        ] {
             assert!(text.contains(&format!("\n{name} ")), "{name} in {text}");
         }
         assert_eq!(stat_fields("1 (a b) c) S 2 3"), ["S", "2", "3"]);

@@ -28,7 +28,12 @@ const REFUSAL_MAX: usize = 64 << 10;
 
 /// Joins `request`, which asks for an upgrade, with the streaming server at `url`. The client gets the 101 only after
 /// the runtime has given one; redirects and refusals never lead to an open connection.
-pub(crate) async fn join(request: Request, url: &str, idle: Duration, counters: Arc<Counters>) -> Result<Response, Refusal> {
+pub(crate) async fn join(
+    request: Request,
+    url: &str,
+    idle: Duration,
+    counters: Arc<Counters>,
+) -> Result<Response, Refusal> {
     if !request.headers().contains_key(header::UPGRADE) {
         return Err(Refusal::bad_request("Upgrade request required".to_owned()));
     }

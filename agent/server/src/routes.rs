@@ -72,7 +72,12 @@ pub(crate) fn router(endpoints: Arc<Endpoints>) -> Router {
 }
 
 /// Who, and may they: before anything else is looked at, unknown paths included.
-async fn admit(State(endpoints): Shared, ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+async fn admit(
+    State(endpoints): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
     endpoints.counters.requests.fetch_add(1, Ordering::Relaxed);
     let path = request.uri().path();
     match endpoints.gate.admit(peer.0.as_ref(), request.method(), path, request.headers()).await {
@@ -166,7 +171,9 @@ async fn container_logs(
     let pieces = stream_log(source).await.map_err(|error| {
         let name = format!("log of container {container:?}");
         match error.kind() {
-            std::io::ErrorKind::NotFound => Refusal::new(StatusCode::NOT_FOUND, format!("the {name} is not there (any more)")),
+            std::io::ErrorKind::NotFound => {
+                Refusal::new(StatusCode::NOT_FOUND, format!("the {name} is not there (any more)"))
+            }
             _ => Refusal::internal(format!("the {name} can't be read: {error}")),
         }
     })?;
@@ -214,7 +221,11 @@ async fn find_container(
     answered(VIEW_DEADLINE, endpoints.view.container(namespace, pod, uid, container, false)).await
 }
 
-async fn exec(State(endpoints): Shared, Path(path): Path<ContainerPath>, request: Request) -> Result<Response, Refusal> {
+async fn exec(
+    State(endpoints): Shared,
+    Path(path): Path<ContainerPath>,
+    request: Request,
+) -> Result<Response, Refusal> {
     exec_in(endpoints, path, None, request).await
 }
 
@@ -242,7 +253,11 @@ async fn exec_in(
     join(request, &url, endpoints.idle_timeout, endpoints.counters.clone()).await
 }
 
-async fn attach(State(endpoints): Shared, Path(path): Path<ContainerPath>, request: Request) -> Result<Response, Refusal> {
+async fn attach(
+    State(endpoints): Shared,
+    Path(path): Path<ContainerPath>,
+    request: Request,
+) -> Result<Response, Refusal> {
     attach_to(endpoints, path, None, request).await
 }
 
@@ -294,9 +309,11 @@ async fn forward_to(
     let mut ports = Vec::new();
     for list in Query::parse(request.uri().query()).all("port") {
         for text in list.split(',').filter(|text| !text.is_empty()) {
-            let port: u16 = text.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
-                Refusal::bad_request(format!("port: {text:?} is no port number from 1 to 65535"))
-            })?;
+            let port: u16 = text
+                .parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| Refusal::bad_request(format!("port: {text:?} is no port number from 1 to 65535")))?;
             ports.push(i32::from(port));
         }
     }

@@ -74,7 +74,9 @@ pub struct KubeletServerPorts {
 #[derive(Debug, thiserror::Error)]
 pub enum KubeletServerError {
     /// The address is taken or not ours.
-    #[error("the kubelet port can't listen on {address}: {source}; is another kubelet running? set another address or port")]
+    #[error(
+        "the kubelet port can't listen on {address}: {source}; is another kubelet running? set another address or port"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -82,7 +82,8 @@ impl TlsFiles {
         };
         let content = |path: &Path, why: String| TlsError::Content { path: path.to_owned(), why };
         let chain = certificates(&certificate)?;
-        let secret = PrivateKeyDer::from_pem_file(&key).map_err(|error| content(&key, format!("no private key: {error}")))?;
+        let secret =
+            PrivateKeyDer::from_pem_file(&key).map_err(|error| content(&key, format!("no private key: {error}")))?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(|error| content(&certificate, error.to_string()))?;

@@ -126,7 +126,13 @@ impl EventWriter {
         warn!(reason = %event.reason, object = %event.object.name, "an event could not be written and is given up");
     }
 
-    async fn count_up(&self, event: &Observation, decision: &Decision, name: &str, now: Timestamp) -> Result<(), ApiError> {
+    async fn count_up(
+        &self,
+        event: &Observation,
+        decision: &Decision,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<(), ApiError> {
         let api: Api<Event> = Api::namespaced(self.clients.requests.clone(), event_namespace(&event.object));
         let patch = json!({"count": decision.count, "lastTimestamp": Time(now), "message": decision.message});
         let params = PatchParams::default();

@@ -136,7 +136,16 @@ mod tests {
         };
         assert_eq!(
             names(&found.config_maps),
-            ["app-env-map", "app-from-map", "debug-env-map", "debug-from-map", "init-env-map", "init-from-map", "proj-map", "vol-map"]
+            [
+                "app-env-map",
+                "app-from-map",
+                "debug-env-map",
+                "debug-from-map",
+                "init-env-map",
+                "init-from-map",
+                "proj-map",
+                "vol-map"
+            ]
         );
         assert_eq!(
             names(&found.secrets),

@@ -52,9 +52,20 @@ pub(super) struct WatchedObjects<K> {
 
 impl<K> WatchedObjects<K>
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
 {
-    pub(super) fn new(kind: &'static str, clients: ApiClients, changes: Arc<ChangeBoard>, is_immutable: fn(&K) -> bool) -> Self {
+    pub(super) fn new(
+        kind: &'static str,
+        clients: ApiClients,
+        changes: Arc<ChangeBoard>,
+        is_immutable: fn(&K) -> bool,
+    ) -> Self {
         Self { kind, clients, changes, is_immutable, entries: Mutex::default() }
     }
 
@@ -118,7 +129,11 @@ where
     }
 
     /// The task that keeps one object up to date.
-    fn follower(&self, key: &(String, String), sender: watch::Sender<Known<K>>) -> impl Future<Output = ()> + Send + use<K> {
+    fn follower(
+        &self,
+        key: &(String, String),
+        sender: watch::Sender<Known<K>>,
+    ) -> impl Future<Output = ()> + Send + use<K> {
         let (namespace, name) = key.clone();
         let api: Api<K> = Api::namespaced(self.clients.watches.clone(), &namespace);
         let (kind, changes, is_immutable) = (self.kind, self.changes.clone(), self.is_immutable);
@@ -187,7 +202,8 @@ mod tests {
     #[test]
     fn listeners_hear_of_changes_and_of_nothing_else() {
         let failed = || Known::Failed(PortError::Invalid { what: "x".into(), message: "y".into() });
-        let cases: [(&str, Known<ConfigMap>, Known<ConfigMap>, (bool, bool)); 10] = [
+        type Case = (&'static str, Known<ConfigMap>, Known<ConfigMap>, (bool, bool));
+        let cases: [Case; 10] = [
             ("first answer", Known::Nothing, map("1"), (true, false)),
             ("first answer is absence", Known::Nothing, Known::Absent, (true, false)),
             ("first answer is a failure", Known::Nothing, failed(), (true, false)),

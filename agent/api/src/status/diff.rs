@@ -30,7 +30,8 @@ const PASSING_CONDITIONS: [&str; 3] = ["PodResizePending", "PodResizeInProgress"
 /// The uid in it makes the API server refuse (409) where another pod has the name by now. Conditions that `new` does
 /// not name stay, apart from those that only the agent writes.
 pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
-    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new)) else {
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new))
+    else {
         return None;
     };
     let mut status = Map::new();
@@ -45,7 +46,8 @@ pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value
         }
     }
     for field in ADDRESS_LISTS {
-        let list = |status: &Map<String, Value>| status.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
+        let list =
+            |status: &Map<String, Value>| status.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
         let (before, mut after) = (list(&old), list(&new));
         if before != after {
             after.push(json!({"$patch": "replace"}));
@@ -127,9 +129,24 @@ mod tests {
     fn patches_hold_what_differs_and_nothing_else() {
         let cases: Vec<(&str, Value, Value, Option<Value>)> = vec![
             ("equal", json!({"phase": "Running"}), json!({"phase": "Running"}), None),
-            ("the server's own fields stay", json!({"phase": "Running", "qosClass": "Burstable"}), json!({"phase": "Running"}), None),
-            ("a field changes", json!({"phase": "Pending"}), json!({"phase": "Running"}), Some(json!({"phase": "Running"}))),
-            ("a field goes", json!({"phase": "Running", "reason": "Evicted"}), json!({"phase": "Running"}), Some(json!({"reason": null}))),
+            (
+                "the server's own fields stay",
+                json!({"phase": "Running", "qosClass": "Burstable"}),
+                json!({"phase": "Running"}),
+                None,
+            ),
+            (
+                "a field changes",
+                json!({"phase": "Pending"}),
+                json!({"phase": "Running"}),
+                Some(json!({"phase": "Running"})),
+            ),
+            (
+                "a field goes",
+                json!({"phase": "Running", "reason": "Evicted"}),
+                json!({"phase": "Running"}),
+                Some(json!({"reason": null})),
+            ),
             (
                 "addresses are replaced, not merged",
                 json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}),
@@ -163,7 +180,9 @@ mod tests {
                 "container statuses are one value",
                 json!({"containerStatuses": [{"name": "a", "ready": false, "restartCount": 0, "image": "i", "imageID": ""}]}),
                 json!({"containerStatuses": [{"name": "a", "ready": true, "restartCount": 0, "image": "i", "imageID": ""}]}),
-                Some(json!({"containerStatuses": [{"name": "a", "ready": true, "restartCount": 0, "image": "i", "imageID": ""}]})),
+                Some(
+                    json!({"containerStatuses": [{"name": "a", "ready": true, "restartCount": 0, "image": "i", "imageID": ""}]}),
+                ),
             ),
         ];
         for (what, old, new, want) in cases {

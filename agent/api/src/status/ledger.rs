@@ -228,7 +228,11 @@ mod tests {
         ledger.finish(&jobs[0], written(object("a", "2", "Running", false)), now);
         let jobs = ledger.start(&pods, now);
         assert_eq!(jobs[0].update.status.phase.as_deref(), Some("Succeeded"), "what came meanwhile follows");
-        assert_eq!(version_of(jobs[0].base.as_ref().unwrap()), 2, "compared with what was acknowledged, not with the older list");
+        assert_eq!(
+            version_of(jobs[0].base.as_ref().unwrap()),
+            2,
+            "compared with what was acknowledged, not with the older list"
+        );
         ledger.finish(&jobs[0], written(object("a", "3", "Succeeded", false)), now);
         assert!(ledger.is_idle() && ledger.next_due().is_none());
     }

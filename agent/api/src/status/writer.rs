@@ -40,7 +40,12 @@ impl StatusWriter {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn run(self: Arc<Self>, clients: ApiClients, mut pods: watch::Receiver<Arc<PodSet>>, cancel: CancellationToken) {
+    async fn run(
+        self: Arc<Self>,
+        clients: ApiClients,
+        mut pods: watch::Receiver<Arc<PodSet>>,
+        cancel: CancellationToken,
+    ) {
         let mut writes: JoinSet<(Job, Outcome)> = JoinSet::new();
         let mut flush_until: Option<Instant> = None;
         loop {
@@ -144,7 +149,11 @@ async fn try_write(clients: &ApiClients, job: &Job, pod: &str) -> Result<Outcome
             // Another pod has the name, or a write of somebody else came between; the object tells.
             Err(error) if error.is_conflict() => {
                 let current = read().await?;
-                return if current.metadata.uid.as_deref() == Some(&update.uid) { Err(error) } else { Ok(Outcome::Gone) };
+                return if current.metadata.uid.as_deref() == Some(&update.uid) {
+                    Err(error)
+                } else {
+                    Ok(Outcome::Gone)
+                };
             }
             Err(error) => return Err(error),
         };

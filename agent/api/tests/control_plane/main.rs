@@ -9,8 +9,9 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::storage::v1::CSINode;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::Resource;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use orlop_agent_api::ApiClients;
 use orlop_agent_api::access::{AccessLives, ApiAccess};
 use orlop_agent_api::csi_node::{CsiNodeDriver, keep_csi_node};
 use orlop_agent_api::events::EventRecorder;
@@ -20,7 +21,6 @@ use orlop_agent_api::node_source::{NodeRecord, follow_node};
 use orlop_agent_api::objects::ApiObjects;
 use orlop_agent_api::pod_source::follow_pods;
 use orlop_agent_api::status::StatusWriter;
-use orlop_agent_api::ApiClients;
 use orlop_agent_core::ports::{
     Access, EventType, Events, MirrorPods, ObjectRef, Objects, PodSet, PortError, StatusSink, StatusUpdate, User,
 };
@@ -139,7 +139,9 @@ async fn statuses(stage: &Stage) {
         let api = api.clone();
         move || {
             let api = api.clone();
-            async move { api.get("status").await.ok().filter(|pod| pod.status.as_ref().unwrap().phase.as_deref() == Some(want)) }
+            async move {
+                api.get("status").await.ok().filter(|pod| pod.status.as_ref().unwrap().phase.as_deref() == Some(want))
+            }
         }
     };
     let written = soon("running", phase("Running")).await;
@@ -218,7 +220,11 @@ async fn objects(stage: &Stage) {
     assert_eq!(value["k"], "1");
     let fixed = soon("fixed", || async { objects.config_map("default", "fixed").await.ok() }).await;
     assert_eq!(fixed.immutable, Some(true));
-    assert_eq!(objects.config_map("default", "fixed").await.unwrap().metadata.uid, fixed.metadata.uid, "without a watch");
+    assert_eq!(
+        objects.config_map("default", "fixed").await.unwrap().metadata.uid,
+        fixed.metadata.uid,
+        "without a watch"
+    );
     soon("secret", || async { objects.secret("default", "secret").await.ok() }).await;
     let patch = json!({"stringData": {"k": "2"}});
     secrets.patch("secret", &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
@@ -233,7 +239,10 @@ async fn objects(stage: &Stage) {
     assert_eq!(told.await.expect("told of the change"), "secret");
     let secret = objects.secret("default", "secret").await.unwrap();
     assert_eq!(secret.data.as_ref().unwrap()["k"].0, b"2");
-    assert!(matches!(objects.claim("default", "none").await, Err(PortError::NotFound { .. } | PortError::Unavailable { .. })));
+    assert!(matches!(
+        objects.claim("default", "none").await,
+        Err(PortError::NotFound { .. } | PortError::Unavailable { .. })
+    ));
     assert!(matches!(objects.csi_driver("none").await, Err(PortError::NotFound { .. })));
     let services = objects.services("kube-system").await.unwrap();
     assert!(services.iter().any(|service| service.metadata.name.as_deref() == Some("kubernetes")), "{services:?}");
@@ -258,8 +267,7 @@ async fn tokens(stage: &Stage) {
 async fn mirrors(stage: &Stage) {
     let mirrors = ApiMirrorPods::new(stage.node.clone(), NODE, stage.record.clone());
     let mut mirror: Pod = from(pod("static-node-1", json!({})));
-    mirror.metadata.annotations =
-        Some(BTreeMap::from([("kubernetes.io/config.mirror".to_owned(), "hash".to_owned())]));
+    mirror.metadata.annotations = Some(BTreeMap::from([("kubernetes.io/config.mirror".to_owned(), "hash".to_owned())]));
     mirrors.create(&mirror).await.unwrap();
     mirrors.create(&mirror).await.unwrap();
     let made = stage.pods().get("static-node-1").await.unwrap();
@@ -283,7 +291,13 @@ async fn events(stage: &Stage) {
     for _ in 0..3 {
         recorder.record(object.clone(), EventType::Warning, "BackOff", "again");
     }
-    let node = ObjectRef { kind: "Node".into(), name: NODE.into(), uid: NODE.into(), namespace: String::new(), field_path: None };
+    let node = ObjectRef {
+        kind: "Node".into(),
+        name: NODE.into(),
+        uid: NODE.into(),
+        namespace: String::new(),
+        field_path: None,
+    };
     recorder.record(node, EventType::Normal, "Starting", "Starting kubelet.");
     let api: Api<Event> = Api::namespaced(stage.admin.clone(), "default");
     let find = |reason: &'static str| {
@@ -322,7 +336,8 @@ async fn lease(stage: &Stage) {
     assert_eq!(first.spec.as_ref().unwrap().holder_identity.as_deref(), Some(NODE));
     assert_eq!(first.metadata.owner_references.as_ref().unwrap()[0].kind, "Node");
     let renewed = |lease: &Lease| lease.spec.as_ref().unwrap().renew_time.clone();
-    soon("renewed", || async { api.get_opt(NODE).await.unwrap().filter(|lease| renewed(lease) > renewed(&first)) }).await;
+    soon("renewed", || async { api.get_opt(NODE).await.unwrap().filter(|lease| renewed(lease) > renewed(&first)) })
+        .await;
     api.delete(NODE, &DeleteParams::default()).await.unwrap();
     soon("made anew", || async { api.get_opt(NODE).await.unwrap() }).await;
     cancel.cancel();

@@ -29,9 +29,9 @@ struct Authority {
 
 /// A program of the cache that `cargo xtask foreign` fills.
 fn foreign(name: &str) -> PathBuf {
-    let cache = std::env::var_os("ORLOP_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/orlop")
-    });
+    let cache = std::env::var_os("ORLOP_CACHE")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/orlop"));
     let path = cache.join("bin").join(name);
     assert!(path.exists(), "{name} is not there; run `cargo xtask foreign etcd kubernetes`");
     path
@@ -63,7 +63,8 @@ impl ControlPlane {
         let deadline = Instant::now() + START_DEADLINE;
         loop {
             let request = http::Request::get("/readyz").body(Vec::new()).unwrap();
-            if let Ok(Ok(text)) = tokio::time::timeout(Duration::from_secs(2), client.requests.request_text(request)).await
+            if let Ok(Ok(text)) =
+                tokio::time::timeout(Duration::from_secs(2), client.requests.request_text(request)).await
                 && text == "ok"
             {
                 return;
@@ -151,38 +152,48 @@ fn issue(folder: &Path, authority: &Authority, file: &str, name: &str, groups: &
 
 fn start_etcd(folder: &Path, port: u16) -> Child {
     let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", free_port()));
-    spawn(folder, "etcd", "etcd.log", &[
-        format!("--data-dir={}", folder.join("etcd").display()),
-        "--unsafe-no-fsync".to_owned(),
-        format!("--listen-client-urls={client}"),
-        format!("--advertise-client-urls={client}"),
-        format!("--listen-peer-urls={peer}"),
-        format!("--initial-advertise-peer-urls={peer}"),
-        format!("--initial-cluster=default={peer}"),
-    ])
+    spawn(
+        folder,
+        "etcd",
+        "etcd.log",
+        &[
+            format!("--data-dir={}", folder.join("etcd").display()),
+            "--unsafe-no-fsync".to_owned(),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=default={peer}"),
+        ],
+    )
 }
 
 fn start_apiserver(folder: &Path, etcd_port: u16, port: u16) -> Child {
     let path = |name: &str| folder.join(name).display().to_string();
-    spawn(folder, "kube-apiserver", "apiserver.log", &[
-        format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
-        "--bind-address=127.0.0.1".to_owned(),
-        // Never used: nothing reaches this server by a service. Loopback itself would be refused.
-        "--advertise-address=192.0.2.1".to_owned(),
-        "--endpoint-reconciler-type=none".to_owned(),
-        format!("--secure-port={port}"),
-        format!("--tls-cert-file={}", path("server.crt")),
-        format!("--tls-private-key-file={}", path("server.key")),
-        format!("--client-ca-file={}", path("ca.crt")),
-        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-        format!("--service-account-key-file={}", path("sa.pub")),
-        format!("--service-account-signing-key-file={}", path("sa.key")),
-        "--service-cluster-ip-range=10.97.0.0/24".to_owned(),
-        "--authorization-mode=Node,RBAC".to_owned(),
-        "--enable-admission-plugins=NodeRestriction".to_owned(),
-        "--allow-privileged=true".to_owned(),
-        "--watch-cache=true".to_owned(),
-    ])
+    spawn(
+        folder,
+        "kube-apiserver",
+        "apiserver.log",
+        &[
+            format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
+            "--bind-address=127.0.0.1".to_owned(),
+            // Never used: nothing reaches this server by a service. Loopback itself would be refused.
+            "--advertise-address=192.0.2.1".to_owned(),
+            "--endpoint-reconciler-type=none".to_owned(),
+            format!("--secure-port={port}"),
+            format!("--tls-cert-file={}", path("server.crt")),
+            format!("--tls-private-key-file={}", path("server.key")),
+            format!("--client-ca-file={}", path("ca.crt")),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            format!("--service-account-key-file={}", path("sa.pub")),
+            format!("--service-account-signing-key-file={}", path("sa.key")),
+            "--service-cluster-ip-range=10.97.0.0/24".to_owned(),
+            "--authorization-mode=Node,RBAC".to_owned(),
+            "--enable-admission-plugins=NodeRestriction".to_owned(),
+            "--allow-privileged=true".to_owned(),
+            "--watch-cache=true".to_owned(),
+        ],
+    )
 }
 
 fn spawn(folder: &Path, program: &str, log: &str, arguments: &[String]) -> Child {

@@ -207,10 +207,7 @@ evictionSoft: null
         assert_eq!(config.authentication.webhook.cache_ttl, GoDuration::from_secs(120), "0s is a default");
         assert_eq!(
             loaded.warnings,
-            [
-                "nonsense is not a field of KubeletConfiguration",
-                "rotateCertificates has no effect yet",
-            ]
+            ["nonsense is not a field of KubeletConfiguration", "rotateCertificates has no effect yet",]
         );
     }
 

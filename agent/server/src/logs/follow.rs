@@ -170,7 +170,15 @@ impl LogReader {
             current = open_rotated(&first)?;
         }
         current.seek(SeekFrom::Start(start))?;
-        Ok(Self { path: path.to_owned(), text: LogText::new(options), current, later, live, rest: Vec::new(), offset: start })
+        Ok(Self {
+            path: path.to_owned(),
+            text: LogText::new(options),
+            current,
+            later,
+            live,
+            rest: Vec::new(),
+            offset: start,
+        })
     }
 
     fn read_piece(&mut self) -> io::Result<Piece> {

@@ -33,9 +33,7 @@ pub(crate) fn parse_options(query: &Query, now: Timestamp) -> Result<LogOptions,
     };
     let since_seconds = number("sinceSeconds", 1)?;
     let since_time = match query.get("sinceTime").filter(|text| !text.is_empty()) {
-        Some(text) => {
-            Some(text.parse::<Timestamp>().map_err(|_| format!("sinceTime: {text:?} is no RFC 3339 time"))?)
-        }
+        Some(text) => Some(text.parse::<Timestamp>().map_err(|_| format!("sinceTime: {text:?} is no RFC 3339 time"))?),
         None => None,
     };
     if since_seconds.is_some() && since_time.is_some() {
@@ -68,7 +66,9 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
         let parse = |text: &str| parse_options(&Query::parse(Some(text)), now);
         assert_eq!(parse("").unwrap(), LogOptions::default());
-        let all = parse("follow=true&previous=0&timestamps=true&sinceSeconds=60&tailLines=0&limitBytes=9&stream=Stderr").unwrap();
+        let all =
+            parse("follow=true&previous=0&timestamps=true&sinceSeconds=60&tailLines=0&limitBytes=9&stream=Stderr")
+                .unwrap();
         let want = LogOptions {
             follow: true,
             previous: false,

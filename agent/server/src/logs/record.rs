@@ -88,7 +88,11 @@ mod tests {
         assert_eq!(record.time.subsec_nanosecond(), 6);
         let with_offset = parse_record(b"2026-01-02T03:04:05.1+01:00 stderr P:x \xff").unwrap();
         assert!(with_offset.partial && with_offset.text == [0xff] && with_offset.stream == LogStream::Stderr);
-        assert_eq!(parse_record(b"2026-01-02T03:04:05Z stdout F").unwrap().text, b"", "an empty line without its space");
+        assert_eq!(
+            parse_record(b"2026-01-02T03:04:05Z stdout F").unwrap().text,
+            b"",
+            "an empty line without its space"
+        );
         for (line, want) in [
             (&b""[..], RecordError::Time),
             (b"yesterday stdout F x", RecordError::Time),
