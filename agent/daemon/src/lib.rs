@@ -8,13 +8,17 @@
 //! ```
 //! Every part is restarted with back-off when it ends by itself; a cancelled agent leaves all containers running.
 
+mod api_side;
 mod config;
 mod csi;
 mod duration;
+mod identity;
 mod images;
 mod kubelet_config;
 mod lock;
 mod machine;
+mod node_side;
+mod port;
 mod serve;
 mod standalone;
 mod storage;

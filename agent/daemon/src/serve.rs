@@ -1,48 +1,35 @@
 //! Starting, joining and stopping the parts.
 
-use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
-use orlop_agent_api::access::{AccessLives, ApiAccess};
-use orlop_agent_api::csi_node::{CsiNodeDriver, keep_csi_node};
-use orlop_agent_api::events::EventRecorder;
-use orlop_agent_api::lease::renew_lease;
-use orlop_agent_api::mirror::ApiMirrorPods;
-use orlop_agent_api::node_source::{NodeRecord, follow_node};
-use orlop_agent_api::objects::ApiObjects;
-use orlop_agent_api::pod_source::follow_pods;
-use orlop_agent_api::status::StatusWriter;
 use orlop_agent_api::{ApiClients, ClientError};
-use orlop_agent_core::ports::{Access, Events, MirrorPods, NodeFacts, NodeView, Objects, PodSet, StatusSink};
+use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, StatusSink};
 use orlop_agent_core::runtime::Runtime;
-use orlop_agent_node::{AddressError, NodeAgent, NodeConfig, NodeInputs, NodeTaint};
-use orlop_agent_node::{detect_addresses, node_name_from_hostname, read_system};
+use orlop_agent_node::{AddressError, NodeAgent, NodeInputs};
 use orlop_agent_pods::{PodManager, PodPorts, PodsConfig};
 use orlop_agent_resources::{CgroupTree, CgroupTreeConfig};
 use orlop_agent_runtime::{ConnectError, CriRuntime, RuntimeConfig};
-use orlop_agent_server::{
-    Authorization, KubeletServer, KubeletServerConfig, KubeletServerError, KubeletServerPorts, ServerIdentity,
-};
+use orlop_agent_server::KubeletServerError;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::api_side::ApiSide;
 use crate::config::AgentConfig;
+use crate::identity::Identity;
 use crate::images::CriProbe;
 use crate::kubelet_config::KubeletConfiguration;
 use crate::lock::{LockError, lock_root};
 use crate::machine::{NodeAmounts, ResourcesError, read_amounts};
+use crate::node_side::CSI_NODE_MISSING;
 use crate::standalone::Standalone;
 use crate::storage::{StorageParts, start_storage};
-use crate::supervise::supervise;
 
 /// How long the parts may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// Why a node without its CSINode object is not ready, in the kubelet's words.
-const CSI_NODE_MISSING: &str = "CSINode is not yet initialized";
 
 /// Why an agent could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +47,7 @@ pub enum AgentError {
     #[error("{path}: {source}")]
     Folder {
         /// The directory.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         #[source]
         source: std::io::Error,
@@ -142,25 +129,6 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Who the node is.
-struct Identity {
-    name: String,
-    hostname: String,
-    host_ips: Vec<std::net::IpAddr>,
-}
-
-impl Identity {
-    fn find(config: &AgentConfig) -> Result<Self, AgentError> {
-        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let wanted = if config.node_name.is_empty() { &hostname } else { &config.node_name };
-        let name = node_name_from_hostname(wanted).ok_or_else(|| AgentError::Name(wanted.clone()))?;
-        let host_ips = detect_addresses(&config.node_ips)?;
-        // With a name of its own, the node is known by that name, as with --hostname-override.
-        let hostname = if config.node_name.is_empty() { hostname } else { name.clone() };
-        Ok(Self { name, hostname, host_ips })
-    }
-}
-
 fn runtime_config(kubelet: &KubeletConfiguration) -> RuntimeConfig {
     RuntimeConfig {
         runtime_endpoint: kubelet.container_runtime_endpoint.clone(),
@@ -177,60 +145,14 @@ fn cgroup_config(kubelet: &KubeletConfiguration) -> CgroupTreeConfig {
     }
 }
 
-/// Everything that speaks with the API server.
-struct ApiSide {
-    clients: ApiClients,
-    pods: watch::Receiver<Arc<PodSet>>,
-    node: watch::Receiver<NodeRecord>,
-    objects: Arc<ApiObjects>,
-    statuses: Arc<StatusWriter>,
-    events: Arc<EventRecorder>,
-    access: Arc<ApiAccess>,
-    mirrors: Arc<ApiMirrorPods>,
-}
-
-impl ApiSide {
-    /// Starts everything; the task is that of the status writer, which ends when all is written.
-    fn start(
-        clients: ApiClients,
-        config: &AgentConfig,
-        identity: &Identity,
-        cancel: &CancellationToken,
-    ) -> (Self, JoinHandle<()>) {
-        let name = &identity.name;
-        info!(server = %clients.server, "the agent works for an API server");
-        let pods = follow_pods(&clients, name, cancel.clone());
-        let node = follow_node(&clients, name, cancel.clone());
-        let objects = ApiObjects::start(clients.clone(), pods.clone(), cancel.clone());
-        let (statuses, status_task) = StatusWriter::start(clients.clone(), pods.clone(), cancel.clone());
-        let (authentication, authorization) = (&config.kubelet.authentication, &config.kubelet.authorization);
-        let lives = AccessLives {
-            token: authentication.webhook.cache_ttl.0,
-            allowed: authorization.webhook.cache_authorized_ttl.0,
-            denied: authorization.webhook.cache_unauthorized_ttl.0,
-        };
-        let api = Self {
-            events: EventRecorder::start(clients.clone(), name, cancel.clone()),
-            access: ApiAccess::new(clients.clone(), name, lives),
-            mirrors: ApiMirrorPods::new(clients.clone(), name, node.clone()),
-            clients,
-            pods,
-            node,
-            objects,
-            statuses,
-        };
-        (api, status_task)
-    }
-}
-
 /// What `serve` has made before the parts run.
-struct Parts {
-    config: AgentConfig,
-    identity: Identity,
+pub(crate) struct Parts {
+    pub(crate) config: AgentConfig,
+    pub(crate) identity: Identity,
     runtime: CriRuntime,
     amounts: NodeAmounts,
     cgroups: CgroupTree,
-    api: Option<ApiSide>,
+    pub(crate) api: Option<ApiSide>,
 }
 
 impl Parts {
@@ -300,32 +222,6 @@ impl Parts {
         if by_itself { Err(AgentError::Manager) } else { Ok(()) }
     }
 
-    fn node_config(&self) -> NodeConfig {
-        let kubelet = &self.config.kubelet;
-        let taint = |taint: &crate::kubelet_config::TaintConfig| NodeTaint {
-            key: taint.key.clone(),
-            value: taint.value.clone(),
-            effect: taint.effect.clone(),
-        };
-        NodeConfig {
-            node_name: self.identity.name.clone(),
-            hostname: self.identity.hostname.clone(),
-            node_ips: self.config.node_ips.clone(),
-            host_ips: self.identity.host_ips.clone(),
-            labels: self.config.node_labels.clone(),
-            taints: kubelet.register_with_taints.iter().map(taint).collect(),
-            unschedulable: false,
-            provider_id: kubelet.provider_id.clone(),
-            register: kubelet.register_node,
-            kubelet_port: kubelet.port,
-            kubelet_version: self.config.kubelet_version.clone(),
-            images_max: kubelet.node_status_max_images,
-            update_interval: kubelet.node_status_update_frequency.0,
-            report_interval: kubelet.node_status_report_frequency.0,
-            system: read_system(std::path::Path::new("/")),
-        }
-    }
-
     fn pods_config(&self) -> PodsConfig {
         let kubelet = &self.config.kubelet;
         let restart = kubelet.crash_loop_back_off.max_container_restart_period;
@@ -342,150 +238,10 @@ impl Parts {
             max_parallel_pulls: kubelet.image_pulls_at_once(),
             cpu_quota: kubelet.cpu_cfs_quota,
             cpu_period_us: i64::try_from(kubelet.cpu_cfs_quota_period.0.as_micros()).unwrap_or(100_000),
-            cgroup_v2: std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+            cgroup_v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             seccomp_default: kubelet.seccomp_default,
             max_restart_period: restart.map_or(Duration::from_secs(300), |period| period.0),
             ..PodsConfig::new(&self.identity.name)
         }
     }
-
-    /// Registration, status, lease and CSINode.
-    fn start_node(
-        &self,
-        tasks: &mut JoinSet<()>,
-        node: &Arc<NodeAgent>,
-        drivers: watch::Receiver<Vec<CsiNodeDriver>>,
-        inputs: watch::Sender<NodeInputs>,
-        cancel: &CancellationToken,
-    ) {
-        let client = self.api.as_ref().map(|api| api.clients.heartbeat.clone());
-        let (agent, token) = (node.clone(), cancel.clone());
-        tasks.spawn(supervise("node", cancel.clone(), move || {
-            let serving = agent.clone().serve(client.clone(), token.clone());
-            async move {
-                serving.await;
-                Ok(())
-            }
-        }));
-        let Some(api) = &self.api else {
-            // Kept, because the node reads it for as long as it lives.
-            let token = cancel.clone();
-            tasks.spawn(async move {
-                token.cancelled().await;
-                drop(inputs);
-            });
-            return;
-        };
-        tasks.spawn(follow_record(node.clone(), api.node.clone(), cancel.clone()));
-        let (initialized, ready) = watch::channel(false);
-        tasks.spawn(follow_csi_node(ready, inputs, cancel.clone()));
-        let (clients, name, record) = (api.clients.clone(), self.identity.name.clone(), api.node.clone());
-        let (seconds, token) = (self.config.kubelet.node_lease_duration_seconds, cancel.clone());
-        tasks.spawn(supervise("node lease", cancel.clone(), move || {
-            let renewing = renew_lease(clients.clone(), name.clone(), seconds, record.clone(), token.clone());
-            async move {
-                renewing.await;
-                Ok(())
-            }
-        }));
-        let (clients, name, record) = (api.clients.clone(), self.identity.name.clone(), api.node.clone());
-        let token = cancel.clone();
-        tasks.spawn(supervise("CSINode", cancel.clone(), move || {
-            let (clients, name, record) = (clients.clone(), name.clone(), record.clone());
-            let keeping = keep_csi_node(clients, name, drivers.clone(), record, initialized.clone(), token.clone());
-            async move {
-                keeping.await;
-                Ok(())
-            }
-        }));
-    }
-
-    /// The kubelet port. A port that can't be had at the start is an error; later it is tried again.
-    async fn start_server(
-        &self,
-        tasks: &mut JoinSet<()>,
-        view: Arc<dyn NodeView>,
-        cancel: &CancellationToken,
-    ) -> Result<(), AgentError> {
-        if !self.config.kubelet.enable_server {
-            return Ok(());
-        }
-        let config = self.server_config();
-        let webhook = self.config.kubelet.authentication.webhook.enabled;
-        let access = self.api.as_ref().filter(|_| webhook).map(|api| api.access.clone() as Arc<dyn Access>);
-        let ports = KubeletServerPorts { view, access };
-        let mut bound = Some(KubeletServer::bind(config.clone(), ports.clone()).await?);
-        info!(address = %config.listen, "the kubelet port is open");
-        let token = cancel.clone();
-        tasks.spawn(supervise("kubelet port", cancel.clone(), move || {
-            let (bound, config, ports, token) = (bound.take(), config.clone(), ports.clone(), token.clone());
-            async move {
-                let server = match bound {
-                    Some(server) => server,
-                    None => KubeletServer::bind(config, ports).await.map_err(|error| error.to_string())?,
-                };
-                server.serve(token).await;
-                Ok(())
-            }
-        }));
-        Ok(())
-    }
-
-    fn server_config(&self) -> KubeletServerConfig {
-        let kubelet = &self.config.kubelet;
-        let given = |path: &std::path::PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
-        let identity = match (given(&kubelet.tls_cert_file), given(&kubelet.tls_private_key_file)) {
-            (Some(certificate), Some(key)) => ServerIdentity::Files { certificate, key },
-            _ => ServerIdentity::SelfSigned {
-                folder: self.config.cert_dir.clone(),
-                names: vec![self.identity.name.clone(), self.identity.hostname.clone()],
-                addresses: self.identity.host_ips.clone(),
-            },
-        };
-        let healthz = SocketAddr::new(kubelet.healthz_bind_address, kubelet.healthz_port);
-        KubeletServerConfig {
-            listen: SocketAddr::new(kubelet.address, kubelet.port),
-            healthz: (kubelet.healthz_port != 0).then_some(healthz),
-            identity,
-            client_ca: given(&kubelet.authentication.x509.client_ca_file),
-            anonymous: kubelet.authentication.anonymous.enabled,
-            authorization: match kubelet.authorization.mode.as_str() {
-                "AlwaysAllow" => Authorization::AlwaysAllow,
-                _ => Authorization::Webhook,
-            },
-            debugging_handlers: kubelet.enable_debugging_handlers,
-            idle_timeout: kubelet.streaming_connection_idle_timeout.0,
-            node_name: self.identity.name.clone(),
-            config: serde_json::to_value(kubelet).unwrap_or_default(),
-        }
-    }
-}
-
-/// Passes the Node object on to the node.
-async fn follow_record(node: Arc<NodeAgent>, mut record: watch::Receiver<NodeRecord>, cancel: CancellationToken) {
-    loop {
-        let now: Option<Arc<Node>> = record.borrow_and_update().node.clone();
-        node.observe(now);
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            changed = record.changed() => if changed.is_err() { return },
-        }
-    }
-}
-
-/// Takes the missing CSINode off the list of problems once it is there.
-async fn follow_csi_node(
-    mut ready: watch::Receiver<bool>,
-    inputs: watch::Sender<NodeInputs>,
-    cancel: CancellationToken,
-) {
-    let waiting = ready.wait_for(|ready| *ready);
-    let found = tokio::select! {
-        () = cancel.cancelled() => return,
-        found = waiting => found.is_ok(),
-    };
-    if found {
-        inputs.send_modify(|inputs| inputs.problems.retain(|problem| problem != CSI_NODE_MISSING));
-    }
-    cancel.cancelled().await;
 }
