@@ -113,3 +113,25 @@ pub fn is_network(path: &Path) -> bool {
     const NSFS_MAGIC: i64 = 0x6e73_6673;
     rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == NSFS_MAGIC)
 }
+
+/// Raises the loopback device of a bound network namespace.
+///
+/// # Errors
+/// When the namespace can't be entered or the kernel refuses.
+pub fn raise_loopback(path: &Path) -> Result<(), NamespaceError> {
+    in_network(path, || {
+        use std::os::fd::AsRawFd;
+        let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+        // SAFETY: all-zero is a valid ifreq; its name stays terminated.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+        // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives during the call.
+        match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    })?
+    .map_err(|error| failed("raise the loopback device of", path, error))
+}

@@ -1,6 +1,5 @@
 //! `cargo xtask`: the only task runner. Every set-up step that a fresh Debian 12 machine with rustup needs is here.
 
-mod bench;
 mod down;
 mod foreign;
 mod lint;
@@ -53,11 +52,6 @@ enum Task {
         /// Only these families (a folder below tests/conformance each).
         family: Vec<String>,
     },
-    /// Measure, side by side with a peer.
-    Bench {
-        #[command(subcommand)]
-        what: bench::What,
-    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -72,6 +66,5 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Task::Foreign { family } => foreign::build(&family),
-        Task::Bench { what } => bench::run(what),
     }
 }

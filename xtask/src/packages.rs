@@ -35,12 +35,6 @@ pub const TEST: &[Package] = &[
     Package { name: "git", shown_by: "git" },
 ];
 
-/// To build runc for the benchmark.
-pub const BENCH: &[Package] = &[
-    Package { name: "libseccomp-dev", shown_by: "/usr/include/seccomp.h" },
-    Package { name: "pkg-config", shown_by: "pkg-config" },
-];
-
 /// Installs what is missing of the packages.
 pub fn ensure(packages: &[Package]) -> Result<()> {
     let missing: Vec<&str> = packages

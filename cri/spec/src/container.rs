@@ -1,0 +1,314 @@
+//! A container: its OCI specification.
+
+use std::path::{Path, PathBuf};
+
+use orlop_container::config::{Config, Device, Linux, Mount, Process, Rlimit, Root, User};
+use orlop_kernel::cgroup::{Cpu, DeviceRule, HugepageLimit, Memory, Resources};
+use orlop_kernel::seccomp::Profile;
+use orlop_proto::cri;
+
+use crate::user::ResolvedUser;
+use crate::{SpecError, check_path, security, wrong};
+
+/// Where programs are looked for when the image doesn't say.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Open files of a container: soft and hard, whatever the daemon's own are.
+const OPEN_FILES: (u64, u64) = (1024, 524_288);
+/// Devices of every container.
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// How an image says that it is run.
+#[derive(Clone, Debug, Default)]
+pub struct ImageDefaults {
+    /// Entry point.
+    pub entrypoint: Vec<String>,
+    /// Arguments, or the command where there is no entry point.
+    pub cmd: Vec<String>,
+    /// Environment.
+    pub env: Vec<String>,
+    /// Working folder.
+    pub working_dir: String,
+}
+
+/// Everything that a container's specification is made of.
+#[derive(Clone, Debug)]
+pub struct ContainerInputs<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// What was asked for.
+    pub config: &'a cri::ContainerConfig,
+    /// The pod.
+    pub sandbox: &'a cri::PodSandboxConfig,
+    /// The sandbox's folder.
+    pub sandbox_folder: &'a Path,
+    /// Folder of the pod's own `hostname`, `hosts` and `resolv.conf`.
+    pub files: &'a Path,
+    /// What the image says.
+    pub image: &'a ImageDefaults,
+    /// Who it runs as.
+    pub user: &'a ResolvedUser,
+    /// The profile that a Localhost seccomp profile names.
+    pub localhost_profile: Option<&'a Profile>,
+    /// Open-files limit of the machine, which can't be exceeded.
+    pub cgroup: String,
+}
+
+/// The specification of a container.
+///
+/// # Errors
+/// Names the field that can't be had.
+pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecError> {
+    let config = inputs.config;
+    let linux = config.linux.clone().unwrap_or_default();
+    let context = linux.security_context.clone().unwrap_or_default();
+    let asked = linux.resources.clone().unwrap_or_default();
+    let bounding = security::capabilities(&context)?;
+    let process = Process {
+        terminal: config.tty,
+        user: User {
+            uid: inputs.user.uid,
+            gid: inputs.user.gid,
+            additional_gids: inputs.user.groups.clone(),
+            ..User::default()
+        },
+        args: arguments(config, inputs.image)?,
+        env: environment(config, inputs.image, inputs.user)?,
+        cwd: [config.working_dir.as_str(), inputs.image.working_dir.as_str(), "/"]
+            .into_iter()
+            .find(|cwd| !cwd.is_empty())
+            .unwrap_or("/")
+            .into(),
+        capabilities: security::sets(bounding, &context)?,
+        rlimits: vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: OPEN_FILES.0, hard: OPEN_FILES.1 }],
+        no_new_privileges: context.no_new_privs && !context.privileged,
+        oom_score_adj: Some(asked.oom_score_adj as i32),
+    };
+    let (masked, protected) = match context.privileged {
+        true => (vec![], vec![]),
+        false => (context.masked_paths.clone(), context.readonly_paths.clone()),
+    };
+    Ok(Config {
+        oci_version: "1.2.0".into(),
+        process,
+        root: Root { path: "rootfs".into(), readonly: context.readonly_rootfs },
+        hostname: inputs.sandbox.hostname.clone(),
+        mounts: mounts(inputs, &context)?,
+        linux: Linux {
+            resources: Resources { devices: device_rules(&context), ..resources(&asked) },
+            cgroups_path: inputs.cgroup.clone(),
+            namespaces: vec![],
+            devices: devices(config)?,
+            seccomp: security::seccomp_profile(&context, bounding, inputs.localhost_profile)?,
+            masked_paths: masked.into_iter().map(PathBuf::from).collect(),
+            readonly_paths: protected.into_iter().map(PathBuf::from).collect(),
+        },
+        ..Config::default()
+    })
+}
+
+/// The command: the pod's command replaces the image's entry point and its arguments, the pod's arguments replace the
+/// image's.
+fn arguments(config: &cri::ContainerConfig, image: &ImageDefaults) -> Result<Vec<String>, SpecError> {
+    let (command, args) = (&config.command, &config.args);
+    let mut all = if command.is_empty() { image.entrypoint.clone() } else { command.clone() };
+    let defaults = command.is_empty() && args.is_empty();
+    all.extend(if defaults { image.cmd.clone() } else { args.clone() });
+    if all.is_empty() {
+        return Err(wrong("config.command", "no command specified: neither the pod nor the image names one"));
+    }
+    Ok(all)
+}
+
+fn environment(
+    config: &cri::ContainerConfig,
+    image: &ImageDefaults,
+    user: &ResolvedUser,
+) -> Result<Vec<String>, SpecError> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let mut set = |name: &str, value: &str| match env.iter_mut().find(|(known, _)| known == name) {
+        Some(entry) => entry.1 = value.into(),
+        None => env.push((name.into(), value.into())),
+    };
+    for entry in std::iter::once(DEFAULT_PATH).chain(image.env.iter().map(String::as_str)) {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        set(name, value);
+    }
+    if config.tty {
+        set("TERM", "xterm");
+    }
+    for entry in &config.envs {
+        let value = std::str::from_utf8(&entry.value)
+            .map_err(|_| wrong(format!("config.envs[{}]", entry.key), "is not UTF-8"))?;
+        set(&entry.key, value);
+    }
+    if !env.iter().any(|(name, _)| name == "HOME") {
+        env.push(("HOME".into(), user.home.clone()));
+    }
+    Ok(env.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+}
+
+/// Limits in OCI's words; zero means that nothing was asked for.
+#[must_use]
+pub fn resources(asked: &cri::LinuxContainerResources) -> Resources {
+    let some = |value: i64| (value != 0).then_some(value);
+    let text = |value: &String| (!value.is_empty()).then(|| value.clone());
+    Resources {
+        cpu: Some(Cpu {
+            shares: some(asked.cpu_shares).map(|shares| shares.max(2) as u64),
+            quota: some(asked.cpu_quota),
+            period: some(asked.cpu_period).map(|period| period.max(0) as u64),
+            cpus: text(&asked.cpuset_cpus),
+            mems: text(&asked.cpuset_mems),
+        }),
+        memory: Some(Memory { limit: some(asked.memory_limit_in_bytes), swap: some(asked.memory_swap_limit_in_bytes) }),
+        pids: None,
+        hugepage_limits: asked
+            .hugepage_limits
+            .iter()
+            .filter(|limit| limit.limit > 0)
+            .map(|limit| HugepageLimit { page_size: limit.page_size.clone(), limit: limit.limit })
+            .collect(),
+        devices: vec![],
+        unified: asked.unified.clone().into_iter().collect(),
+    }
+}
+
+fn device_rules(context: &cri::LinuxContainerSecurityContext) -> Vec<DeviceRule> {
+    let rule = |allow, kind: &str, major, minor, access: &str| DeviceRule {
+        allow,
+        kind: Some(kind.into()),
+        major,
+        minor,
+        access: Some(access.into()),
+    };
+    if context.privileged {
+        return vec![rule(true, "a", None, None, "rwm")];
+    }
+    let mut rules = vec![rule(false, "a", None, None, "rwm")];
+    rules.extend(["c", "b"].map(|kind| rule(true, kind, None, None, "m")));
+    rules.extend(
+        DEVICES.map(|(_, major, minor)| rule(true, "c", Some(i64::from(major)), Some(i64::from(minor)), "rwm")),
+    );
+    // The terminals: ptmx and everything on devpts.
+    rules.push(rule(true, "c", Some(5), Some(2), "rwm"));
+    rules.push(rule(true, "c", Some(136), None, "rwm"));
+    rules
+}
+
+fn devices(config: &cri::ContainerConfig) -> Result<Vec<Device>, SpecError> {
+    if let Some(device) = config.devices.first() {
+        return Err(wrong(
+            "config.devices",
+            format!("{:?}: devices of the machine are not handed on yet", device.host_path),
+        ));
+    }
+    let device = |(path, major, minor): (&str, u32, u32)| Device {
+        path: path.into(),
+        kind: "c".into(),
+        major,
+        minor,
+        ..Device::default()
+    };
+    Ok(DEVICES.map(device).into())
+}
+
+fn mounts(inputs: &ContainerInputs<'_>, context: &cri::LinuxContainerSecurityContext) -> Result<Vec<Mount>, SpecError> {
+    let mount = |destination: &str, kind: &str, source: PathBuf, options: &[&str]| Mount {
+        destination: destination.into(),
+        kind: kind.into(),
+        source,
+        options: options.iter().map(ToString::to_string).collect(),
+    };
+    let read_only = if context.privileged { "rw" } else { "ro" };
+    let fresh = |destination: &str, kind: &str, options: &[&str]| mount(destination, kind, kind.into(), options);
+    let mut all = vec![
+        fresh("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        fresh("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        fresh("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        fresh("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        fresh("/sys", "sysfs", &["nosuid", "noexec", "nodev", read_only]),
+        fresh("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", read_only]),
+    ];
+    let asked = |path: &str| inputs.config.mounts.iter().any(|mount| mount.container_path == path);
+    let ipc_node = crate::sandbox::namespaces(inputs.sandbox).ipc == cri::NamespaceMode::Node as i32;
+    if !asked("/dev/shm") {
+        let source = if ipc_node { "/dev/shm".into() } else { inputs.sandbox_folder.join("shm") };
+        all.push(mount("/dev/shm", "bind", source, &["bind", "rw"]));
+    }
+    for name in ["hostname", "hosts", "resolv.conf"] {
+        let destination = format!("/etc/{name}");
+        if !asked(&destination) {
+            let options: &[&str] = if context.readonly_rootfs { &["bind", "ro"] } else { &["bind", "rw"] };
+            all.push(mount(&destination, "bind", inputs.files.join(name), options));
+        }
+    }
+    for entry in &inputs.config.mounts {
+        all.push(bind(entry)?);
+    }
+    Ok(all)
+}
+
+fn bind(entry: &cri::Mount) -> Result<Mount, SpecError> {
+    let field = format!("config.mounts[{}]", entry.container_path);
+    check_path(&format!("{field}.container_path"), &entry.container_path)?;
+    if entry.image.is_some() {
+        return Err(wrong(format!("{field}.image"), "image volumes are not mounted yet"));
+    }
+    if !entry.host_path.starts_with('/') {
+        return Err(wrong(format!("{field}.host_path"), format!("{:?} must be absolute", entry.host_path)));
+    }
+    let propagation = match cri::MountPropagation::try_from(entry.propagation) {
+        Ok(cri::MountPropagation::PropagationPrivate) => "rprivate",
+        Ok(cri::MountPropagation::PropagationHostToContainer) => "rslave",
+        Ok(cri::MountPropagation::PropagationBidirectional) => "rshared",
+        Err(_) => return Err(wrong(format!("{field}.propagation"), "unknown")),
+    };
+    if entry.recursive_read_only && (!entry.readonly || propagation != "rprivate") {
+        return Err(wrong(format!("{field}.recursive_read_only"), "wants readonly and private propagation"));
+    }
+    let writing = match (entry.recursive_read_only, entry.readonly) {
+        (true, _) => "rro",
+        (false, true) => "ro",
+        (false, false) => "rw",
+    };
+    Ok(Mount {
+        destination: entry.container_path.clone().into(),
+        kind: "bind".into(),
+        source: entry.host_path.clone().into(),
+        options: ["rbind", propagation, writing].map(String::from).into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_of_pod_and_image() {
+        let image = ImageDefaults { entrypoint: vec!["e".into()], cmd: vec!["c".into()], ..ImageDefaults::default() };
+        let words = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        for (command, args, expected) in [
+            (vec![], vec![], vec!["e", "c"]),
+            (vec!["x"], vec![], vec!["x"]),
+            (vec![], vec!["a"], vec!["e", "a"]),
+            (vec!["x"], vec!["a"], vec!["x", "a"]),
+        ] {
+            let config = cri::ContainerConfig { command: words(&command), args: words(&args), ..Default::default() };
+            assert_eq!(arguments(&config, &image).unwrap(), words(&expected));
+        }
+        assert!(arguments(&cri::ContainerConfig::default(), &ImageDefaults::default()).is_err());
+    }
+
+    #[test]
+    fn paths_with_parents_are_refused() {
+        let entry = cri::Mount { container_path: "/a/../b".into(), host_path: "/x".into(), ..Default::default() };
+        assert!(bind(&entry).unwrap_err().to_string().contains("container_path"));
+    }
+}

@@ -1,0 +1,115 @@
+//! A pod sandbox: its shim's specification, its files, its cgroup.
+
+use std::path::{Path, PathBuf};
+
+use orlop_container::protocol::{NamespaceSource, SandboxSpec};
+use orlop_proto::cri;
+
+use crate::{SpecError, check_name, check_path, wrong};
+
+/// Bytes of a pod's `/dev/shm`.
+const SHM_BYTES: u64 = 64 << 20;
+/// `oom_score_adj` of pause (the kubelet's `PodInfraOOMAdj`).
+const PAUSE_OOM_SCORE: i32 = -998;
+/// Sysctls that every pod with a network of its own gets, as containerd sets them.
+const DEFAULT_SYSCTLS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// Checks the parts of a sandbox's configuration that become paths or names.
+///
+/// # Errors
+/// Names the field.
+pub fn check(config: &cri::PodSandboxConfig) -> Result<&cri::PodSandboxMetadata, SpecError> {
+    let metadata = config.metadata.as_ref().ok_or_else(|| wrong("config.metadata", "is missing"))?;
+    check_name("config.metadata.name", &metadata.name)?;
+    check_name("config.metadata.namespace", &metadata.namespace)?;
+    check_name("config.metadata.uid", &metadata.uid)?;
+    if !config.log_directory.is_empty() {
+        check_path("config.log_directory", &config.log_directory)?;
+    }
+    if config.hostname.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(wrong("config.hostname", "holds white space or control characters"));
+    }
+    Ok(metadata)
+}
+
+/// The namespace options of a sandbox.
+#[must_use]
+pub fn namespaces(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
+    security.namespace_options.unwrap_or_default()
+}
+
+/// Whether the pod uses the machine's network.
+#[must_use]
+pub fn is_host_network(config: &cri::PodSandboxConfig) -> bool {
+    namespaces(config).network == cri::NamespaceMode::Node as i32
+}
+
+/// The cgroup of a container of the sandbox (or of its pause) below each hierarchy.
+///
+/// # Errors
+/// When the parent is no cgroup path.
+pub fn cgroup(config: &cri::PodSandboxConfig, id: &str) -> Result<String, SpecError> {
+    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).filter(|parent| !parent.is_empty());
+    let parent = parent.unwrap_or("/orlop");
+    check_path("config.linux.cgroup_parent", parent)?;
+    Ok(format!("{}/{id}", parent.trim_end_matches('/')))
+}
+
+/// What the shim is told.
+///
+/// # Errors
+/// Names the field that can't be had.
+pub fn spec(
+    id: &str,
+    config: &cri::PodSandboxConfig,
+    netns: Option<PathBuf>,
+    pause: &Path,
+) -> Result<SandboxSpec, SpecError> {
+    let metadata = check(config)?;
+    let options = namespaces(config);
+    let node = cri::NamespaceMode::Node as i32;
+    let of = |mode: i32| if mode == node { NamespaceSource::Host } else { NamespaceSource::New };
+    let host_network = netns.is_none();
+    let mut sysctls: std::collections::BTreeMap<String, String> = if host_network {
+        Default::default()
+    } else {
+        DEFAULT_SYSCTLS.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    };
+    sysctls.extend(config.linux.iter().flat_map(|linux| linux.sysctls.clone()));
+    Ok(SandboxSpec {
+        version: 1,
+        id: id.into(),
+        pod: format!("{}/{}", metadata.namespace, metadata.name),
+        hostname: Some(config.hostname.clone()).filter(|name| !name.is_empty()),
+        network: netns.map_or(NamespaceSource::Host, NamespaceSource::Path),
+        ipc: of(options.ipc),
+        uts: if host_network { NamespaceSource::Host } else { NamespaceSource::New },
+        pid: if options.pid == cri::NamespaceMode::Pod as i32 { NamespaceSource::New } else { NamespaceSource::Host },
+        sysctls,
+        cgroup: cgroup(config, id)?,
+        pause_program: pause.to_path_buf(),
+        shm_bytes: SHM_BYTES,
+        oom_score_adj: PAUSE_OOM_SCORE,
+    })
+}
+
+/// The pod's `resolv.conf`; none means the machine's own.
+#[must_use]
+pub fn resolv_conf(dns: &cri::DnsConfig) -> Option<String> {
+    if dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty() {
+        return None;
+    }
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    Some(text)
+}

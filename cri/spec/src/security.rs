@@ -1,0 +1,85 @@
+//! Capabilities, seccomp, masked paths: what a container may do.
+
+use orlop_container::config::Capabilities as CapabilitySets;
+use orlop_kernel::capability::Capabilities;
+use orlop_kernel::seccomp::{self, Profile};
+use orlop_proto::cri;
+
+use crate::{SpecError, wrong};
+
+/// Capabilities that a container has when nothing is said (containerd's default).
+const DEFAULT: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+/// The capabilities of a container.
+pub(crate) fn capabilities(security: &cri::LinuxContainerSecurityContext) -> Result<Capabilities, SpecError> {
+    if security.privileged {
+        return Ok(Capabilities::ALL);
+    }
+    let asked = security.capabilities.clone().unwrap_or_default();
+    let set = |field: &str, names: &[String]| {
+        let all = names.iter().any(|name| name.eq_ignore_ascii_case("ALL"));
+        if all {
+            return Ok(Capabilities::ALL);
+        }
+        Capabilities::from_names(names.iter().map(String::as_str)).map_err(|name| {
+            wrong(format!("linux.security_context.capabilities.{field}"), format!("{name:?} is no capability"))
+        })
+    };
+    let default = Capabilities::from_names(DEFAULT).unwrap_or_default();
+    let (add, drop) =
+        (set("add_capabilities", &asked.add_capabilities)?, set("drop_capabilities", &asked.drop_capabilities)?);
+    // "drop ALL" with additions keeps the additions; "add ALL" with drops keeps all but those.
+    let drops_all = asked.drop_capabilities.iter().any(|name| name.eq_ignore_ascii_case("ALL"));
+    Ok(if drops_all { add } else { Capabilities((default.0 | add.0) & !drop.0) })
+}
+
+/// The sets of a process, with its ambient ones.
+pub(crate) fn sets(
+    bounding: Capabilities,
+    security: &cri::LinuxContainerSecurityContext,
+) -> Result<CapabilitySets, SpecError> {
+    let names = bounding.names();
+    let ambient =
+        security.capabilities.as_ref().map(|asked| asked.add_ambient_capabilities.clone()).unwrap_or_default();
+    let ambient = Capabilities::from_names(ambient.iter().map(String::as_str)).map_err(|name| {
+        wrong("linux.security_context.capabilities.add_ambient_capabilities", format!("{name:?} is no capability"))
+    })?;
+    Ok(CapabilitySets { bounding: names.clone(), effective: names.clone(), permitted: names, ambient: ambient.names() })
+}
+
+/// The filter of a container: none when it is privileged or unconfined. `localhost` holds the text of the profile
+/// that a Localhost profile names.
+pub(crate) fn seccomp_profile(
+    security: &cri::LinuxContainerSecurityContext,
+    bounding: Capabilities,
+    localhost: Option<&Profile>,
+) -> Result<Option<Profile>, SpecError> {
+    use cri::security_profile::ProfileType;
+    let Some(profile) = security.seccomp.as_ref().filter(|_| !security.privileged) else { return Ok(None) };
+    match ProfileType::try_from(profile.profile_type) {
+        Ok(ProfileType::RuntimeDefault) => Ok(Some(seccomp::default_profile(bounding))),
+        Ok(ProfileType::Unconfined) => Ok(None),
+        Ok(ProfileType::Localhost) => localhost.cloned().map(Some).ok_or_else(|| {
+            wrong(
+                "linux.security_context.seccomp.localhost_ref",
+                format!("no profile {:?} on this node", profile.localhost_ref),
+            )
+        }),
+        Err(_) => Err(wrong("linux.security_context.seccomp.profile_type", "unknown")),
+    }
+}
