@@ -69,7 +69,8 @@ pub fn sandbox_spec(pod: &Pod, context: SandboxContext<'_>) -> SandboxSpec {
         namespace: namespace(pod).to_owned(),
         uid: uid(pod).to_owned(),
         attempt: context.attempt,
-        hostname: context.names.sandbox_hostname.clone(),
+        // On the node's network the node's name is there already; runtimes refuse to set it.
+        hostname: if host_network(pod) { String::new() } else { context.names.sandbox_hostname.clone() },
         log_directory: log_directory(context.logs_root, pod),
         dns: Some(context.dns),
         ports: port_mappings(pod),

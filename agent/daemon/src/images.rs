@@ -30,8 +30,8 @@ impl RuntimeProbe for CriProbe {
             Ok(RuntimeState {
                 name,
                 version,
-                runtime_problem: status.runtime,
-                network_problem: status.network,
+                runtime_problem: status.runtime.map(|text| without("RuntimeReady=false ", text)),
+                network_problem: status.network.map(|text| without("NetworkReady=false ", text)),
                 handlers: status.handlers.into_iter().map(handler).collect(),
                 supplemental_groups_policy: status.supplemental_groups_policy,
             })
@@ -53,6 +53,11 @@ impl RuntimeProbe for CriProbe {
             Ok(list.into_inner().images.into_iter().map(fact).collect())
         })
     }
+}
+
+/// The node's status says which condition it is by itself.
+fn without(prefix: &str, text: String) -> String {
+    text.strip_prefix(prefix).map_or(text.clone(), str::to_owned)
 }
 
 fn split_version(text: &str) -> (String, String) {

@@ -10,7 +10,6 @@
 
 mod api_side;
 mod config;
-mod csi;
 mod duration;
 mod identity;
 mod images;

@@ -3,8 +3,13 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+
+/// A process that was killed gives its lock back only when the kernel is done with it.
+const PATIENCE: Duration = Duration::from_secs(3);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why the root directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +41,19 @@ pub(crate) struct RootLock {
     _file: File,
 }
 
+/// Takes the lock of a root directory, waiting for a moment for an agent that was just killed.
+pub(crate) async fn lock_root(root: &Path) -> Result<RootLock, LockError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match try_lock_root(root) {
+            Err(LockError::Held { .. }) if Instant::now() < end => tokio::time::sleep(RETRY_INTERVAL).await,
+            result => return result,
+        }
+    }
+}
+
 /// Takes the lock of a root directory, which is made where it is missing.
-pub(crate) fn lock_root(root: &Path) -> Result<RootLock, LockError> {
+fn try_lock_root(root: &Path) -> Result<RootLock, LockError> {
     let path = root.join("orlop-agent.lock");
     let failed = |source| LockError::File { path: path.clone(), source };
     std::fs::create_dir_all(root).map_err(failed)?;
@@ -66,10 +82,21 @@ mod tests {
     fn a_second_agent_is_refused_and_told_why() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("kubelet");
-        let lock = lock_root(&root).unwrap();
-        let error = lock_root(&root).unwrap_err().to_string();
+        let lock = try_lock_root(&root).unwrap();
+        let error = try_lock_root(&root).unwrap_err().to_string();
         assert!(error.contains("another agent (process ") && error.contains("root directory"), "{error}");
         drop(lock);
-        lock_root(&root).unwrap();
+        try_lock_root(&root).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_just_ending_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = try_lock_root(folder.path()).unwrap();
+        let (locked, ()) = tokio::join!(lock_root(folder.path()), async {
+            tokio::task::yield_now().await;
+            drop(lock);
+        });
+        locked.unwrap();
     }
 }

@@ -26,7 +26,7 @@ use crate::lock::{LockError, lock_root};
 use crate::machine::{NodeAmounts, ResourcesError, read_amounts};
 use crate::node_side::CSI_NODE_MISSING;
 use crate::standalone::Standalone;
-use crate::storage::{StorageParts, start_storage};
+use crate::storage::start_storage;
 
 /// How long the parts may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ pub enum AgentError {
 /// # Errors
 /// [`AgentError`] when it can't start; once started it goes on whatever happens.
 pub async fn serve(config: AgentConfig, cancel: CancellationToken) -> Result<(), AgentError> {
-    let _lock = lock_root(&config.kubelet_root)?;
+    let _lock = lock_root(&config.kubelet_root).await?;
     let identity = Identity::find(&config)?;
     let root = config.kubelet_root.clone();
     for path in
@@ -174,18 +174,7 @@ impl Parts {
         });
         let probe = Arc::new(CriProbe { runtime: self.runtime.clone() });
         let node = NodeAgent::new(self.node_config(), inputs.subscribe(), probe, events.clone());
-        let storage = start_storage(
-            StorageParts {
-                node_name: self.identity.name.clone(),
-                kubelet_root: self.config.kubelet_root.clone(),
-                plugin_registry: self.config.plugin_registry.clone(),
-                objects: objects.clone(),
-                events: events.clone(),
-                node: node.clone(),
-            },
-            &mut tasks,
-            cancel,
-        );
+        let storage = start_storage(cancel);
         self.start_node(&mut tasks, &node, storage.drivers, inputs, cancel);
         let ports = PodPorts {
             runtime: Arc::new(self.runtime.clone()) as Arc<dyn Runtime>,

@@ -1,25 +1,13 @@
 //! Volumes and the plugins that serve them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_api::csi_node::CsiNodeDriver;
-use orlop_agent_core::ports::{Events, MountedVolume, NodeFacts, Objects, PortFuture, VolumeError, Volumes};
+use orlop_agent_core::ports::{MountedVolume, PortFuture, VolumeError, Volumes};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-/// What storage is made of.
-pub(crate) struct StorageParts {
-    pub(crate) node_name: String,
-    pub(crate) kubelet_root: PathBuf,
-    pub(crate) plugin_registry: PathBuf,
-    pub(crate) objects: Arc<dyn Objects>,
-    pub(crate) events: Arc<dyn Events>,
-    pub(crate) node: Arc<dyn NodeFacts>,
-}
 
 /// Storage, running.
 pub(crate) struct Storage {
@@ -28,7 +16,7 @@ pub(crate) struct Storage {
 }
 
 /// Starts volumes and plugins.
-pub(crate) fn start_storage(parts: StorageParts, _tasks: &mut JoinSet<()>, cancel: &CancellationToken) -> Storage {
+pub(crate) fn start_storage(cancel: &CancellationToken) -> Storage {
     let (sender, drivers) = watch::channel(Vec::new());
     let token = cancel.clone();
     tokio::spawn(async move {

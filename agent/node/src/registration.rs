@@ -27,7 +27,7 @@ pub(crate) enum NodeRequestError {
         what: &'static str,
     },
     /// Refused, or not reached.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", describe(source))]
     Request {
         /// What was asked.
         what: &'static str,
@@ -44,6 +44,23 @@ impl NodeRequestError {
             _ => None,
         }
     }
+}
+
+/// What the server said, or why it was not reached, with all causes.
+fn describe(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("{} ({} {})", status.message, status.code, status.reason);
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Runs one request under the deadline.

@@ -70,7 +70,8 @@ fn node_info(facts: &StatusFacts) -> NodeSystemInfo {
         machine_id: system.machine_id.clone(),
         operating_system: "linux".to_owned(),
         os_image: system.os_image.clone(),
-        swap: system.swap_bytes.map(|bytes| NodeSwapStatus { capacity: Some(bytes) }),
+        // The API server refuses a node with no swap that says so.
+        swap: system.swap_bytes.filter(|bytes| *bytes > 0).map(|bytes| NodeSwapStatus { capacity: Some(bytes) }),
         system_uuid: system.system_uuid.clone(),
     }
 }
