@@ -1,19 +1,15 @@
 //! `cargo xtask`: the only task runner. Every set-up step that a fresh Debian 12 machine with rustup needs is here.
 
-mod down;
 mod foreign;
 mod lint;
 mod packages;
 mod programs;
 mod test;
-mod up;
 mod workspace;
-
-use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-/// Builds, runs, tests and measures Orlop.
+/// Builds and tests Orlop.
 #[derive(Parser)]
 #[command(name = "cargo xtask", version, about, max_term_width = 100)]
 struct Cli {
@@ -23,18 +19,6 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build everything, start a node with its own API server, run the sample and fetch its page.
-    Up {
-        /// Keep all state below this folder, beside other instances (default: /var/lib/orlop and the kubelet's paths).
-        #[arg(long, value_name = "DIR")]
-        root: Option<PathBuf>,
-    },
-    /// Stop what `up` started and remove everything that it left on the machine.
-    Down {
-        /// The folder given to `up`.
-        #[arg(long, value_name = "DIR")]
-        root: Option<PathBuf>,
-    },
     /// Run every test, with its set-up: Debian packages, foreign programs, our programs, lints, tests.
     Test {
         /// Only the tests whose name contains this.
@@ -56,8 +40,6 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
-        Task::Up { root } => up::run(root.as_deref()),
-        Task::Down { root } => down::run(root.as_deref()),
         Task::Test { filter, no_lint } => test::run(filter.as_deref(), !no_lint),
         Task::Lint => lint::run(),
         Task::Build => {
