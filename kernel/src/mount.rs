@@ -69,11 +69,6 @@ fn named(kind: &str, what: &str, errno: rustix::io::Errno) -> std::io::Error {
 /// # Errors
 /// When the kernel refuses a layer.
 pub fn overlay(lower: &[impl AsRef<Path>], upper: &Path, work: &Path) -> std::io::Result<OwnedFd> {
-    let text = |path: &Path| {
-        let text = path.to_str().filter(|text| !text.contains([',', '\\', ':']));
-        text.map(str::to_string)
-            .ok_or_else(|| std::io::Error::other(format!("the layer path {path:?} holds one of , \\ :")))
-    };
     if lower.is_empty() {
         // An image without layers: there is nothing to lay the writable one over.
         return clone_path(upper, false);
@@ -84,6 +79,38 @@ pub fn overlay(lower: &[impl AsRef<Path>], upper: &Path, work: &Path) -> std::io
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    let context = overlay_of(lower)?;
+    fsconfig_set_string(&context, "upperdir", text(upper)?).map_err(|errno| named("overlay", "upperdir", errno))?;
+    fsconfig_set_string(&context, "workdir", text(work)?).map_err(|errno| named("overlay", "workdir", errno))?;
+    // Kernels before 5.10 don't know it and work without.
+    let _ = fsconfig_set_flag(&context, "volatile");
+    fsconfig_create(&context).map_err(|errno| named("overlay", "create", errno))?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+/// A detached read-only view of layers, from top to bottom, as a container of the image sees them.
+///
+/// # Errors
+/// When the kernel refuses a layer.
+pub fn layers_view(lower: &[impl AsRef<Path>]) -> std::io::Result<OwnedFd> {
+    if let [only] = lower {
+        // One layer is its own view, and overlayfs wants two.
+        return clone_path(only.as_ref(), false);
+    }
+    let context = overlay_of(lower)?;
+    fsconfig_create(&context).map_err(|errno| named("overlay", "create", errno))?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?)
+}
+
+/// A path as an option of overlayfs.
+fn text(path: &Path) -> std::io::Result<String> {
+    let text = path.to_str().filter(|text| !text.contains([',', '\\', ':']));
+    text.map(str::to_string)
+        .ok_or_else(|| std::io::Error::other(format!("the layer path {path:?} holds one of , \\ :")))
+}
+
+/// An overlay in the making, with its lower layers.
+fn overlay_of(lower: &[impl AsRef<Path>]) -> std::io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let lower = lower.iter().map(|path| text(path.as_ref())).collect::<Result<Vec<_>, _>>()?;
     // One option per layer where the kernel has it (6.5 and newer): no limit on the length of all together.
@@ -96,12 +123,7 @@ pub fn overlay(lower: &[impl AsRef<Path>], upper: &Path, work: &Path) -> std::io
             .map_err(|errno| named("overlay", "lowerdir", errno))?;
         context
     };
-    fsconfig_set_string(&context, "upperdir", text(upper)?).map_err(|errno| named("overlay", "upperdir", errno))?;
-    fsconfig_set_string(&context, "workdir", text(work)?).map_err(|errno| named("overlay", "workdir", errno))?;
-    // Kernels before 5.10 don't know it and work without.
-    let _ = fsconfig_set_flag(&context, "volatile");
-    fsconfig_create(&context).map_err(|errno| named("overlay", "create", errno))?;
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+    Ok(context)
 }
 
 /// A detached copy of the mount at a path of the machine, with those below it when `recursive`.

@@ -7,7 +7,7 @@ use orlop_proto::cri;
 pub(crate) fn fs_info(images: &Images) -> cri::ImageFsInfoResponse {
     let info = images.fs_info();
     let usage = cri::FilesystemUsage {
-        timestamp: i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX),
+        timestamp: crate::server::now(),
         fs_id: Some(cri::FilesystemIdentifier { mountpoint: info.mountpoint.display().to_string() }),
         used_bytes: Some(cri::UInt64Value { value: info.used_bytes }),
         inodes_used: Some(cri::UInt64Value { value: info.inodes_used }),

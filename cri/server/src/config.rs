@@ -1,0 +1,45 @@
+//! What the CRI server is told at its start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use orlop_image::ImageConfig;
+use orlop_network::NetworkConfig;
+
+/// Where the server keeps things and what it runs.
+#[derive(Clone, Debug)]
+pub struct CriConfig {
+    /// State that outlives a boot: `image/`, `containers/<id>/{upper,work}`, `meta/`.
+    pub state_dir: PathBuf,
+    /// What ends with a boot: `sandboxes/<id>/`, `netns/<id>`, `image.sock`.
+    pub run_dir: PathBuf,
+    /// The socket of the two CRI services.
+    pub socket: PathBuf,
+    /// The shim program, one process per pod.
+    pub shim_program: PathBuf,
+    /// The pause program, one process per pod.
+    pub pause_program: PathBuf,
+    /// The pods' network.
+    pub network: NetworkConfig,
+    /// Address of the streaming server; keep it on loopback.
+    pub streaming: SocketAddr,
+    /// Images and registries.
+    pub images: ImageConfig,
+}
+
+impl CriConfig {
+    /// The sandbox's folder.
+    pub(crate) fn sandbox_folder(&self, id: &str) -> PathBuf {
+        self.run_dir.join("sandboxes").join(id)
+    }
+
+    /// The file of the sandbox's network namespace.
+    pub(crate) fn netns(&self, id: &str) -> PathBuf {
+        self.run_dir.join("netns").join(id)
+    }
+
+    /// Folder of a container's writable layer.
+    pub(crate) fn container_folder(&self, id: &str) -> PathBuf {
+        self.state_dir.join("containers").join(id)
+    }
+}

@@ -1,0 +1,65 @@
+//! `RemoveContainer`: processes, writable layer, hold on the image, record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orlop_container::protocol::Request;
+use orlop_proto::cri;
+
+use crate::container::Container;
+use crate::container_stop::stop_container;
+use crate::error::{RpcError, file};
+use crate::record::ContainerRecord;
+use crate::sandbox::Sandbox;
+use crate::sandbox_remove::remove_folder;
+use crate::server::{Server, blocking};
+use crate::shim::{self, ShimError};
+
+/// Removes a container, whatever it does; one that is not known is removed.
+pub(crate) async fn remove(
+    server: Arc<Server>,
+    request: cri::RemoveContainerRequest,
+) -> Result<cri::RemoveContainerResponse, RpcError> {
+    if let Some(container) = server.store.find_container(&request.container_id)? {
+        remove_container(&server, &container).await?;
+    }
+    Ok(cri::RemoveContainerResponse {})
+}
+
+/// Removes a container.
+pub(crate) async fn remove_container(server: &Server, container: &Arc<Container>) -> Result<(), RpcError> {
+    let _operation = container.operation.lock().await;
+    if server.store.find_container(&container.id)?.is_none() {
+        return Ok(());
+    }
+    stop_container(container, Duration::ZERO).await?;
+    remove_parts(server, &container.sandbox, &container.id).await?;
+    server.store.remove_container(container);
+    server.announce(cri::ContainerEventType::ContainerDeletedEvent, &container.id, &container.sandbox);
+    Ok(())
+}
+
+/// Removes what a container consists of; every step may be repeated. The record goes last, so that an interrupted
+/// removal is seen and repeated.
+pub(crate) async fn remove_parts(server: &Server, sandbox: &Sandbox, id: &str) -> Result<(), RpcError> {
+    match shim::tell(&sandbox.folder, &Request::Delete { id: id.into() }).await {
+        Ok(()) | Err(ShimError::Gone { .. }) => {}
+        Err(source) => {
+            return Err(RpcError::Shim { step: "remove the container", object: format!("{id} in {}", sandbox.pod()), source });
+        }
+    }
+    remove_files(server, sandbox.folder.join("containers").join(id), id).await
+}
+
+/// Removes the files of a container whose processes are gone.
+pub(crate) async fn remove_files(server: &Server, folder: std::path::PathBuf, id: &str) -> Result<(), RpcError> {
+    let writable = server.config.container_folder(id);
+    blocking(move || {
+        remove_folder(&folder)?;
+        remove_folder(&writable)
+    })
+    .await?;
+    let released = server.images.release(id).await;
+    released.map_err(|source| RpcError::Image { image: format!("held by container {id}"), source })?;
+    server.records.remove::<ContainerRecord>(id).map_err(file("remove the record of container", id))
+}

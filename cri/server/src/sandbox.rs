@@ -1,0 +1,171 @@
+//! A pod sandbox as the server holds it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use orlop_cri_spec::sandbox;
+use orlop_network::Attachment;
+use orlop_proto::cri;
+use serde_json::{Map, Value, json};
+
+use crate::config::CriConfig;
+use crate::record::{Encoded, SandboxRecord, version};
+
+/// A sandbox.
+pub(crate) struct Sandbox {
+    /// 64 hexadecimal digits.
+    pub(crate) id: String,
+    /// Nanoseconds since the epoch.
+    pub(crate) created_at: i64,
+    pub(crate) config: cri::PodSandboxConfig,
+    /// Folder that it shares with its shim.
+    pub(crate) folder: PathBuf,
+    /// File of its network namespace; none on the machine's network.
+    pub(crate) netns: Option<PathBuf>,
+    /// One thing at a time is done to a sandbox as a whole.
+    pub(crate) operation: tokio::sync::Mutex<()>,
+    state: Mutex<SandboxState>,
+}
+
+/// What changes during its life.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SandboxState {
+    /// Pause runs.
+    pub(crate) ready: bool,
+    /// No process and no network is left.
+    pub(crate) stopped: bool,
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) cni_result: Value,
+}
+
+impl Sandbox {
+    /// A sandbox that is to be made.
+    pub(crate) fn new(id: String, created_at: i64, config: cri::PodSandboxConfig, places: &CriConfig) -> Sandbox {
+        let netns = (!sandbox::is_host_network(&config)).then(|| places.netns(&id));
+        Sandbox {
+            folder: places.sandbox_folder(&id),
+            netns,
+            id,
+            created_at,
+            config,
+            operation: tokio::sync::Mutex::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The sandbox of a record. It counts as not ready until its shim has said otherwise.
+    pub(crate) fn from_record(record: SandboxRecord, places: &CriConfig) -> std::io::Result<Sandbox> {
+        let config: cri::PodSandboxConfig = record.config.decode()?;
+        let sandbox = Sandbox::new(record.id, record.created_at, config, places);
+        *sandbox.state() = SandboxState {
+            ready: false,
+            stopped: record.stopped,
+            ips: record.ips,
+            cni_result: record.cni_result,
+        };
+        Ok(sandbox)
+    }
+
+    pub(crate) fn to_record(&self) -> SandboxRecord {
+        let state = self.state().clone();
+        SandboxRecord {
+            version: version(),
+            id: self.id.clone(),
+            created_at: self.created_at,
+            config: Encoded::new(&self.config),
+            ips: state.ips,
+            cni_result: state.cni_result,
+            stopped: state.stopped,
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, SandboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn metadata(&self) -> cri::PodSandboxMetadata {
+        self.config.metadata.clone().unwrap_or_default()
+    }
+
+    /// `namespace/name`, for people.
+    pub(crate) fn pod(&self) -> String {
+        let metadata = self.metadata();
+        format!("{}/{}", metadata.namespace, metadata.name)
+    }
+
+    /// The name that no two sandboxes share.
+    pub(crate) fn name(&self) -> String {
+        let cri::PodSandboxMetadata { name, namespace, uid, attempt } = self.metadata();
+        format!("{name}_{namespace}_{uid}_{attempt}")
+    }
+
+    pub(crate) fn cri_state(&self) -> cri::PodSandboxState {
+        if self.state().ready { cri::PodSandboxState::SandboxReady } else { cri::PodSandboxState::SandboxNotready }
+    }
+
+    /// How CNI plugins see the pod.
+    pub(crate) fn attachment(&self) -> Attachment {
+        let metadata = self.metadata();
+        let args = [
+            ("IgnoreUnknown", "1".to_string()),
+            ("K8S_POD_NAMESPACE", metadata.namespace),
+            ("K8S_POD_NAME", metadata.name),
+            ("K8S_POD_INFRA_CONTAINER_ID", self.id.clone()),
+            ("K8S_POD_UID", metadata.uid),
+        ];
+        Attachment {
+            container_id: self.id.clone(),
+            netns: self.netns.clone().unwrap_or_default(),
+            ifname: "eth0".into(),
+            args: args.map(|(name, value)| (name.to_string(), value)).into(),
+            capabilities: capabilities(&self.config),
+        }
+    }
+}
+
+/// Values of the capabilities that plugins may ask for.
+fn capabilities(config: &cri::PodSandboxConfig) -> Map<String, Value> {
+    let mut all = Map::new();
+    let ports: Vec<Value> = config
+        .port_mappings
+        .iter()
+        .filter(|mapping| mapping.host_port > 0)
+        .map(|mapping| {
+            let protocol = match cri::Protocol::try_from(mapping.protocol) {
+                Ok(cri::Protocol::Udp) => "udp",
+                Ok(cri::Protocol::Sctp) => "sctp",
+                _ => "tcp",
+            };
+            json!({
+                "hostPort": mapping.host_port,
+                "containerPort": mapping.container_port,
+                "protocol": protocol,
+                "hostIP": mapping.host_ip,
+            })
+        })
+        .collect();
+    if !ports.is_empty() {
+        all.insert("portMappings".into(), ports.into());
+    }
+    if let Some(dns) = &config.dns_config {
+        all.insert(
+            "dns".into(),
+            json!({"servers": dns.servers, "searches": dns.searches, "options": dns.options}),
+        );
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_without_a_host_port_are_no_mapping() {
+        let mapping = |host_port| cri::PortMapping { container_port: 80, host_port, ..Default::default() };
+        let config = cri::PodSandboxConfig { port_mappings: vec![mapping(0), mapping(8080)], ..Default::default() };
+        let expected = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""}]);
+        assert_eq!(capabilities(&config)["portMappings"], expected);
+    }
+}

@@ -1,0 +1,155 @@
+//! Starting the server: lock, folders, recovery, sockets.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use orlop_image::{ImageError, Images, admin};
+use orlop_network::Network;
+use orlop_proto::cri::image_service_server::ImageServiceServer;
+use orlop_proto::cri::runtime_service_server::RuntimeServiceServer;
+use orlop_streaming::{ServerError, StreamingConfig};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::CriConfig;
+use crate::error::RpcError;
+use crate::events::Events;
+use crate::image_service::ImageRpc;
+use crate::network_status::NetworkStatus;
+use crate::record::Records;
+use crate::recovery;
+use crate::runtime_service::RuntimeRpc;
+use crate::server::Server;
+use crate::store::Store;
+use crate::streams::Streams;
+
+/// Bytes of a message, as clients of the CRI have it.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Why the server can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum CriError {
+    /// Another one has the state.
+    #[error("another CRI server uses {path:?}; stop it, or give this one its own folder by --root")]
+    Locked {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// A folder or socket can't be had.
+    #[error("{step} {path:?}")]
+    File {
+        /// What was done.
+        step: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A program is missing.
+    #[error("the program {path:?} is missing; install it beside orlop, or name it by {flag}")]
+    Program {
+        /// The program.
+        path: PathBuf,
+        /// The flag.
+        flag: &'static str,
+    },
+    /// The image store can't be opened.
+    #[error("open the image store")]
+    Images(#[source] ImageError),
+    /// The streaming server can't listen.
+    #[error("start the streaming server")]
+    Streaming(#[source] ServerError),
+    /// What was there before can't be taken up.
+    #[error("take up what was there before")]
+    Recovery(#[source] RpcError),
+    /// The gRPC server ended.
+    #[error("serve gRPC")]
+    Serve(#[source] tonic::transport::Error),
+}
+
+/// Serves until cancelled. Containers run on after that.
+///
+/// # Errors
+/// When it can't start; the message says what to do.
+pub async fn serve(config: CriConfig, cancel: CancellationToken) -> Result<(), CriError> {
+    for (path, flag) in [(&config.shim_program, "--shim"), (&config.pause_program, "--pause")] {
+        if !path.is_file() {
+            return Err(CriError::Program { path: path.clone(), flag });
+        }
+    }
+    let _lock = prepare(&config)?;
+    let (server, listener) = start(config, &cancel).await?;
+    let images = ImageServiceServer::new(ImageRpc { images: server.images.clone() })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let runtime = RuntimeServiceServer::new(RuntimeRpc { server: server.clone(), cancel: cancel.clone() })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    tracing::info!(socket = ?server.config.socket, "the CRI server is ready");
+    tonic::transport::Server::builder()
+        .add_service(runtime)
+        .add_service(images)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), cancel.cancelled_owned())
+        .await
+        .map_err(CriError::Serve)
+}
+
+/// Everything up to the socket.
+async fn start(config: CriConfig, cancel: &CancellationToken) -> Result<(Arc<Server>, UnixListener), CriError> {
+    let opening = config.images.clone();
+    let images = tokio::task::spawn_blocking(move || Images::open(opening)).await;
+    let images = images.map_err(|error| CriError::Recovery(error.into()))?.map_err(CriError::Images)?;
+    let streaming = StreamingConfig { listen: config.streaming, ..StreamingConfig::default() };
+    let streaming = orlop_streaming::Server::bind(streaming).await.map_err(CriError::Streaming)?;
+    let records = Records::open(&config.state_dir).map_err(broken("make the folders of records below", &config.state_dir))?;
+    let server = Arc::new(Server {
+        network: Network::new(config.network.clone()),
+        network_status: NetworkStatus::default(),
+        images: Arc::new(images),
+        streaming,
+        records,
+        store: Store::default(),
+        events: Events::default(),
+        config,
+    });
+    recovery::recover(&server).await.map_err(CriError::Recovery)?;
+    let socket = server.config.socket.clone();
+    let listener = orlop_kernel::socket::listen(&socket).map_err(broken("listen on", &socket))?;
+    let listener = std::os::unix::net::UnixListener::from(listener);
+    let listener = UnixListener::from_std(listener).map_err(broken("listen on", &socket))?;
+    let (images, admin_socket, end) =
+        (server.images.clone(), server.config.run_dir.join("image.sock"), cancel.clone());
+    tokio::spawn(async move {
+        if let Err(error) = admin::serve(images, &admin_socket, end).await {
+            tracing::warn!(error = crate::error::chain(&error), "orlop image can't be served");
+        }
+    });
+    tokio::spawn(server.streaming.clone().serve(Arc::new(Streams(server.clone())), cancel.clone()));
+    Ok((server, listener))
+}
+
+/// Makes the folders and takes the lock, which lives as long as the file.
+fn prepare(config: &CriConfig) -> Result<std::fs::File, CriError> {
+    let mut private = std::fs::DirBuilder::new();
+    private.recursive(true).mode(0o711);
+    let run = &config.run_dir;
+    let folders = [config.state_dir.clone(), run.clone(), run.join("sandboxes"), run.join("netns")];
+    for folder in folders.iter().map(PathBuf::as_path).chain(config.socket.parent()) {
+        private.create(folder).map_err(broken("make the folder", folder))?;
+    }
+    let path = config.state_dir.join("lock");
+    let lock = std::fs::File::create(&path).map_err(broken("open", &path))?;
+    lock.try_lock().map_err(|error| match error {
+        std::fs::TryLockError::WouldBlock => CriError::Locked { path: config.state_dir.clone() },
+        std::fs::TryLockError::Error(source) => broken("lock", &path)(source),
+    })?;
+    Ok(lock)
+}
+
+fn broken(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CriError {
+    let path = path.to_path_buf();
+    move |source| CriError::File { step, path, source }
+}
