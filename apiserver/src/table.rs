@@ -1,11 +1,22 @@
-//! Tables: what `kubectl get` prints.
+//! Tables: what `kubectl get` prints; the columns of each resource and the cells of its objects.
 
+mod classes;
+mod column;
+mod core;
+mod duration;
+mod events;
+mod nodes;
+mod pods;
+mod services;
+mod storage;
+
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::object;
 use crate::registry::Resource;
 use crate::rest::answer;
+use column::Layout;
 
 /// What of the object comes with its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,27 +44,67 @@ impl Include {
     }
 }
 
+/// The layout of a resource; what has none of its own shows name and age.
+fn layout(resource: &Resource) -> &'static Layout {
+    match resource.plural {
+        "pods" => &pods::LAYOUT,
+        "nodes" => &nodes::LAYOUT,
+        "services" => &services::SERVICES,
+        "endpoints" => &services::ENDPOINTS,
+        "endpointslices" => &services::ENDPOINT_SLICES,
+        "configmaps" => &core::CONFIG_MAPS,
+        "secrets" => &core::SECRETS,
+        "namespaces" => &core::NAMESPACES,
+        "leases" => &core::LEASES,
+        "events" => &events::LAYOUT,
+        "persistentvolumes" => &storage::VOLUMES,
+        "persistentvolumeclaims" => &storage::CLAIMS,
+        "storageclasses" => &classes::STORAGE_CLASSES,
+        "csinodes" => &storage::CSI_NODES,
+        "csidrivers" => &storage::CSI_DRIVERS,
+        "runtimeclasses" => &classes::RUNTIME_CLASSES,
+        "priorityclasses" => &classes::PRIORITY_CLASSES,
+        _ => &core::PLAIN,
+    }
+}
+
 /// The table of some objects; `columns` says whether their definitions come with it (a watch sends them once).
 pub fn render(resource: &Resource, objects: &[Value], include: Include, metadata: &Value, columns: bool) -> Value {
-    let definitions = json!([
-        {"name": "Name", "type": "string", "format": "name", "description": "Name must be unique within a namespace.", "priority": 0},
-        {"name": "Age", "type": "date", "format": "", "description": "CreationTimestamp is when this object was created.", "priority": 0},
-    ]);
+    let layout = layout(resource);
+    let now = Timestamp::now();
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {
-            let cells = json!([object::name(object), object::text(object, "/metadata/creationTimestamp")]);
-            let mut row = json!({"cells": cells});
-            match include {
-                Include::None => {}
-                Include::Metadata => row["object"] = answer::partial(object),
-                Include::Object => row["object"] = answer::typed(resource, object.clone()),
+            let mut row = json!({"cells": (layout.cells)(object, now)});
+            if let Some(conditions) = pods::row_conditions(resource, object) {
+                row["conditions"] = conditions;
             }
+            row["object"] = match include {
+                Include::None => Value::Null,
+                Include::Metadata => answer::partial(object),
+                Include::Object => answer::typed(resource, object.clone()),
+            };
             row
         })
         .collect();
+    let definitions = if columns { json!(layout.columns.iter().map(column::Column::definition).collect::<Vec<_>>()) } else { Value::Null };
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-        "columnDefinitions": if columns { definitions } else { json!([]) }, "rows": rows,
+        "columnDefinitions": definitions, "rows": rows,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry;
+
+    #[test]
+    fn every_row_has_a_cell_for_every_column() {
+        for resource in registry::all().filter(|resource| resource.is_stored()) {
+            let table = render(resource, &[json!({"metadata": {"name": "x"}})], Include::None, &json!({}), true);
+            let columns = table["columnDefinitions"].as_array().unwrap().len();
+            assert_eq!(table["rows"][0]["cells"].as_array().unwrap().len(), columns, "{}", resource.plural);
+        }
+    }
 }

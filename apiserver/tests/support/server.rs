@@ -33,15 +33,24 @@ impl Server {
         Server::start_in(tempfile::tempdir().unwrap(), csi_sockets).await
     }
 
+    /// Starts a server whose configuration is changed before.
+    pub async fn start_with(change: impl FnOnce(&mut ApiServerConfig)) -> Server {
+        Server::start_as(tempfile::tempdir().unwrap(), change).await
+    }
+
     /// Starts a server in a folder that may have been used before.
     pub async fn start_in(dir: tempfile::TempDir, csi_sockets: BTreeMap<String, PathBuf>) -> Server {
+        Server::start_as(dir, |config| config.csi_sockets = csi_sockets).await
+    }
+
+    async fn start_as(dir: tempfile::TempDir, change: impl FnOnce(&mut ApiServerConfig)) -> Server {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let pki = Pki::ensure(&dir.path().join("pki"), &PkiOptions { node_name: "n1".into(), ..PkiOptions::default() }).unwrap();
         let mut config = ApiServerConfig::new(dir.path().join("api"), &pki, ([127, 0, 0, 1], port).into());
         let ready = Arc::new(Notify::new());
         config.ready = Some(ready.clone());
-        config.csi_sockets = csi_sockets;
+        change(&mut config);
         let cancel = CancellationToken::new();
         let ending = cancel.clone();
         let task = tokio::spawn(async move { serve(config, ending).await.unwrap() });
