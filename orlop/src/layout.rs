@@ -30,6 +30,14 @@ pub struct Layout {
     pub kubelet: PathBuf,
     /// Pod logs.
     pub pod_logs: PathBuf,
+    /// CNI configuration lists.
+    pub cni_conf: PathBuf,
+    /// CNI plugins.
+    pub cni_bin: PathBuf,
+    /// The CNI result cache.
+    pub cni_cache: PathBuf,
+    /// Data of the host-local plugin.
+    pub cni_networks: PathBuf,
     /// Manifests of static pods.
     pub manifests: PathBuf,
     /// The folder given by `--root`, if any.
@@ -48,6 +56,10 @@ impl Layout {
                 run: "/run/orlop".into(),
                 kubelet: "/var/lib/kubelet".into(),
                 pod_logs: "/var/log/pods".into(),
+                cni_conf: "/etc/cni/net.d".into(),
+                cni_bin: "/opt/cni/bin".into(),
+                cni_cache: "/var/lib/cni".into(),
+                cni_networks: "/var/lib/cni/networks".into(),
                 manifests: "/etc/kubernetes/manifests".into(),
                 root: None,
             });
@@ -59,6 +71,10 @@ impl Layout {
             run: root.join("run"),
             kubelet: root.join("kubelet"),
             pod_logs: root.join("log/pods"),
+            cni_conf: root.join("cni/net.d"),
+            cni_bin: root.join("cni/bin"),
+            cni_cache: root.join("cni/cache"),
+            cni_networks: root.join("cni/networks"),
             manifests: root.join("manifests"),
             root: Some(root),
         })
@@ -67,6 +83,21 @@ impl Layout {
     /// Socket of the CRI server.
     pub fn cri_socket(&self) -> PathBuf {
         self.run.join("cri/cri.sock")
+    }
+
+    /// Socket of the CSI driver.
+    pub fn csi_socket(&self) -> PathBuf {
+        self.kubelet.join("plugins/local.csi.orlop.dev/csi.sock")
+    }
+
+    /// The file that names the process of `orlop up`.
+    pub fn pid_file(&self) -> PathBuf {
+        self.run.join("orlop.pid")
+    }
+
+    /// What `orlop up --detach` writes its log to.
+    pub fn log_file(&self) -> PathBuf {
+        self.state.join("orlop.log")
     }
 
     /// The administrator's kubeconfig.
@@ -167,6 +198,31 @@ impl Instance {
     /// Address of the bridge: the pods' gateway.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.subnet.network()) + 1)
+    }
+
+    /// The configuration list of the pods' network.
+    pub fn conflist(&self, layout: &Layout) -> serde_json::Value {
+        serde_json::json!({
+            "cniVersion": "1.1.0",
+            "name": self.name,
+            "plugins": [
+                {
+                    "type": "bridge",
+                    "bridge": self.bridge,
+                    "isGateway": true,
+                    "ipMasq": true,
+                    "ipMasqBackend": "nftables",
+                    "hairpinMode": true,
+                    "ipam": {
+                        "type": "host-local",
+                        "dataDir": layout.cni_networks,
+                        "ranges": [[{"subnet": self.subnet}]],
+                        "routes": [{"dst": "0.0.0.0/0"}]
+                    }
+                },
+                {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}
+            ]
+        })
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod agent;
 mod api;
+mod cri;
 mod image;
 mod layout;
+mod network;
 
 use std::path::PathBuf;
 
@@ -28,6 +30,8 @@ enum Command {
     Api(api::Arguments),
     /// Run the node agent (the kubelet's job) on a CRI runtime's socket.
     Agent(agent::Arguments),
+    /// Serve the container runtime (CRI) on its socket, for a kubelet, `crictl` or `orlop agent`.
+    Cri(cri::Arguments),
     /// Images: build, load, pull, list, remove.
     Image {
         #[command(subcommand)]
@@ -65,6 +69,9 @@ fn main() -> anyhow::Result<()> {
             }
             Command::Agent(arguments) => {
                 agent::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
+            }
+            Command::Cri(arguments) => {
+                cri::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
             }
             Command::Image { command } => image::run(&layout, command).await,
             Command::Paths { path } => {

@@ -1,0 +1,34 @@
+//! The pods' network of an instance: plugins, configuration list, bridge.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cri::beside;
+use crate::layout::{Instance, Layout, write_atomically};
+
+/// Our configuration list; users override it by one that comes before it.
+const CONF_FILE: &str = "10-orlop.conflist";
+
+/// Installs the plugins where they are missing or old, and the configuration list where there is none at all.
+pub fn prepare(layout: &Layout, instance: &Instance) -> Result<()> {
+    let plugins = beside("orlop-cni-plugins")?;
+    let output = Command::new(&plugins)
+        .arg("install")
+        .arg(&layout.cni_bin)
+        .output()
+        .with_context(|| format!("run {}; install it beside orlop", plugins.display()))?;
+    if !output.status.success() {
+        bail!("{} install: {}", plugins.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    std::fs::create_dir_all(&layout.cni_conf).with_context(|| format!("make {}", layout.cni_conf.display()))?;
+    let own = layout.cni_conf.join(CONF_FILE);
+    let foreign = std::fs::read_dir(&layout.cni_conf)?
+        .flatten()
+        .filter(|entry| entry.path() != own)
+        .any(|entry| entry.path().extension().is_some_and(|kind| kind == "conflist" || kind == "conf"));
+    if foreign {
+        return Ok(());
+    }
+    write_atomically(&own, &serde_json::to_vec_pretty(&instance.conflist(layout))?)
+}
