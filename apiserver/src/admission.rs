@@ -2,6 +2,7 @@
 
 mod container_defaults;
 mod container_validation;
+mod endpoints;
 mod metadata;
 mod names;
 mod namespaces;
@@ -16,6 +17,7 @@ mod service_account;
 mod services;
 mod storage_objects;
 mod volume_validation;
+mod warnings;
 
 use serde_json::Value;
 
@@ -28,6 +30,7 @@ use crate::rest::Part;
 
 pub use names::{is_label_value, is_qualified_name, is_subdomain};
 pub use service_account::{ACCOUNT_MOUNT_PATH, ROOT_CA_CONFIG_MAP, namespace_content};
+pub use warnings::{warn_of_object, warn_of_resource};
 pub use storage_objects::{CLAIM_PROTECTION, VOLUME_PROTECTION};
 
 /// Prepares a new object.
@@ -114,7 +117,13 @@ fn keep_status_metadata(new: &mut Value, old: &Value, given: Value) {
 pub fn validate_create(resource: &Resource, new: &Value) -> Vec<FieldError> {
     let mut errors = metadata::validate(resource, new);
     errors.extend(match resource.plural {
-        "pods" => pod_validation::validate(new),
+        "pods" => {
+            let mut errors = pod_validation::validate(new);
+            if !object::items(new, "/spec/ephemeralContainers").is_empty() {
+                errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
+            }
+            errors
+        }
         _ => objects_validation::validate(resource, new),
     });
     errors

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::object;
 use crate::registry::Resource;
 use crate::storage::StoreError;
 
@@ -135,13 +136,25 @@ impl ApiError {
 
     /// 422 for a kind that has no row of its own.
     pub fn invalid_kind(qualified: &str, group: &str, kind: &str, name: &str, errors: &[FieldError]) -> ApiError {
-        let texts: Vec<String> = errors.iter().map(FieldError::text).collect();
+        // Checked twice is told once; the causes keep both.
+        let mut texts: Vec<String> = Vec::new();
+        for text in errors.iter().map(FieldError::text) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let text = if texts.len() == 1 { texts[0].clone() } else { format!("[{}]", texts.join(", ")) };
         let causes: Vec<Value> = errors
             .iter()
             .map(|error| json!({"reason": error.reason, "message": error.message, "field": error.field}))
             .collect();
         let mut details = json!({"name": name, "kind": kind, "causes": causes});
+        if kind.is_empty() {
+            object::remove(&mut details, "kind");
+        }
+        if name.is_empty() {
+            object::remove(&mut details, "name");
+        }
         if !group.is_empty() {
             details["group"] = json!(group);
         }
@@ -152,6 +165,37 @@ impl ApiError {
     /// 400.
     pub fn bad_request(message: impl Into<String>) -> ApiError {
         ApiError::new(400, "BadRequest", message)
+    }
+
+    /// 422 for options of a request.
+    pub fn invalid_options(kind: &str, error: FieldError) -> ApiError {
+        ApiError::invalid_kind(&format!("{kind}.meta.k8s.io"), "meta.k8s.io", kind, "", &[error])
+    }
+
+    /// 409 because what is deleted is not what the client means.
+    pub fn precondition(resource: &Resource, name: &str, why: &str) -> ApiError {
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", resource.qualified_kind());
+        let mut error = ApiError::new(409, "Conflict", message).about(resource, name);
+        if let Some(details) = &mut error.details {
+            details["kind"] = json!(resource.kind);
+        }
+        error
+    }
+
+    /// 422 for a patch that can't be applied to the document.
+    pub fn patch_rejected() -> ApiError {
+        let message = "the server rejected our request due to an error in our request";
+        ApiError { details: Some(json!({})), ..ApiError::new(422, "Invalid", message) }
+    }
+
+    /// 422 for a patch whose outcome is no object of the kind.
+    pub fn patch_outcome(document: &Value, why: &str) -> ApiError {
+        ApiError::invalid_kind("", "", "", "", &[FieldError::invalid("patch", document.to_string(), why)])
+    }
+
+    /// 500 of kube-apiserver's that names no reason: a request that its own checks do not foresee.
+    pub fn unforeseen(message: impl Into<String>) -> ApiError {
+        ApiError::new(500, "", message)
     }
 
     /// 403 for an object or a resource.
@@ -176,14 +220,23 @@ impl ApiError {
         ApiError { details: Some(json!({})), ..ApiError::new(405, "MethodNotAllowed", message) }
     }
 
-    /// 406.
-    pub fn not_acceptable(accepted: &str) -> ApiError {
-        ApiError::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"))
+    /// 406; of another form only, or of another media type altogether.
+    pub fn not_acceptable(accepted: &str, form: bool) -> ApiError {
+        if form {
+            return ApiError::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"));
+        }
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {accepted}");
+        ApiError { details: Some(json!({})), ..ApiError::new(406, "NotAcceptable", message) }
     }
 
     /// 415.
     pub fn unsupported_media_type(message: impl Into<String>) -> ApiError {
         ApiError::new(415, "UnsupportedMediaType", message)
+    }
+
+    /// 415 for a patch of no known kind.
+    pub fn unsupported_patch() -> ApiError {
+        ApiError { details: Some(json!({})), ..ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type") }
     }
 
     /// 413.

@@ -122,6 +122,10 @@ pub fn set_condition(object: &mut Value, kind: &str, status: &str, reason: &str,
     if !message.is_empty() {
         condition["message"] = message.into();
     }
+    // Pods have one more time, which nothing sets.
+    if object.pointer("/spec/containers").is_some() {
+        condition["lastProbeTime"] = Value::Null;
+    }
     let conditions = map(object, "status").entry("conditions").or_insert_with(|| Value::Array(Vec::new()));
     let Some(conditions) = conditions.as_array_mut() else { return };
     match conditions.iter_mut().find(|other| text(other, "/type") == kind) {

@@ -3,6 +3,7 @@
 mod definitions;
 mod normalize;
 mod pages;
+mod zero_fields;
 
 pub use definitions::{definitions, referred};
 pub use normalize::{Report, normalize};

@@ -36,9 +36,7 @@ impl PatchKind {
             "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(ApiError::unsupported_media_type(
                 "server-side apply is not served by this API server; use client-side apply (kubectl apply without --server-side)",
             )),
-            _ => Err(ApiError::unsupported_media_type(
-                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
-            )),
+            _ => Err(ApiError::unsupported_patch()),
         }
     }
 }
@@ -87,18 +85,9 @@ impl Patch {
     /// 422 when it does not fit the document.
     pub fn apply(&self, mut document: Value, schema: &str) -> Result<Value, ApiError> {
         match self {
-            Patch::Json(patch) => {
-                json_patch::patch(&mut document, &patch.0).map_err(|error| ApiError {
-                    code: 422,
-                    reason: "Invalid",
-                    message: format!("the server rejected our request due to an error in our request: {error}"),
-                    details: None,
-                    retry_after_seconds: None,
-                })?;
-            }
+            Patch::Json(patch) => json_patch::patch(&mut document, &patch.0).map_err(|_| ApiError::patch_rejected())?,
             Patch::Merge(over) => json_patch::merge(&mut document, over),
-            Patch::Strategic(over) => strategic_merge(&mut document, over, schema)
-                .map_err(|reason| ApiError::bad_request(format!("error applying the strategic merge patch: {reason}")))?,
+            Patch::Strategic(over) => strategic_merge(&mut document, over, schema).map_err(ApiError::unforeseen)?,
         }
         Ok(document)
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 pub use kubelet::Kubelets;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, FieldError};
 use crate::object;
 use crate::registry;
 use crate::rest::answer::{self, Body};
@@ -39,12 +39,15 @@ const STREAM_HEADERS: [&str; 9] = [
 /// # Errors
 /// What the API or the kubelet answers.
 pub async fn logs(call: Call) -> Result<Response<Body>, ApiError> {
+    check_log_options(&call)?;
     let pod = read_pod(&call)?;
     let container = target::container(&pod, call.query.get("container"))?;
     let node = object::text(&pod, "/spec/nodeName");
     if node.is_empty() {
         // Nothing runs yet, nothing has been said.
-        return Ok(answer::text(StatusCode::OK, ""));
+        let mut nothing = answer::text(StatusCode::NO_CONTENT, "");
+        nothing.headers_mut().remove(http::header::CONTENT_TYPE);
+        return Ok(nothing);
     }
     let mut query = Query::default();
     for key in ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"] {
@@ -60,6 +63,20 @@ pub async fn logs(call: Call) -> Result<Response<Body>, ApiError> {
         return Err(refusal(response).await);
     }
     Ok(pass_on(response))
+}
+
+fn check_log_options(call: &Call) -> Result<(), ApiError> {
+    let mut errors = Vec::new();
+    for (key, lowest) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
+        if let Some(number) = call.query.number(key)?.filter(|number| *number < lowest) {
+            let text = if lowest == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            errors.push(FieldError::invalid(key, number, text));
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(ApiError::invalid_kind("PodLogOptions", "", "PodLogOptions", &call.address.name, &errors)),
+    }
 }
 
 /// Opens a stream to a container or into a pod's network.

@@ -85,8 +85,6 @@ pub enum NameRule {
     Subdomain,
     /// RFC 1123 label.
     Label,
-    /// RFC 1035 label.
-    Dns1035Label,
 }
 
 impl Resource {

@@ -120,6 +120,8 @@ pub struct Page {
     pub items: Vec<Listed>,
     /// True when more follow.
     pub more: bool,
+    /// How many follow; one of a list with a filter.
+    pub remaining: usize,
 }
 
 /// An object of a list.
@@ -237,6 +239,10 @@ impl Store {
             }
             for entry in table.range(start.as_str()..end.as_str())? {
                 let (key, value) = entry?;
+                if page.more {
+                    page.remaining += 1;
+                    continue;
+                }
                 let mut parts = key.value().splitn(3, '/').skip(1);
                 let listed = Listed {
                     namespace: parts.next().unwrap_or_default().into(),
@@ -247,8 +253,8 @@ impl Store {
                     continue;
                 }
                 if page.items.len() == limit {
-                    page.more = true;
-                    break;
+                    (page.more, page.remaining) = (true, 1);
+                    continue;
                 }
                 page.items.push(listed);
             }

@@ -41,7 +41,7 @@ pub fn validate(container: &Value, path: &str, role: Role, volumes: &BTreeSet<St
         }
     };
     choice("imagePullPolicy", &["Always", "IfNotPresent", "Never"], errors);
-    choice("terminationMessagePolicy", &["FallbackToLogsOnError", "File"], errors);
+    choice("terminationMessagePolicy", &["File", "FallbackToLogsOnError"], errors);
     validate_role(container, path, role, errors);
     validate_ports(container, path, errors);
     validate_environment(container, path, errors);
@@ -92,11 +92,11 @@ fn validate_ports(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
         let path = format!("{path}.ports[{index}]");
         let name = object::text(port, "/name");
         if !name.is_empty() {
-            if name.len() > 15 {
-                errors.push(FieldError::invalid(format!("{path}.name"), name, "must be no more than 15 characters"));
-            } else if !names::is_port_name(name) {
-                errors.push(FieldError::invalid(format!("{path}.name"), name, "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"));
-            } else if !seen.insert(name) {
+            let faults = names::port_name_faults(name);
+            for text in &faults {
+                errors.push(FieldError::invalid(format!("{path}.name"), name, text));
+            }
+            if faults.is_empty() && !seen.insert(name) {
                 errors.push(FieldError::duplicate(format!("{path}.name"), name));
             }
         }
@@ -130,6 +130,10 @@ const ENV_FIELDS: [&str; 9] = [
     "status.podIPs",
 ];
 
+/// Fields of a pod that have a name, but that a variable may not show.
+const POD_FIELDS: [&str; 6] =
+    ["spec.restartPolicy", "spec.schedulerName", "status.phase", "metadata.labels", "metadata.annotations", "spec.hostNetwork"];
+
 fn validate_environment(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
     for (index, variable) in object::items(container, "/env").iter().enumerate() {
         let path = format!("{path}.env[{index}]");
@@ -157,7 +161,11 @@ fn validate_environment(container: &Value, path: &str, errors: &mut Vec<FieldErr
             if field.is_empty() {
                 errors.push(FieldError::required(format!("{path}.valueFrom.fieldRef.fieldPath"), ""));
             } else if !ENV_FIELDS.contains(&field) && !subscript {
-                errors.push(FieldError::unsupported(format!("{path}.valueFrom.fieldRef.fieldPath"), field, &ENV_FIELDS));
+                let place = format!("{path}.valueFrom.fieldRef.fieldPath");
+                errors.push(match POD_FIELDS.contains(&field) {
+                    true => FieldError::unsupported(place, field, &ENV_FIELDS),
+                    false => FieldError::invalid(place, field, &format!("error converting fieldPath: field label not supported: {field}")),
+                });
             }
         }
         for reference in ["secretKeyRef", "configMapKeyRef"] {
@@ -197,7 +205,8 @@ fn validate_mounts(container: &Value, path: &str, volumes: &BTreeSet<String>, er
                 errors.push(FieldError::invalid(format!("{path}.{key}"), sub, "must be a relative path"));
             }
             if sub.split('/').any(|part| part == "..") {
-                errors.push(FieldError::invalid(format!("{path}.{key}"), sub, "must not contain '..'"));
+                let place = path.rsplit_once('[').map_or(path.as_str(), |(place, _)| place);
+                errors.push(FieldError::invalid(format!("{place}.{key}"), sub, "must not contain '..'"));
             }
         }
         if !object::text(mount, "/subPath").is_empty() && !object::text(mount, "/subPathExpr").is_empty() {
@@ -220,7 +229,12 @@ fn validate_resources(resources: &Value, path: &str, errors: &mut Vec<FieldError
         for (name, amount) in entries(key) {
             let field = format!("{path}.{key}[{name}]");
             if !name.contains('/') && !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") && !name.starts_with("hugepages-") {
-                errors.push(FieldError::invalid(format!("{path}.{key}[{name}]"), name.as_str(), "must be a standard resource for containers"));
+                for text in ["must be a standard resource type or fully qualified", "must be a standard resource for containers"] {
+                    errors.push(FieldError::invalid(format!("{path}.{key}[{name}]"), name.as_str(), text));
+                }
+            }
+            if name.contains('/') && Quantity::parse(amount.as_str().unwrap_or_default()).is_some_and(|amount| amount.milli() % 1000 != 0) {
+                errors.push(FieldError::invalid(format!("{path}.{key}[{name}]"), amount.clone(), "must be an integer"));
             }
             if Quantity::parse(amount.as_str().unwrap_or_default()).is_none_or(|amount| amount.is_negative()) {
                 errors.push(FieldError::invalid(field, amount, "must be greater than or equal to 0"));
@@ -228,6 +242,9 @@ fn validate_resources(resources: &Value, path: &str, errors: &mut Vec<FieldError
         }
     }
     let limits = entries("limits");
+    if entries("requests").keys().any(|name| name.contains('/') && !limits.contains_key(name)) {
+        errors.push(FieldError::required(format!("{path}.limits"), "Limit must be set for non overcommitable resources"));
+    }
     for (name, request) in entries("requests") {
         let read = |value: &Value| Quantity::parse(value.as_str().unwrap_or_default()).map(|amount| amount.milli());
         let limit = limits.get(&name);
@@ -246,6 +263,10 @@ fn validate_security(container: &Value, path: &str, errors: &mut Vec<FieldError>
     if is("privileged", true) && is("allowPrivilegeEscalation", false) {
         let text = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
         errors.push(FieldError::invalid(format!("{path}.securityContext"), context.clone(), text));
+    }
+    let mount = object::text(context, "/procMount");
+    if !matches!(mount, "" | "Default" | "Unmasked") {
+        errors.push(FieldError::unsupported(format!("{path}.securityContext.procMount"), mount, &["Default", "Unmasked"]));
     }
     for key in ["runAsUser", "runAsGroup"] {
         if let Some(id) = object::number(context, &format!("/{key}")).filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {

@@ -10,6 +10,9 @@ use crate::registry::{NameRule, Resource};
 /// Bytes of all annotations (`TotalAnnotationSizeLimitB`).
 const ANNOTATION_BYTES_MAX: usize = 256 << 10;
 
+/// Finalizers without a domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
 /// Checks the metadata of an object.
 pub fn validate(resource: &Resource, new: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -20,7 +23,6 @@ pub fn validate(resource: &Resource, new: &Value) -> Vec<FieldError> {
         let (good, text) = match resource.name_rule {
             NameRule::Subdomain => (names::is_subdomain(name), names::SUBDOMAIN_TEXT),
             NameRule::Label => (names::is_label(name), names::LABEL_TEXT),
-            NameRule::Dns1035Label => (names::is_dns1035_label(name), names::DNS1035_TEXT),
         };
         if !good {
             errors.push(FieldError::invalid("metadata.name", name, text));
@@ -51,6 +53,9 @@ pub fn validate(resource: &Resource, new: &Value) -> Vec<FieldError> {
     for finalizer in object::finalizers(new) {
         if !names::is_qualified_name(finalizer) {
             errors.push(FieldError::invalid("metadata.finalizers", finalizer, names::QUALIFIED_TEXT));
+        } else if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer) {
+            let text = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid("metadata.finalizers", finalizer, text));
         }
     }
     errors
@@ -90,5 +95,7 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
         return Vec::new();
     }
     let text = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{added:?}");
-    vec![FieldError::forbidden("metadata.finalizers", &text.replace('[', "{").replace(']', "}").replacen("{}", "[]", 1))]
+    let error = FieldError::forbidden("metadata.finalizers", &text.replace('[', "{").replace(']', "}").replacen("{}", "[]", 1));
+    // Checked for every object, and again with the kind.
+    vec![error.clone(), error]
 }

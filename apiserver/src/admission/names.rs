@@ -9,8 +9,6 @@ const SUBDOMAIN_MAX: usize = 253;
 pub const SUBDOMAIN_TEXT: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 /// Text for a name that is no label.
 pub const LABEL_TEXT: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-/// Text for a name that is no RFC 1035 label.
-pub const DNS1035_TEXT: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 /// Text for a name that is no qualified name.
 pub const QUALIFIED_TEXT: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 /// Text for a label's value.
@@ -36,11 +34,6 @@ fn is_label_of_any_length(name: &str) -> bool {
 /// True for an RFC 1123 subdomain.
 pub fn is_subdomain(name: &str) -> bool {
     name.len() <= SUBDOMAIN_MAX && name.split('.').all(is_label_of_any_length)
-}
-
-/// True for an RFC 1035 label.
-pub fn is_dns1035_label(name: &str) -> bool {
-    is_label(name) && name.as_bytes()[0].is_ascii_lowercase()
 }
 
 fn is_name_part(name: &str) -> bool {
@@ -75,6 +68,36 @@ pub fn is_port_name(name: &str) -> bool {
         && name.bytes().all(|byte| lower_alphanumeric(byte) || byte == b'-')
         && name.bytes().any(|byte| byte.is_ascii_lowercase())
         && !name.contains("--")
+}
+
+/// True for the name of a sysctl, with dots or slashes between its parts.
+pub fn is_sysctl(name: &str) -> bool {
+    let part = |part: &str| {
+        ends_well(part.as_bytes(), lower_alphanumeric)
+            && part.bytes().all(|byte| lower_alphanumeric(byte) || matches!(byte, b'-' | b'_'))
+    };
+    name.len() <= SUBDOMAIN_MAX && name.split(['.', '/']).all(part)
+}
+
+/// What is wrong with the name of a port; nothing when it is good.
+pub fn port_name_faults(name: &str) -> Vec<&'static str> {
+    let mut faults = Vec::new();
+    if name.len() > 15 {
+        faults.push("must be no more than 15 characters");
+    }
+    if !name.bytes().all(|byte| lower_alphanumeric(byte) || byte == b'-') {
+        faults.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)");
+    }
+    if !name.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        faults.push("must contain at least one letter (a-z)");
+    }
+    if name.contains("--") {
+        faults.push("must not contain consecutive hyphens");
+    }
+    if name.starts_with('-') || name.ends_with('-') {
+        faults.push("must not begin or end with a hyphen");
+    }
+    faults
 }
 
 /// True for the name of an environment variable (relaxed: printable ASCII without `=`).

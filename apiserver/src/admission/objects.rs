@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::endpoints;
 use crate::object;
 use crate::registry::Resource;
 
@@ -14,12 +15,8 @@ pub fn default_object(resource: &Resource, new: &mut Value) {
         "nodes" => default_node(new),
         "events" => default_event(new),
         "priorityclasses" => object::default(new, "preemptionPolicy", || json!("PreemptLowerPriority")),
-        "endpointslices" => {
-            for port in new.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-                object::default(port, "name", || json!(""));
-                object::default(port, "protocol", || json!("TCP"));
-            }
-        }
+        "endpointslices" => endpoints::default_slice(new),
+        "endpoints" => endpoints::default_endpoints(new),
         _ => {}
     }
 }

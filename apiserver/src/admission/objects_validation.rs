@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::{names, services, storage_objects};
+use super::{endpoints, names, services, storage_objects};
 use crate::error::FieldError;
 use crate::object;
 use crate::registry::Resource;
@@ -28,6 +28,9 @@ pub fn validate(resource: &Resource, new: &Value) -> Vec<FieldError> {
         "priorityclasses" => validate_priority_class(new),
         "events" => validate_event(new),
         "nodes" => validate_node(new),
+        "endpointslices" => endpoints::validate_slice(new),
+        "csidrivers" => storage_objects::validate_driver(new),
+        "csinodes" => storage_objects::validate_csi_node(new),
         _ => Vec::new(),
     }
 }
@@ -46,7 +49,10 @@ pub fn validate_update(resource: &Resource, new: &Value, old: &Value) -> Vec<Fie
         "secrets" => fixed("type"),
         "storageclasses" => ["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"].into_iter().for_each(&mut fixed),
         "runtimeclasses" => fixed("handler"),
-        "priorityclasses" => fixed("value"),
+        "endpointslices" => fixed("addressType"),
+        "nodes" => errors.extend(validate_node_update(new, old)),
+        "csinodes" => errors.extend(storage_objects::validate_csi_node_update(new, old)),
+        "priorityclasses" if !same("value") => errors.push(FieldError::forbidden("value", "may not be changed in an update.")),
         "persistentvolumeclaims" => errors.extend(storage_objects::validate_claim_update(new, old)),
         "persistentvolumes" => errors.extend(storage_objects::validate_volume_update(new, old)),
         "services" => errors.extend(services::validate_update(new, old)),
@@ -163,7 +169,7 @@ fn validate_priority_class(new: &Value) -> Vec<FieldError> {
         if !known {
             errors.push(FieldError::forbidden(
                 "metadata.name",
-                "priority class names with 'system-' prefix are reserved for system use only",
+                &format!("priority class names with 'system-' prefix are reserved for system use only. error: {name} is not a known system priority class"),
             ));
         }
     } else if value > PRIORITY_MAX {
@@ -171,7 +177,7 @@ fn validate_priority_class(new: &Value) -> Vec<FieldError> {
     }
     let policy = object::text(new, "/preemptionPolicy");
     if !matches!(policy, "PreemptLowerPriority" | "Never") {
-        errors.push(FieldError::unsupported("preemptionPolicy", policy, &["Never", "PreemptLowerPriority"]));
+        errors.push(FieldError::unsupported("preemptionPolicy", policy, &["PreemptLowerPriority", "Never"]));
     }
     errors
 }
@@ -183,10 +189,24 @@ fn validate_event(new: &Value) -> Vec<FieldError> {
     if matches { Vec::new() } else { vec![FieldError::invalid("involvedObject.namespace", involved, "does not match event.namespace")] }
 }
 
+/// The address ranges of a node stay once they are given.
+fn validate_node_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = validate_node(new);
+    let (before, after) = (object::strings(old, "/spec/podCIDRs"), object::strings(new, "/spec/podCIDRs"));
+    if !before.is_empty() && before != after {
+        errors.push(FieldError::forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid"));
+    }
+    let (before, after) = (object::text(old, "/spec/providerID"), object::text(new, "/spec/providerID"));
+    if !before.is_empty() && before != after {
+        errors.push(FieldError::forbidden("spec.providerID", "node updates may not change providerID except from \"\" to valid"));
+    }
+    errors
+}
+
 fn validate_node(new: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (index, taint) in object::items(new, "/spec/taints").iter().enumerate() {
-        let path = format!("spec.taints[{index}]");
+        let path = format!("metadata.taints[{index}]");
         let (key, effect) = (object::text(taint, "/key"), object::text(taint, "/effect"));
         if !names::is_qualified_name(key) {
             errors.push(FieldError::invalid(format!("{path}.key"), key, names::QUALIFIED_TEXT));

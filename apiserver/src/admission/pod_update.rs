@@ -51,6 +51,9 @@ pub fn validate(new: &Value, old: &Value) -> Vec<FieldError> {
 fn check_deadline(before: &Value, after: &mut Value, errors: &mut Vec<FieldError>) {
     let read = |spec: &Value| object::number(spec, "/activeDeadlineSeconds");
     let (old, new) = (read(before), read(after));
+    if let Some(new) = new.filter(|new| old != Some(*new) && !(0..=i64::from(i32::MAX)).contains(new)) {
+        errors.push(FieldError::invalid("spec.activeDeadlineSeconds", new, "must be between 0 and 2147483647, inclusive"));
+    }
     match (old, new) {
         (Some(old), Some(new)) if new > old => {
             errors.push(FieldError::invalid("spec.activeDeadlineSeconds", new, "must be less than or equal to previous value"));

@@ -28,6 +28,7 @@ pub fn validate(pod: &Value) -> Vec<FieldError> {
             errors.push(FieldError::invalid(format!("spec.hostAliases[{index}].ip"), ip, text));
         }
     }
+    validate_security(spec, &mut errors);
     if !object::text(pod, "/metadata/annotations/kubernetes.io~1config.mirror").is_empty() && object::text(spec, "/nodeName").is_empty() {
         errors.push(FieldError::invalid("metadata.annotations[kubernetes.io/config.mirror]", "", "must set spec.nodeName if mirror pod annotation is set"));
     }
@@ -51,6 +52,47 @@ fn validate_containers(spec: &Value, volumes: &BTreeSet<String>, errors: &mut Ve
         }
     }
     validate_host_ports(containers, errors);
+    if flag(spec, "hostNetwork") {
+        for (index, container) in containers.iter().enumerate() {
+            for (number, port) in object::items(container, "/ports").iter().enumerate() {
+                let (host, own) = (object::number(port, "/hostPort").unwrap_or(0), object::number(port, "/containerPort"));
+                if host != 0 && Some(host) != own {
+                    let place = format!("spec.containers[{index}].ports[{number}].hostPort");
+                    errors.push(FieldError::invalid(place, host, "must match `containerPort` when `hostNetwork` is true"));
+                }
+            }
+        }
+    }
+}
+
+/// Sysctls that belong to the network, which a pod on the node's network does not own.
+const NETWORK_SYSCTLS: &str = "net.";
+
+fn validate_security(spec: &Value, errors: &mut Vec<FieldError>) {
+    let path = "spec.securityContext";
+    for (index, group) in object::items(spec, "/securityContext/supplementalGroups").iter().enumerate() {
+        if let Some(group) = group.as_i64().filter(|group| !(0..=i64::from(i32::MAX)).contains(group)) {
+            errors.push(FieldError::invalid(format!("{path}.supplementalGroups[{index}]"), group, "must be between 0 and 2147483647, inclusive"));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (index, sysctl) in object::items(spec, "/securityContext/sysctls").iter().enumerate() {
+        let (place, name) = (format!("{path}.sysctls[{index}].name"), object::text(sysctl, "/name"));
+        if name.is_empty() {
+            errors.push(FieldError::required(place.as_str(), ""));
+        } else if !names::is_sysctl(name) {
+            let text = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            errors.push(FieldError::invalid(place.as_str(), name, text));
+        } else if !seen.insert(name) {
+            errors.push(FieldError::duplicate(place.as_str(), name));
+        }
+        if name.starts_with(NETWORK_SYSCTLS) && flag(spec, "hostNetwork") {
+            errors.push(FieldError::invalid(place, name, "may not be specified when 'hostNetwork' is true"));
+        }
+    }
+    if let Some(profile) = spec.pointer("/securityContext/seccompProfile") {
+        container_validation::validate_seccomp(profile, &format!("{path}.seccompProfile"), errors);
+    }
 }
 
 fn validate_host_ports(containers: &[Value], errors: &mut Vec<FieldError>) {
@@ -164,7 +206,9 @@ fn validate_tolerations(spec: &Value, errors: &mut Vec<FieldError>) {
 
 fn validate_dns(spec: &Value, errors: &mut Vec<FieldError>) {
     let servers = object::strings(spec, "/dnsConfig/nameservers");
-    if object::text(spec, "/dnsPolicy") == "None" && servers.is_empty() {
+    if object::text(spec, "/dnsPolicy") == "None" && spec.get("dnsConfig").is_none() {
+        errors.push(FieldError::required("spec.dnsConfig", "must provide `dnsConfig` when `dnsPolicy` is None"));
+    } else if object::text(spec, "/dnsPolicy") == "None" && servers.is_empty() {
         let text = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         errors.push(FieldError::required("spec.dnsConfig.nameservers", text));
     }

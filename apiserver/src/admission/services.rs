@@ -23,7 +23,8 @@ const RANDOM_TRIES: usize = 32;
 /// When the ranges are used up or what is asked for is taken.
 pub fn admit_create(api: &Api, new: &mut Value) -> Result<(), ApiError> {
     default_service(new);
-    allocate(api, new)
+    // What is wrong anyway is told before anything is given out.
+    if validate(new).is_empty() { allocate(api, new) } else { Ok(()) }
 }
 
 /// The same for a change; what was given stays.
@@ -33,6 +34,7 @@ pub fn admit_create(api: &Api, new: &mut Value) -> Result<(), ApiError> {
 pub fn admit_update(api: &Api, new: &mut Value, old: &Value) -> Result<(), ApiError> {
     default_service(new);
     let old_type = object::text(old, "/spec/type");
+    drop_what_the_type_had(new, old);
     let kept_type = object::text(new, "/spec/type").to_string();
     if kept_type != "ExternalName" && old_type != "ExternalName" && object::text(new, "/spec/clusterIP").is_empty() {
         for key in ["clusterIP", "clusterIPs"] {
@@ -52,7 +54,25 @@ pub fn admit_update(api: &Api, new: &mut Value, old: &Value) -> Result<(), ApiEr
             }
         }
     }
-    allocate(api, new)
+    if validate(new).is_empty() { allocate(api, new) } else { Ok(()) }
+}
+
+/// Node ports and their policy go with the type that had them, unless they are asked for anew.
+fn drop_what_the_type_had(new: &mut Value, old: &Value) {
+    let external = |service: &Value| matches!(object::text(service, "/spec/type"), "NodePort" | "LoadBalancer");
+    if !external(old) || external(new) {
+        return;
+    }
+    if new.pointer("/spec/externalTrafficPolicy") == old.pointer("/spec/externalTrafficPolicy") {
+        object::remove(&mut new["spec"], "externalTrafficPolicy");
+    }
+    object::remove(&mut new["spec"], "allocateLoadBalancerNodePorts");
+    let given: Vec<Value> = object::items(old, "/spec/ports").iter().filter_map(|port| port.get("nodePort").cloned()).collect();
+    for port in new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        if port.get("nodePort").is_some_and(|number| given.contains(number)) {
+            object::remove(port, "nodePort");
+        }
+    }
 }
 
 fn default_service(new: &mut Value) {
@@ -62,6 +82,13 @@ fn default_service(new: &mut Value) {
     let kind = spec["type"].as_str().unwrap_or_default().to_string();
     if kind != "ExternalName" {
         spec.entry("internalTrafficPolicy").or_insert_with(|| json!("Cluster"));
+        // A headless service without a selector has endpoints of any family.
+        let headless = spec.get("clusterIP").and_then(Value::as_str) == Some("None");
+        let selects = spec.get("selector").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
+        if headless && !selects && !spec.contains_key("ipFamilies") {
+            spec.insert("ipFamilies".into(), json!(["IPv4", "IPv6"]));
+            spec.entry("ipFamilyPolicy").or_insert_with(|| json!("RequireDualStack"));
+        }
         spec.entry("ipFamilyPolicy").or_insert_with(|| json!("SingleStack"));
     }
     if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
@@ -119,6 +146,12 @@ fn allocate_address(api: &Api, new: &mut Value, others: &[Value]) -> Result<(), 
                 .ok_or_else(|| ApiError::internal("failed to allocate a serviceIP: range is full"))?
         }
         asked => {
+            let outside = asked.parse::<IpAddr>().is_ok_and(|address| !api.config.service_subnet.contains(address));
+            // The API's own Service has the address of the machine.
+            if outside && (object::namespace(new), name.as_str()) != ("default", "kubernetes") {
+                let text = format!("failed to allocate IP {asked}: the provided network does not match the current range");
+                return Err(ApiError::invalid(services, &name, &[FieldError::invalid("spec.clusterIPs", json!([asked]), &text)]));
+            }
             if used.contains(asked) {
                 let error = FieldError::invalid("spec.clusterIPs", json!([asked]), &format!("failed to allocate IP {asked}: provided IP is already allocated"));
                 return Err(ApiError::invalid(services, &name, &[error]));
@@ -193,7 +226,9 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
     if ports.is_empty() && !headless && kind != "ExternalName" {
         errors.push(FieldError::required("spec.ports", ""));
     }
-    if kind == "ExternalName" && !names::is_subdomain(object::text(new, "/spec/externalName").trim_end_matches('.')) {
+    if kind == "ExternalName" && object::text(new, "/spec/externalName").is_empty() {
+        errors.push(FieldError::required("spec.externalName", ""));
+    } else if kind == "ExternalName" && !names::is_subdomain(object::text(new, "/spec/externalName").trim_end_matches('.')) {
         errors.push(FieldError::invalid("spec.externalName", object::text(new, "/spec/externalName"), names::SUBDOMAIN_TEXT));
     }
     let mut seen = BTreeSet::new();
@@ -215,6 +250,24 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
         if !matches!(protocol, "TCP" | "UDP" | "SCTP") {
             errors.push(FieldError::unsupported(format!("{path}.protocol"), protocol, &["SCTP", "TCP", "UDP"]));
         }
+        match port.get("targetPort") {
+            Some(Value::Number(target)) if !target.as_i64().is_some_and(|target| (1..=65535).contains(&target)) => {
+                errors.push(FieldError::invalid(format!("{path}.targetPort"), Value::Number(target.clone()), "must be between 1 and 65535, inclusive"));
+            }
+            Some(Value::String(target)) => {
+                for text in names::port_name_faults(target) {
+                    errors.push(FieldError::invalid(format!("{path}.targetPort"), target.as_str(), text));
+                }
+            }
+            _ => {}
+        }
+        if kind == "ClusterIP" && object::number(port, "/nodePort").is_some_and(|number| number != 0) {
+            errors.push(FieldError::forbidden(format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'"));
+        }
+    }
+    let affinity = object::text(new, "/spec/sessionAffinity");
+    if !matches!(affinity, "ClientIP" | "None") {
+        errors.push(FieldError::unsupported("spec.sessionAffinity", affinity, &["ClientIP", "None"]));
     }
     let address = object::text(new, "/spec/clusterIP");
     if !address.is_empty() && address != "None" && address.parse::<IpAddr>().is_err() {

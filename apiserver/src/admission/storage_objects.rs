@@ -138,6 +138,59 @@ pub fn validate_claim(new: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// Checks a driver.
+pub fn validate_driver(new: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let policy = object::text(new, "/spec/fsGroupPolicy");
+    let policies = ["File", "None", "ReadWriteOnceWithFSType"];
+    if !policies.contains(&policy) {
+        errors.push(FieldError::unsupported("spec.fsGroupPolicy", policy, &policies));
+    }
+    for mode in object::strings(new, "/spec/volumeLifecycleModes") {
+        if !matches!(mode, "Persistent" | "Ephemeral") {
+            errors.push(FieldError::unsupported("spec.volumeLifecycleModes", mode, &["Persistent", "Ephemeral"]));
+        }
+    }
+    errors
+}
+
+/// Checks a CSI node.
+pub fn validate_csi_node(new: &Value) -> Vec<FieldError> {
+    let (mut errors, mut seen) = (Vec::new(), std::collections::BTreeSet::new());
+    for (index, driver) in object::items(new, "/spec/drivers").iter().enumerate() {
+        let path = format!("spec.drivers[{index}]");
+        let name = object::text(driver, "/name");
+        if name.is_empty() {
+            errors.push(FieldError::required(format!("{path}.name"), ""));
+        }
+        if object::text(driver, "/nodeID").is_empty() {
+            errors.push(FieldError::required(format!("{path}.nodeID"), ""));
+        }
+        if !name.is_empty() && !seen.insert(name) {
+            errors.push(FieldError::duplicate(format!("{path}.name"), name));
+        }
+    }
+    errors
+}
+
+/// Checks a change of a CSI node: a driver that is there stays as it is, apart from its limit.
+pub fn validate_csi_node_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let strip = |driver: &Value| {
+        let mut driver = driver.clone();
+        object::remove(&mut driver, "allocatable");
+        driver
+    };
+    let before = object::items(old, "/spec/drivers");
+    object::items(new, "/spec/drivers")
+        .iter()
+        .filter(|driver| {
+            let same = before.iter().find(|other| other.get("name") == driver.get("name"));
+            same.is_some_and(|other| strip(other) != strip(driver))
+        })
+        .map(|driver| FieldError::invalid("spec.drivers", driver.clone(), "field is immutable"))
+        .collect()
+}
+
 /// Checks a change of a claim: only more storage, and the volume once.
 pub fn validate_claim_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let strip = |claim: &Value| {
@@ -157,7 +210,12 @@ pub fn validate_claim_update(new: &Value, old: &Value) -> Vec<FieldError> {
     }
     let size = |claim: &Value| Quantity::parse(object::text(claim, "/spec/resources/requests/storage")).map_or(0, |size| size.units());
     if size(new) < size(old) {
-        errors.push(FieldError::forbidden("spec.resources.requests.storage", "field can not be less than status.capacity"));
+        let bound = object::text(old, "/status/phase") == "Bound";
+        let text = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        errors.push(match bound {
+            true => FieldError::forbidden("spec.resources.requests.storage", "field can not be less than status.capacity"),
+            false => FieldError::forbidden("spec", text),
+        });
     }
     errors
 }

@@ -78,7 +78,7 @@ async fn ensure_api_service(api: &Api, user: &User) -> Result<(), ApiError> {
     let service = json!({"metadata": {"name": "kubernetes", "labels": labels}, "spec": spec});
     ensure(api, user, "", "v1", "services", "default", service).await?;
     let key = ObjectKey::new(registry::core("services"), "default", "kubernetes");
-    let update = Update { key: &key, part: Part::Anything, user, dry_run: false };
+    let update = Update { key: &key, part: Part::Anything, user, dry_run: false, patched: false };
     // The address may be another one than at the last start.
     update_object(api, update, |old| {
         let mut new = old.clone();
@@ -95,7 +95,7 @@ async fn ensure_api_service(api: &Api, user: &User) -> Result<(), ApiError> {
     ensure(api, user, "discovery.k8s.io", "v1", "endpointslices", "default", slice.clone()).await?;
     let slices = registry::find("discovery.k8s.io", "v1", "endpointslices").ok_or_else(ApiError::no_such_address)?;
     let key = ObjectKey::new(slices, "default", "kubernetes");
-    let update = Update { key: &key, part: Part::Anything, user, dry_run: false };
+    let update = Update { key: &key, part: Part::Anything, user, dry_run: false, patched: false };
     update_object(api, update, |old| {
         let mut new = old.clone();
         for field in ["addressType", "endpoints", "ports"] {

@@ -111,7 +111,7 @@ async fn finish_owner(api: &Arc<Api>, owner: &Owned, owned: &[Owned], dependents
     let gone = if orphan { "orphan" } else { "foregroundDeletion" };
     let user = User::server();
     let key = ObjectKey::new(owner.resource, object::namespace(&owner.object), object::name(&owner.object));
-    let update = Update { key: &key, part: Part::Anything, user: &user, dry_run: false };
+    let update = Update { key: &key, part: Part::Anything, user: &user, dry_run: false, patched: false };
     let freed = update_object(api, update, |old| {
         let mut new = old.clone();
         let kept: Vec<&str> = object::finalizers(old).into_iter().filter(|name| *name != gone).collect();
@@ -127,7 +127,7 @@ async fn finish_owner(api: &Arc<Api>, owner: &Owned, owned: &[Owned], dependents
 async fn set_free(api: &Arc<Api>, child: &Owned, owner: &str) -> Result<(), ApiError> {
     let user = User::server();
     let key = ObjectKey::new(child.resource, object::namespace(&child.object), object::name(&child.object));
-    let update = Update { key: &key, part: Part::Anything, user: &user, dry_run: false };
+    let update = Update { key: &key, part: Part::Anything, user: &user, dry_run: false, patched: false };
     let freed = update_object(api, update, |old| {
         let mut new = old.clone();
         let kept: Vec<Value> =

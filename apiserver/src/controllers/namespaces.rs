@@ -48,7 +48,7 @@ async fn correct_certificate(api: &Api, key: &ObjectKey, wanted: &Value) -> Resu
         return Ok(());
     }
     let user = User::server();
-    let update = Update { key, part: Part::Anything, user: &user, dry_run: false };
+    let update = Update { key, part: Part::Anything, user: &user, dry_run: false, patched: false };
     let changed = update_object(api, update, |old| {
         let mut new = old.clone();
         object::copy_key(wanted, &mut new, "data");
@@ -106,7 +106,7 @@ async fn take_down(api: &Arc<Api>, namespace: &Value) -> Result<(), ApiError> {
     }
     let user = User::server();
     let key = ObjectKey::new(registry::core("namespaces"), "", name);
-    let update = Update { key: &key, part: Part::Finalize, user: &user, dry_run: false };
+    let update = Update { key: &key, part: Part::Finalize, user: &user, dry_run: false, patched: false };
     let freed = update_object(api, update, |old| {
         let mut new = old.clone();
         let kept: Vec<&str> = object::strings(old, "/spec/finalizers").into_iter().filter(|name| *name != "kubernetes").collect();

@@ -47,7 +47,7 @@ pub(super) async fn record(api: &Api, about_kind: &str, about_version: &str, abo
     let result = match made {
         Err(error) if error.code == 409 => {
             let key = ObjectKey::new(resource, namespace, &name);
-            let update = Update { key: &key, part: Part::Anything, user: &user, dry_run: false };
+            let update = Update { key: &key, part: Part::Anything, user: &user, dry_run: false, patched: false };
             update_object(api, update, |old| {
                 let mut new = old.clone();
                 new["count"] = json!(object::number(old, "/count").unwrap_or(1) + 1);

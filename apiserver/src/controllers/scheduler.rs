@@ -137,7 +137,7 @@ async fn choose_node(api: &Api, pod: &Value, node: &str) -> Result<bool, ApiErro
         }
         waiting = true;
         let key = ObjectKey::new(registry::core("persistentvolumeclaims"), object::namespace(pod), &name);
-        let update = Update { key: &key, part: Part::Anything, user: &user, dry_run: false };
+        let update = Update { key: &key, part: Part::Anything, user: &user, dry_run: false, patched: false };
         update_object(api, update, |old| {
             let mut new = old.clone();
             let annotations = object::metadata(&mut new).entry("annotations").or_insert_with(|| json!({}));
@@ -178,7 +178,7 @@ fn waits_for_consumer(api: &Api, claim: &Value) -> bool {
 async fn bind(api: &Arc<Api>, pod: &Value, node: &str) -> Result<(), ApiError> {
     let user = User::server();
     let key = ObjectKey::new(registry::core("pods"), object::namespace(pod), object::name(pod));
-    match bind_pod(api, Update { key: &key, part: Part::Binding, user: &user, dry_run: false }, node).await {
+    match bind_pod(api, Update { key: &key, part: Part::Binding, user: &user, dry_run: false, patched: false }, node).await {
         // Gone or bound by somebody else meanwhile.
         Err(error) if matches!(error.code, 404 | 409) => return Ok(()),
         other => {
@@ -205,7 +205,7 @@ async fn tell_why_not(api: &Arc<Api>, pod: &Value, nodes: usize, reasons: &BTree
     }
     let user = User::server();
     let key = ObjectKey::new(registry::core("pods"), object::namespace(pod), object::name(pod));
-    let update = Update { key: &key, part: Part::Status, user: &user, dry_run: false };
+    let update = Update { key: &key, part: Part::Status, user: &user, dry_run: false, patched: false };
     let told = update_object(api, update, |old| {
         let mut new = old.clone();
         object::set_condition(&mut new, "PodScheduled", "False", "Unschedulable", &message);

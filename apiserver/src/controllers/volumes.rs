@@ -94,7 +94,7 @@ fn key_of(resource: &'static Resource, object: &Value) -> ObjectKey {
 /// Changes an object; one that is gone is no error.
 async fn change(api: &Api, key: &ObjectKey, apply: impl FnMut(&Value) -> Result<Value, ApiError>) -> Result<Option<Value>, ApiError> {
     let user = User::server();
-    match update_object(api, Update { key, part: Part::Anything, user: &user, dry_run: false }, apply).await {
+    match update_object(api, Update { key, part: Part::Anything, user: &user, dry_run: false, patched: false }, apply).await {
         Err(error) if error.code == 404 => Ok(None),
         other => other.map(Some),
     }

@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::definitions::{REFERENCE_PREFIX, definitions};
+use super::zero_fields::zero_fields;
 use crate::quantity::Quantity;
 
 /// Unknown fields noted at most.
@@ -73,7 +74,8 @@ fn mismatch(value: &Value, path: &str, owner: &str, wanted: &str) -> String {
             .collect()
     };
     let shown = match value {
-        Value::Number(number) => format!("number {number}"),
+        // A number is shown where numbers fit, but not this one.
+        Value::Number(number) if wanted.starts_with("int") => format!("number {number}"),
         other => described(other).to_string(),
     };
     format!("json: cannot unmarshal {shown} into Go struct field {owner}.{plain} of type {wanted}")
@@ -130,25 +132,36 @@ impl Walk<'_> {
                 kept.insert(key, inner);
             }
         }
+        for (field, zero) in zero_fields(owner, schema) {
+            if !kept.contains_key(field) {
+                kept.insert(field.to_string(), zero);
+            }
+        }
         *map = kept;
         Ok(())
     }
 
     fn map(&mut self, value: &mut Value, inner: &Value, path: &str, owner: &str) -> Result<(), String> {
-        let Value::Object(map) = value else { return Err(mismatch(value, path, owner, "map")) };
-        for (key, entry) in map.iter_mut() {
+        let plain = inner.get("type").and_then(Value::as_str) == Some("string") && inner.get("format").is_none();
+        let wanted = if plain { "map[string]string" } else { "map" };
+        let Value::Object(map) = value else { return Err(mismatch(value, path, owner, wanted)) };
+        for entry in map.values_mut() {
             if entry.is_null() {
                 // A null entry is the zero value to a typed decoder.
                 *entry = if inner.get("type").and_then(Value::as_str) == Some("string") { "".into() } else { continue };
             }
-            self.value(entry, inner, &format!("{path}.{key}"), owner)?;
+            self.value(entry, inner, path, owner)?;
         }
         Ok(())
     }
 
     fn array(&mut self, value: &mut Value, inner: &Value, path: &str, owner: &str) -> Result<(), String> {
         let Value::Array(items) = value else {
-            return Err(mismatch(value, path, owner, &format!("[]{}", resolve(inner, "string").1.rsplit('.').next().unwrap_or("string"))));
+            let item = match resolve(inner, "").1 {
+                "" => "string".to_string(),
+                name => format!("v1.{}", name.rsplit('.').next().unwrap_or(name)),
+            };
+            return Err(mismatch(value, path, owner, &format!("[]{item}")));
         };
         for (index, item) in items.iter_mut().enumerate() {
             if item.is_null() && resolve(inner, "").0.get("properties").is_some() {
@@ -256,6 +269,6 @@ mod tests {
             "json: cannot unmarshal string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32"
         );
         let mut pod = json!({"spec": {"containers": "x"}});
-        assert!(normalize(&mut pod, POD).unwrap_err().contains("PodSpec.spec.containers of type []Container"));
+        assert!(normalize(&mut pod, POD).unwrap_err().contains("PodSpec.spec.containers of type []v1.Container"));
     }
 }

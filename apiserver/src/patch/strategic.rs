@@ -1,7 +1,5 @@
 //! Strategic merge: a document laid over another, lists merged by key, with the directives of kubectl.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value};
 
 use super::merge_keys::{ListStrategy, list_strategy};
@@ -46,7 +44,7 @@ fn merge_value(old: &mut Value, patch: &Value, schema: Option<&str>, path: &str)
             *old = Value::Object(Map::new());
             return Ok(());
         }
-        Some(other) => return Err(format!("unknown directive {PATCH}: {other} at {path:?}")),
+        Some(other) => return Err(format!("unknown patch type: {other} in map: {}", go_text(&Value::Object(patch.clone())))),
     }
     if !old.is_object() {
         *old = Value::Object(Map::new());
@@ -55,13 +53,18 @@ fn merge_value(old: &mut Value, patch: &Value, schema: Option<&str>, path: &str)
     if let Some(kept) = patch.get(RETAIN_KEYS).and_then(Value::as_array) {
         map.retain(|key, _| kept.iter().any(|other| other.as_str() == Some(key)));
     }
+    // The order of the lists whose order the patch sets, as it was.
+    let ordered = patch.keys().filter_map(|key| key.strip_prefix(ORDER_PREFIX));
+    let before: Map<String, Value> = ordered.filter_map(|field| Some((field.to_string(), map.get(field)?.clone()))).collect();
     merge_fields(map, patch, schema, path)?;
     for (key, order) in patch {
         if let Some(field) = key.strip_prefix(ORDER_PREFIX)
             && let Some(Value::Array(items)) = map.get_mut(field)
         {
             let type_name = schema.and_then(|name| name.rsplit('.').next()).unwrap_or_default();
-            set_order(items, order, list_strategy(type_name, field), field)?;
+            let Some(order) = order.as_array() else { return Err(format!("{ORDER_PREFIX}{field} is not a list")) };
+            let before = before.get(field).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            set_order(items, order, before, list_strategy(type_name, field));
         }
     }
     Ok(())
@@ -112,6 +115,7 @@ fn merge_list(old: &mut Value, patch: &[Value], strategy: ListStrategy, schema: 
         *old = Value::Array(kept.map(clean).collect());
         return Ok(());
     };
+    let before = items.clone();
     match strategy {
         ListStrategy::ByKey(key) => {
             for item in patch {
@@ -126,12 +130,13 @@ fn merge_list(old: &mut Value, patch: &[Value], strategy: ListStrategy, schema: 
             }
         }
     }
+    set_order(items, patch, &before, strategy);
     Ok(())
 }
 
 fn merge_item(items: &mut Vec<Value>, item: &Value, key: &str, schema: Option<&str>, path: &str) -> Result<(), String> {
     let Some(id) = item.get(key) else {
-        return Err(format!("an item of {path} does not contain the merge key {key}"));
+        return Err(format!("map: {} does not contain declared merge key: {key}", go_text(item)));
     };
     let position = items.iter().position(|other| other.get(key) == Some(id));
     if item.get(PATCH).and_then(Value::as_str) == Some("delete") {
@@ -149,24 +154,46 @@ fn merge_item(items: &mut Vec<Value>, item: &Value, key: &str, schema: Option<&s
     }
 }
 
-/// The order of the patch, with items that it does not name kept behind the neighbour that they followed.
-fn set_order(items: &mut Vec<Value>, order: &Value, strategy: ListStrategy, field: &str) -> Result<(), String> {
-    let Some(order) = order.as_array() else { return Err(format!("{ORDER_PREFIX}{field} is not a list")) };
+/// Brings items into the order of a list; those that it does not name keep their own and go in front of a named one
+/// only where they stood in front of it before.
+fn set_order(items: &mut Vec<Value>, order: &[Value], before: &[Value], strategy: ListStrategy) {
     let id = |value: &Value| match strategy {
         ListStrategy::ByKey(key) => value.get(key).cloned().unwrap_or_default(),
         _ => value.clone(),
     };
-    let rank: BTreeMap<String, usize> = order.iter().enumerate().map(|(index, value)| (id(value).to_string(), index)).collect();
-    let mut ranked = Vec::with_capacity(items.len());
-    let mut last = 0;
-    for item in items.drain(..) {
-        let position = rank.get(&id(&item).to_string()).copied();
-        last = position.unwrap_or(last);
-        ranked.push((last, position.is_none(), item));
+    let rank = |list: &[Value], value: &Value| list.iter().position(|other| id(other) == id(value));
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) = items.drain(..).partition(|item| rank(order, item).is_some());
+    named.sort_by_key(|item| rank(order, item));
+    others.sort_by_key(|item| rank(before, item).unwrap_or(usize::MAX));
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    loop {
+        let first = match (others.peek(), named.peek()) {
+            (Some(other), Some(item)) => match (rank(before, other), rank(before, item)) {
+                (Some(other), Some(item)) if other < item => others.next(),
+                _ => named.next(),
+            },
+            (Some(_), None) => others.next(),
+            _ => named.next(),
+        };
+        match first {
+            Some(item) => items.push(item),
+            None => break,
+        }
     }
-    ranked.sort_by_key(|(rank, follows, _)| (*rank, *follows));
-    items.extend(ranked.into_iter().map(|(.., item)| item));
-    Ok(())
+}
+
+/// A value as Go prints it: the text of kube-apiserver's own errors.
+fn go_text(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let entries: Vec<String> = map.iter().map(|(key, value)| format!("{key}:{}", go_text(value))).collect();
+            format!("map[{}]", entries.join(" "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" ")),
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".into(),
+        plain => plain.to_string(),
+    }
 }
 
 fn without_directives(map: &Map<String, Value>) -> Map<String, Value> {
@@ -225,7 +252,7 @@ mod tests {
         let pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}});
         let done = merged(pod, json!({"spec": {"$setElementOrder/containers": [{"name": "c"}, {"name": "a"}], "containers": [{"name": "c", "image": "x"}]}}));
         let names: Vec<&str> = done["spec"]["containers"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["c", "a", "b"]);
+        assert_eq!(names, ["b", "c", "a"], "what is not named stays in front of what came after it");
     }
 
     #[test]
@@ -239,6 +266,6 @@ mod tests {
     fn what_has_no_key_is_refused() {
         let mut pod = json!({});
         let patch = json!({"spec": {"containers": [{"image": "x"}]}});
-        assert!(strategic_merge(&mut pod, &patch, "io.k8s.api.core.v1.Pod").unwrap_err().contains("merge key name"));
+        assert!(strategic_merge(&mut pod, &patch, "io.k8s.api.core.v1.Pod").unwrap_err().contains("declared merge key: name"));
     }
 }

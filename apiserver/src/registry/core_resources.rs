@@ -124,7 +124,7 @@ pub(super) static CORE: &[Resource] = &[
         subresources: &[part("status", "Service", PART)],
         selectable_fields: &[("spec.clusterIP", "/spec/clusterIP"), ("spec.type", "/spec/type")],
         answers_deleted: true,
-        name_rule: NameRule::Dns1035Label,
+        name_rule: NameRule::Label,
         ..core("services", "service", "Service", "io.k8s.api.core.v1.Service")
     },
 ];

@@ -65,13 +65,13 @@ pub(super) static GROUPS: &[Resource] = &[
     ),
     Resource {
         namespaced: false,
-        ..v1(STORAGE, "csidrivers", "csidriver", "CSIDriver", "io.k8s.api.storage.v1.CSIDriver")
+        answers_deleted: true, ..v1(STORAGE, "csidrivers", "csidriver", "CSIDriver", "io.k8s.api.storage.v1.CSIDriver")
     },
-    Resource { namespaced: false, ..v1(STORAGE, "csinodes", "csinode", "CSINode", "io.k8s.api.storage.v1.CSINode") },
+    Resource { namespaced: false, answers_deleted: true, ..v1(STORAGE, "csinodes", "csinode", "CSINode", "io.k8s.api.storage.v1.CSINode") },
     Resource {
         short_names: &["sc"],
         namespaced: false,
-        ..v1(STORAGE, "storageclasses", "storageclass", "StorageClass", "io.k8s.api.storage.v1.StorageClass")
+        answers_deleted: true, ..v1(STORAGE, "storageclasses", "storageclass", "StorageClass", "io.k8s.api.storage.v1.StorageClass")
     },
     Resource {
         namespaced: false,

@@ -74,7 +74,7 @@ impl Accept {
         if header.contains("text/html") || header.contains("text/plain") {
             return Ok(plain);
         }
-        Err(ApiError::not_acceptable("application/json, application/yaml"))
+        Err(ApiError::not_acceptable("application/json, application/yaml", header.contains("json") || header.contains("yaml")))
     }
 }
 
@@ -105,7 +105,10 @@ pub fn shaped(resource: &Resource, object: Value, shape: Shape) -> Value {
     match shape {
         Shape::Full => typed(resource, object),
         Shape::Metadata => partial(&object),
-        Shape::Table(include) => table::render(resource, &[object], include, &json!({}), true),
+        Shape::Table(include) => {
+            let metadata = json!({"resourceVersion": object.pointer("/metadata/resourceVersion")});
+            table::render(resource, &[object], include, &metadata, true)
+        }
     }
 }
 

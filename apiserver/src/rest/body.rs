@@ -12,6 +12,7 @@ use crate::error::ApiError;
 use crate::object;
 use crate::openapi;
 use crate::protobuf;
+use crate::registry;
 
 /// A decoded object and what the client should be warned of.
 #[derive(Debug, Default)]
@@ -50,6 +51,7 @@ pub async fn read(body: Incoming) -> Result<Bytes, ApiError> {
 /// # Errors
 /// 415 for another type than JSON, YAML and protobuf, 400 for what can't be parsed.
 pub fn parse(content_type: &str, bytes: &[u8], schema: &str) -> Result<Document, ApiError> {
+    let kind = schema.rsplit('.').next().unwrap_or(schema);
     let media = content_type.split(';').next().unwrap_or_default().trim();
     let parsed = match media {
         "" | "application/json" | "*/*" => Document::from_json(bytes),
@@ -57,13 +59,15 @@ pub fn parse(content_type: &str, bytes: &[u8], schema: &str) -> Result<Document,
         protobuf::MEDIA_TYPE => protobuf::decode(bytes, schema).map(|value| Document { value, duplicates: Vec::new() }),
         other => {
             return Err(ApiError::unsupported_media_type(format!(
-                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+                "the body of the request was in an unknown format{} - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+                if other.is_empty() { " (none)" } else { "" }
             )));
         }
     };
-    let parsed = parsed.map_err(|error| ApiError::bad_request(format!("the object provided is unrecognized: {error}")))?;
+    let refuse = |why: &str| ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why}"));
+    let parsed = parsed.map_err(|error| refuse(&error))?;
     if !parsed.value.is_object() {
-        return Err(ApiError::bad_request("the object provided is unrecognized: it is not an object"));
+        return Err(refuse("it is not an object"));
     }
     Ok(parsed)
 }
@@ -88,14 +92,11 @@ pub fn check(document: Document, expected: Expected<'_>, validation: FieldValida
     let kind = object::text(&object, "/kind").to_string();
     let version = object::text(&object, "/apiVersion").to_string();
     if (!kind.is_empty() && kind != expected.kind) || (!version.is_empty() && version != expected.api_version) {
-        return Err(ApiError::bad_request(format!(
-            "the object provided is unrecognized (must be of type {}): {kind} in version {version:?} was sent, {} in version {:?} is expected",
-            expected.kind, expected.kind, expected.api_version
-        )));
+        return Err(ApiError::bad_request(wrong_kind(&kind, &version, expected)));
     }
     let refuse = |reason: String| {
-        let (kind, version) = (expected.kind, expected.api_version);
-        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {reason}"))
+        let kind = expected.kind;
+        ApiError::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {reason}", version_of(expected.api_version)))
     };
     let report = openapi::normalize(&mut object, expected.schema).map_err(refuse)?;
     object::remove(&mut object, "kind");
@@ -111,4 +112,28 @@ pub fn check(document: Document, expected: Expected<'_>, validation: FieldValida
         }
         _ => Ok(Decoded { object, warnings: found }),
     }
+}
+
+/// The version without its group.
+fn version_of(api_version: &str) -> &str {
+    api_version.rsplit('/').next().unwrap_or(api_version)
+}
+
+/// The first part of a group's name, as types are called by it.
+fn group_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("core", |(group, _)| group.split('.').next().unwrap_or(group))
+}
+
+/// What is wrong with a document of another kind than the address has.
+fn wrong_kind(kind: &str, version: &str, expected: Expected<'_>) -> String {
+    let (kind, version) =
+        (if kind.is_empty() { expected.kind } else { kind }, if version.is_empty() { expected.api_version } else { version });
+    let why = match registry::find_kind(version, kind) {
+        Some(_) => {
+            let (found, wanted) = (format!("{}.{kind}", version_of(version)), format!("{}.{}", group_of(expected.api_version), expected.kind));
+            format!("converting ({found}) to ({wanted}): unknown conversion")
+        }
+        None => format!("no kind {kind:?} is registered for version {version:?}"),
+    };
+    format!("{kind} in version {:?} cannot be handled as a {}: {why}", version_of(version), expected.kind)
 }

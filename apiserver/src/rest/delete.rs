@@ -49,9 +49,12 @@ pub async fn delete_object(api: &Api, key: &ObjectKey, options: &DeleteOptions) 
         check_preconditions(resource, &old, options)?;
         let done = match plan(resource, &old, options, Timestamp::now()) {
             Step::Nothing => return Ok(Deletion::Marked(old)),
-            Step::Remove if options.dry_run => return Ok(Deletion::Gone(old)),
+            Step::Remove if options.dry_run => return Ok(Deletion::Gone(last_form(resource, old))),
             Step::Mark(marked) if options.dry_run => return Ok(Deletion::Marked(marked)),
-            Step::Remove => api.store.delete(key, stored.revision).await.map(Deletion::Gone),
+            Step::Remove => {
+                let gone = api.store.delete(key, stored.revision).await;
+                gone.map(|object| Deletion::Gone(last_form(resource, object)))
+            }
             Step::Mark(marked) => api.store.put(key, Expect::Revision(stored.revision), marked).await.map(Deletion::Marked),
         };
         match done {
@@ -63,22 +66,35 @@ pub async fn delete_object(api: &Api, key: &ObjectKey, options: &DeleteOptions) 
     unreachable!("the loop returns")
 }
 
+/// A pod that goes at once is shown as one whose deletion was asked for.
+fn last_form(resource: &Resource, mut object: Value) -> Value {
+    if resource.plural == "pods" && !object::is_terminating(&object) {
+        set_deletion(&mut object, Timestamp::now(), 0);
+        let generation = object::number(&object, "/metadata/generation").unwrap_or(0) + 1;
+        object::metadata(&mut object).insert("generation".into(), json!(generation));
+    }
+    object
+}
+
 fn check_preconditions(resource: &Resource, old: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
     let name = object::name(old);
     if let Some(uid) = &options.uid
         && uid != object::uid(old)
     {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object::uid(old));
-        return Err(ApiError::conflict(resource, name, &why));
+        let why = format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+            object::uid(old)
+        );
+        return Err(ApiError::precondition(resource, name, &why));
     }
     if let Some(revision) = &options.revision
         && revision != object::text(old, "/metadata/resourceVersion")
     {
         let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {revision}, ResourceVersion in object meta: {}",
+            "the ResourceVersion in the precondition ({revision}) does not match the ResourceVersion in record ({}). The object might have been modified",
             object::text(old, "/metadata/resourceVersion")
         );
-        return Err(ApiError::conflict(resource, name, &why));
+        return Err(ApiError::precondition(resource, name, &why));
     }
     if resource.plural == "namespaces" && ["default", "kube-system", "kube-public"].contains(&name) {
         return Err(ApiError::forbidden(resource, name, "this namespace may not be deleted"));

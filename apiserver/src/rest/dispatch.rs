@@ -16,10 +16,11 @@ use super::query::{DeleteOptions, Query};
 use super::selector::Selector;
 use super::update::{Part, Update, update_object};
 use super::{event_versions, get, pages, parts};
+use crate::admission;
 use crate::api::Api;
 use crate::auth::{self, Attributes, Decision, Peer, User};
 use crate::controllers;
-use crate::error::{self, ApiError};
+use crate::error::{self, ApiError, FieldError};
 use crate::object;
 use crate::patch::{Patch, PatchKind};
 use crate::storage::{ObjectKey, Range};
@@ -112,7 +113,12 @@ async fn answer_request(api: &Arc<Api>, peer: &Peer, request: Request<Incoming>)
             let own_media = matches!(address.part(), "log" | "exec" | "attach" | "portforward" | "proxy");
             let accept = if own_media { Accept { shape: answer::Shape::Full, yaml: false, pretty: false } } else { accept? };
             let call = Call { api: api.clone(), user, address, query, accept };
-            call_resource(call, request).await
+            let warnings = admission::warn_of_resource(call.address.resource);
+            let mut answered = call_resource(call, request).await;
+            if let Ok(response) = &mut answered {
+                answer::warn(response, &warnings);
+            }
+            answered
         }
     }
 }
@@ -155,7 +161,9 @@ async fn call_resource(call: Call, request: Request<Incoming>) -> Result<Respons
     if !resource.verbs.contains(&verb) {
         return Err(ApiError::method_not_allowed());
     }
-    if request.method() == Method::POST && !call.address.name.is_empty() {
+    // A name is given to what is made, and what is changed has one.
+    let named = !call.address.name.is_empty();
+    if (verb == "create" && named) || (matches!(verb, "update" | "patch") && !named) {
         return Err(ApiError::method_not_allowed());
     }
     match verb {
@@ -201,8 +209,10 @@ async fn create(call: Call, request: Request<Incoming>) -> Result<Response<Body>
     } else {
         auth::review(&call.api, &call.user, resource, &call.address.namespace, decoded.object)?
     };
+    let more = admission::warn_of_object(resource, &made);
     let mut response = call.answer_object(StatusCode::CREATED, made);
     answer::warn(&mut response, &decoded.warnings);
+    answer::warn(&mut response, &more);
     Ok(response)
 }
 
@@ -212,7 +222,7 @@ pub async fn update(call: Call, request: Request<Incoming>, part: Part) -> Resul
     let decoded = read_object(&call, request, "UpdateOptions").await?;
     let key = call.key();
     check_names(&call, &decoded.object)?;
-    let update = Update { key: &key, part, user: &call.user, dry_run };
+    let update = Update { key: &key, part, user: &call.user, dry_run, patched: false };
     let result = update_object(&call.api, update, |_| Ok(decoded.object.clone())).await;
     let (code, object) = match result {
         Err(error) if error.code == 404 && key.resource.update_creates && part == Part::Main => {
@@ -227,15 +237,20 @@ pub async fn update(call: Call, request: Request<Incoming>, part: Part) -> Resul
         }
         other => (StatusCode::OK, other?),
     };
+    let more = if part == Part::Main { admission::warn_of_object(key.resource, &object) } else { Vec::new() };
     let mut response = call.answer_object(code, object);
     answer::warn(&mut response, &decoded.warnings);
+    answer::warn(&mut response, &more);
     Ok(response)
 }
 
 fn check_names(call: &Call, object: &Value) -> Result<(), ApiError> {
     let (name, namespace) = (object::name(object), object::namespace(object));
     if name.is_empty() {
-        return Err(ApiError::bad_request("name must be provided"));
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            call.address.name
+        )));
     }
     if name != call.address.name {
         return Err(ApiError::bad_request(format!(
@@ -244,10 +259,7 @@ fn check_names(call: &Call, object: &Value) -> Result<(), ApiError> {
         )));
     }
     if !namespace.is_empty() && namespace != call.address.namespace {
-        return Err(ApiError::bad_request(format!(
-            "the namespace of the object ({namespace}) does not match the namespace on the URL ({})",
-            call.address.namespace
-        )));
+        return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
     }
     Ok(())
 }
@@ -257,13 +269,19 @@ pub async fn patch(call: Call, request: Request<Incoming>, part: Part) -> Result
     let dry_run = call.query.dry_run("PatchOptions")?;
     let validation = call.query.field_validation("PatchOptions")?;
     let kind = PatchKind::parse(header_text(request.headers(), header::CONTENT_TYPE))?;
+    if call.query.has("force") {
+        let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
+        return Err(ApiError::invalid_options("PatchOptions", error));
+    }
     let bytes = body::read(request.into_body()).await?;
     let patch = Patch::parse(kind, &bytes)?;
     let key = call.key();
-    let update = Update { key: &key, part, user: &call.user, dry_run };
+    let update = Update { key: &key, part, user: &call.user, dry_run, patched: true };
     let (object, warnings) = patch_object(&call.api, update, &patch, validation).await?;
+    let more = if part == Part::Main { admission::warn_of_object(key.resource, &object) } else { Vec::new() };
     let mut response = call.answer_object(StatusCode::OK, object);
     answer::warn(&mut response, &warnings);
+    answer::warn(&mut response, &more);
     Ok(response)
 }
 

@@ -11,7 +11,7 @@ use super::answer::{self, Accept, Body, Shape};
 use super::query::Query;
 use super::selector::Selector;
 use crate::api::Api;
-use crate::error::ApiError;
+use crate::error::{ApiError, FieldError};
 use crate::registry::Resource;
 use crate::storage::{ObjectKey, Page, Range, Selectable};
 use crate::table;
@@ -40,6 +40,10 @@ pub fn list(api: &Api, address: &Address, query: &Query, accept: Accept) -> Resu
         && let Some(last) = page.items.last()
     {
         metadata["continue"] = json!(encode_continue(page.revision, &last.namespace, &last.name));
+        // With a selector nobody has counted.
+        if selector.is_everything() {
+            metadata["remainingItemCount"] = json!(page.remaining);
+        }
     }
     if accept.shape == Shape::Full && !accept.yaml && !accept.pretty && resource.group != "events.k8s.io" {
         return Ok(answer::bytes(StatusCode::OK, "application/json", join(resource, &metadata, &page)));
@@ -88,23 +92,29 @@ fn range(api: &Api, address: &Address, query: &Query) -> Result<(Range, usize), 
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
         let (revision, namespace, name) = decode_continue(token)
-            .ok_or_else(|| ApiError::bad_request("invalid continue token: it was not made by this server"))?;
+            .ok_or_else(|| ApiError::bad_request("invalid continue token: continue key is not valid: it was not made by this server"))?;
         range.revision = Some(revision);
         range.after = Some((namespace, name));
         return Ok((range, limit));
     }
-    match query.get("resourceVersionMatch") {
-        "" | "NotOlderThan" => not_in_future(api, revision)?,
-        "Exact" => {
-            let Some(revision) = revision.filter(|revision| *revision > 0) else {
-                return Err(ApiError::bad_request("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""));
-            };
-            not_in_future(api, Some(revision))?;
-            range.revision = Some(revision);
-        }
-        other => return Err(ApiError::bad_request(format!("resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""))),
+    check_match(query.get("resourceVersionMatch"), revision)?;
+    not_in_future(api, revision)?;
+    if query.get("resourceVersionMatch") == "Exact" {
+        range.revision = revision;
     }
     Ok((range, limit))
+}
+
+fn check_match(matching: &str, revision: Option<u64>) -> Result<(), ApiError> {
+    let field = "resourceVersionMatch";
+    let error = match (matching, revision) {
+        ("", _) => return Ok(()),
+        (_, None) => FieldError::forbidden(field, "resourceVersionMatch is forbidden unless resourceVersion is provided"),
+        ("Exact", Some(0)) => FieldError::forbidden(field, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""),
+        ("Exact" | "NotOlderThan", _) => return Ok(()),
+        (other, _) => FieldError::unsupported(field, other, &["Exact", "NotOlderThan", ""]),
+    };
+    Err(ApiError::invalid_options("ListOptions", error))
 }
 
 /// A revision that is not there yet can't be shown.

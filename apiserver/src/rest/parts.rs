@@ -15,6 +15,7 @@ use crate::auth;
 use crate::error::ApiError;
 use crate::object;
 use crate::proxy;
+use crate::storage::ObjectKey;
 
 /// Answers a request to a part.
 pub async fn answer(call: Call, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
@@ -56,10 +57,9 @@ async fn bind(call: Call, request: Request<Incoming>) -> Result<Response<Body>, 
     let node = object::text(&binding, "/target/name").to_string();
     let key = call.key();
     if node.is_empty() {
-        let error = crate::error::FieldError::required("target.name", "");
-        return Err(ApiError::invalid_kind("Binding", "", "Binding", &key.name, &[error]));
+        return Err(ApiError::unforeseen("target.name: Required value"));
     }
-    let update = Update { key: &key, part: Part::Binding, user: &call.user, dry_run: call.query.dry_run("CreateOptions")? };
+    let update = Update { key: &key, part: Part::Binding, user: &call.user, dry_run: call.query.dry_run("CreateOptions")?, patched: false };
     bind_pod(&call.api, update, &node).await?;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(answer::document(StatusCode::CREATED, &status, call.accept))
@@ -74,10 +74,10 @@ pub async fn bind_pod(api: &crate::api::Api, update: Update<'_>, node: &str) -> 
     update_object(api, update, |old| {
         let bound = object::text(old, "/spec/nodeName");
         if !bound.is_empty() {
-            return Err(ApiError::conflict(key.resource, &key.name, &format!("pod {} is already assigned to node {bound:?}", key.name)));
+            return Err(binding_conflict(key, &format!("pod {} is already assigned to node {bound:?}", key.name)));
         }
         if object::is_terminating(old) {
-            return Err(ApiError::conflict(key.resource, &key.name, &format!("pod {} is being deleted, cannot be assigned to a host", key.name)));
+            return Err(binding_conflict(key, &format!("pod {} is being deleted, cannot be assigned to a host", key.name)));
         }
         let mut new = old.clone();
         new["spec"]["nodeName"] = json!(node);
@@ -87,10 +87,21 @@ pub async fn bind_pod(api: &crate::api::Api, update: Update<'_>, node: &str) -> 
     .await
 }
 
+fn binding_conflict(key: &ObjectKey, why: &str) -> ApiError {
+    ApiError {
+        message: format!("Operation cannot be fulfilled on pods/binding {:?}: {why}", key.name),
+        details: Some(json!({"name": key.name, "kind": "pods/binding"})),
+        ..ApiError::conflict(key.resource, &key.name, why)
+    }
+}
+
 /// Evicts a pod: a deletion, there are no budgets here.
 async fn evict(call: Call, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
     let expected = Expected { api_version: "policy/v1", kind: "Eviction", schema: "io.k8s.api.policy.v1.Eviction" };
     let eviction = read(request, &call, expected).await?;
+    if object::name(&eviction) != call.address.name {
+        return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
+    }
     let mut options = match eviction.get("deleteOptions") {
         Some(options) => DeleteOptions::read(&call.query, Some(options))?,
         None => DeleteOptions::default(),

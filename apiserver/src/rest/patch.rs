@@ -30,7 +30,12 @@ pub async fn patch_object(
     let mut warnings = Vec::new();
     let change = |old: &Value| {
         let patched = patch.apply(answer::typed(resource, old.clone()), resource.schema)?;
-        let decoded = body::check(Document { value: patched, duplicates: Vec::new() }, expected, validation)?;
+        let decoded = body::check(Document { value: patched.clone(), duplicates: Vec::new() }, expected, validation);
+        let decoded = decoded.map_err(|error| {
+            // Only what was wrong with the document; its kind is in it.
+            let why = error.message.split_once("cannot be handled as a ").and_then(|(_, rest)| rest.split_once(": "));
+            ApiError::patch_outcome(&patched, why.map_or(error.message.as_str(), |(_, why)| why))
+        })?;
         warnings = decoded.warnings;
         if object::name(&decoded.object) != key.name {
             return Err(ApiError::bad_request(format!(

@@ -53,7 +53,9 @@ impl Query {
     pub fn number(&self, key: &str) -> Result<Option<i64>, ApiError> {
         match self.get(key) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| ApiError::bad_request(format!("{key}: {text:?} is not a number"))),
+            text => {
+                text.parse().map(Some).map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+            }
         }
     }
 
@@ -67,7 +69,11 @@ impl Query {
             text => text
                 .parse()
                 .map(Some)
-                .map_err(|_| ApiError::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))),
+                .map_err(|_| {
+                    ApiError::bad_request(format!(
+                        "invalid resource version: {key}: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+                    ))
+                }),
         }
     }
 
@@ -90,8 +96,7 @@ impl Query {
             "Strict" => Ok(FieldValidation::Strict),
             "Ignore" => Ok(FieldValidation::Ignore),
             other => {
-                let error = FieldError::unsupported("fieldValidation", other, &["Ignore", "Strict", "Warn"]);
-                Err(ApiError::invalid_kind(&format!("{options}.meta.k8s.io"), "meta.k8s.io", options, "", &[error]))
+                Err(ApiError::invalid_options(options, FieldError::unsupported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"])))
             }
         }
     }
@@ -110,9 +115,10 @@ impl Query {
 
 fn check_dry_run(values: &[&str], options: &str) -> Result<bool, ApiError> {
     match values.iter().find(|value| **value != "All") {
-        Some(other) => {
-            let error = FieldError::unsupported("dryRun", other, &["All"]);
-            Err(ApiError::invalid_kind(&format!("{options}.meta.k8s.io"), "meta.k8s.io", options, "", &[error]))
+        Some(_) => {
+            let message = format!("Unsupported value: {values:?}: supported values: \"All\"");
+            let error = FieldError { field: "dryRun".into(), reason: "FieldValueNotSupported", message };
+            Err(ApiError::invalid_options(options, error))
         }
         None => Ok(!values.is_empty()),
     }
@@ -165,7 +171,7 @@ impl DeleteOptions {
         let Some(body) = body else {
             return Ok(DeleteOptions {
                 grace_period_seconds: query.number("gracePeriodSeconds")?,
-                propagation: propagation(query.get("propagationPolicy"), query.flag("orphanDependents"))?,
+                propagation: propagation(query.get("propagationPolicy"), query.has("orphanDependents").then(|| query.flag("orphanDependents")))?,
                 dry_run: query.dry_run("DeleteOptions")?,
                 ..DeleteOptions::default()
             });
@@ -175,7 +181,7 @@ impl DeleteOptions {
             grace_period_seconds: object::number(body, "/gracePeriodSeconds"),
             propagation: propagation(
                 object::text(body, "/propagationPolicy"),
-                body.get("orphanDependents").and_then(Value::as_bool).unwrap_or(false),
+                body.get("orphanDependents").and_then(Value::as_bool),
             )?,
             uid: precondition("/preconditions/uid"),
             revision: precondition("/preconditions/resourceVersion"),
@@ -184,15 +190,19 @@ impl DeleteOptions {
     }
 }
 
-fn propagation(text: &str, orphan: bool) -> Result<Propagation, ApiError> {
+fn propagation(text: &str, orphan: Option<bool>) -> Result<Propagation, ApiError> {
+    if orphan.is_some() && !text.is_empty() {
+        let error = FieldError::invalid("propagationPolicy", text, "orphanDependents and deletionPropagation cannot be both set");
+        return Err(ApiError::invalid_options("DeleteOptions", error));
+    }
     match text {
-        "" if orphan => Ok(Propagation::Orphan),
+        "" if orphan == Some(true) => Ok(Propagation::Orphan),
         "" | "Background" => Ok(Propagation::Background),
         "Foreground" => Ok(Propagation::Foreground),
         "Orphan" => Ok(Propagation::Orphan),
         other => {
-            let error = FieldError::unsupported("propagationPolicy", other, &["Background", "Foreground", "Orphan"]);
-            Err(ApiError::invalid_kind("DeleteOptions.meta.k8s.io", "meta.k8s.io", "DeleteOptions", "", &[error]))
+            let error = FieldError::unsupported("propagationPolicy", other, &["Foreground", "Background", "Orphan", "nil"]);
+            Err(ApiError::invalid_options("DeleteOptions", error))
         }
     }
 }

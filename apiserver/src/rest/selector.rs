@@ -41,10 +41,10 @@ impl Selector {
                 .chain(resource.selectable_fields.iter().map(|(name, _)| *name))
                 .find(|name| *name == field);
             let Some(known) = known else {
-                return Err(ApiError::bad_request(format!(
-                    "Unable to find {:?} that match label selector \"\", field selector {fields:?}: field label not supported: {field}",
-                    format!("{}/{}, Resource={}", resource.group, resource.version, resource.plural)
-                )));
+                return Err(ApiError::bad_request(match resource.selectable_fields.is_empty() {
+                    true => format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+                    false => format!("field label not supported: {field}"),
+                }));
             };
             found.push((known, value, equal));
         }

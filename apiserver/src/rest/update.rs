@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 use crate::admission;
 use crate::api::Api;
 use crate::auth::User;
-use crate::error::ApiError;
+use crate::error::{ApiError, FieldError};
 use crate::object;
-use crate::registry::Resource;
 use crate::storage::{Expect, ObjectKey};
 
 /// Tries when others change the object at the same time.
@@ -41,6 +40,8 @@ pub struct Update<'a> {
     pub user: &'a User,
     /// Nothing is stored.
     pub dry_run: bool,
+    /// The new form is a patch of the old one.
+    pub patched: bool,
 }
 
 /// Changes an object by a function of its present form.
@@ -52,7 +53,7 @@ pub async fn update_object(
     update: Update<'_>,
     mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
 ) -> Result<Value, ApiError> {
-    let Update { key, part, user, dry_run } = update;
+    let Update { key, part, user, dry_run, .. } = update;
     let (resource, name) = (key.resource, key.name.as_str());
     for attempt in 1.. {
         let stored = api.store.get(key).map_err(|error| ApiError::from_store(error, resource, name))?;
@@ -60,16 +61,20 @@ pub async fn update_object(
         let old = stored.value();
         let mut new = change(&old)?;
         let wanted = object::text(&new, "/metadata/resourceVersion").to_string();
+        if !wanted.is_empty() && wanted.parse::<u64>().is_err() {
+            return Err(ApiError::unforeseen(format!("strconv.ParseUint: parsing {wanted:?}: invalid syntax")));
+        }
         if !wanted.is_empty() && wanted != "0" && wanted != object::text(&old, "/metadata/resourceVersion") {
             return Err(ApiError::changed(resource, name));
         }
-        keep_system_metadata(resource, &mut new, &old)?;
+        check_uid(update, &new, &old)?;
+        keep_system_metadata(&mut new, &old);
         admission::admit_update(api, resource, part, &mut new, &old, user)?;
         let errors = admission::validate_update(resource, part, &new, &old);
         if !errors.is_empty() {
             return Err(ApiError::invalid(resource, name, &errors));
         }
-        if resource.counts_generation && new.get("spec") != old.get("spec") {
+        if resource.counts_generation && part != Part::Binding && new.get("spec") != old.get("spec") {
             let generation = object::number(&old, "/metadata/generation").unwrap_or(0) + 1;
             object::metadata(&mut new).insert("generation".into(), json!(generation));
         }
@@ -119,17 +124,28 @@ pub async fn finalize_if_done(api: &Api, key: &ObjectKey) -> Result<(), ApiError
     }
 }
 
-/// What the system sets stays as it is.
-fn keep_system_metadata(resource: &Resource, new: &mut Value, old: &Value) -> Result<(), ApiError> {
-    let (name, uid) = (object::name(old).to_string(), object::uid(old).to_string());
-    let given = object::uid(new).to_string();
-    if !given.is_empty() && given != uid {
-        return Err(ApiError::conflict(
-            resource,
-            &name,
-            &format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}"),
-        ));
+/// A change that names another UID means another object: a precondition of a PUT, an immutable field to a patch.
+fn check_uid(update: Update<'_>, new: &Value, old: &Value) -> Result<(), ApiError> {
+    let (given, uid) = (object::uid(new), object::uid(old));
+    if given.is_empty() || given == uid {
+        return Ok(());
     }
+    let resource = update.key.resource;
+    if update.patched {
+        let error = FieldError::invalid("metadata.uid", given, "field is immutable");
+        // Checked for every object, and again with the kind.
+        return Err(ApiError::invalid(resource, object::name(old), &[error.clone(), error]));
+    }
+    let place = if update.key.namespace.is_empty() { String::new() } else { format!("{}/", update.key.namespace) };
+    let path = format!("/registry/{}/{place}{}", resource.storage, update.key.name);
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {path}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {given}, UID in object meta: {uid}"
+    );
+    Err(ApiError::conflict(resource, object::name(old), &why))
+}
+
+/// What the system sets stays as it is.
+fn keep_system_metadata(new: &mut Value, old: &Value) {
     let kept = old.get("metadata").cloned().unwrap_or_default();
     let metadata = object::metadata(new);
     metadata.remove("managedFields");
@@ -154,5 +170,4 @@ fn keep_system_metadata(resource: &Resource, new: &mut Value, old: &Value) -> Re
             }
         }
     }
-    Ok(())
 }
