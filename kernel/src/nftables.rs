@@ -1,1 +1,525 @@
-//! Rules of nftables by netlink.
+//! Rules of nf_tables, by netlink: no program is run, and a batch is carried out whole or not at all.
+
+use std::io;
+
+use netlink_bindings::nftables::{
+    Chained, CmpOps, FibFlags, FibResult, MetaKeys, NatRangeFlags, Nfgenmsg, PayloadBase, PushExprListAttrs,
+    PushRuleAttrs, Registers, Request, VerdictCode,
+};
+use netlink_bindings::utils::RequestBuf;
+use netlink_socket2::{NetlinkSocket, ReplyError};
+
+/// `NFNL_SUBSYS_NFTABLES`, which batches name.
+const SUBSYSTEM: u16 = 10;
+/// Messages of one batch.
+const BATCH_MAX: u32 = 4096;
+/// `NFTNL_UDATA_RULE_COMMENT` and `NFTNL_UDATA_TABLE_COMMENT`.
+const COMMENT: u8 = 0;
+/// Bytes of a comment, its end among them.
+const COMMENT_BYTES_MAX: usize = 128;
+/// How often a batch is tried again because somebody else changed the rules meanwhile.
+const TRIES: u32 = 20;
+
+/// Family of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Family {
+    /// IPv4 and IPv6.
+    Inet = 1,
+    /// IPv4.
+    Ipv4 = 2,
+    /// IPv6.
+    Ipv6 = 10,
+}
+
+/// Where a base chain sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Hook {
+    /// Before routing.
+    Prerouting = 0,
+    /// Packets that begin here.
+    Output = 3,
+    /// After routing.
+    Postrouting = 4,
+}
+
+/// What a chain of addresses is translated at.
+pub const PRIORITY_DNAT: i32 = -100;
+/// The same for sources.
+pub const PRIORITY_SNAT: i32 = 100;
+/// Type of a local address (`RTN_LOCAL`).
+pub const LOCAL: u32 = 2;
+
+/// One step of a rule. Comparisons end the rule when they don't hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The packet's protocol of layer 3 (`nfproto`).
+    IsFamily(Family),
+    /// The packet's protocol of layer 4.
+    IsProtocol(u8),
+    /// Its source address lies in a network: address and prefix.
+    SourceIn(std::net::IpAddr, u8),
+    /// Its destination address lies in a network, or not.
+    DestinationIn(std::net::IpAddr, u8, bool),
+    /// Its destination port.
+    IsDestinationPort(u16),
+    /// Its destination address belongs to this machine.
+    IsForHere,
+    /// Translate the destination.
+    Dnat(std::net::IpAddr, u16),
+    /// Translate the source to that of the outgoing link.
+    Masquerade,
+    /// Go on in another chain and come back.
+    Jump(&'static str),
+    /// Go on in another chain.
+    Goto(&'static str),
+    /// Leave the chain.
+    Return,
+}
+
+/// A rule as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its handle, for deletion.
+    pub handle: u64,
+    /// Its comment.
+    pub comment: String,
+}
+
+/// Why rules can't be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} nftables")]
+pub struct NftablesError {
+    step: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+impl NftablesError {
+    /// There is no such table or chain.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.source.raw_os_error() == Some(nix::libc::ENOENT)
+    }
+}
+
+fn header(family: Family) -> Nfgenmsg {
+    let mut header = Nfgenmsg::new();
+    header.nfgen_family = family as u8;
+    header
+}
+
+fn batch_header() -> Nfgenmsg {
+    let mut header = Nfgenmsg::new();
+    header.set_res_id(SUBSYSTEM);
+    header
+}
+
+/// One change of a batch.
+#[derive(Clone, Debug)]
+enum Change {
+    Table(Family, String, String),
+    Chain(Family, String, String),
+    BaseChain(Family, String, String, Hook, i32),
+    Rule { family: Family, table: String, chain: String, steps: Vec<Step>, comment: String },
+    DeleteRule { family: Family, table: String, chain: String, handle: u64 },
+    FlushChain(Family, String, String),
+    DeleteTable(Family, String),
+}
+
+/// Changes that are made together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch(Vec<Change>);
+
+impl Batch {
+    /// Makes a table; fine when it is there.
+    pub fn table(&mut self, family: Family, table: &str, comment: &str) -> &mut Batch {
+        self.push(Change::Table(family, table.into(), comment.into()))
+    }
+
+    /// Makes a chain; fine when it is there.
+    pub fn chain(&mut self, family: Family, table: &str, chain: &str) -> &mut Batch {
+        self.push(Change::Chain(family, table.into(), chain.into()))
+    }
+
+    /// Makes a chain that translates addresses at a hook; fine when it is there.
+    pub fn nat_chain(&mut self, family: Family, table: &str, chain: &str, hook: Hook, priority: i32) -> &mut Batch {
+        self.push(Change::BaseChain(family, table.into(), chain.into(), hook, priority))
+    }
+
+    /// Appends a rule.
+    pub fn rule(&mut self, family: Family, table: &str, chain: &str, steps: &[Step], comment: &str) -> &mut Batch {
+        let (table, chain, comment) = (table.into(), chain.into(), comment.into());
+        self.push(Change::Rule { family, table, chain, steps: steps.to_vec(), comment })
+    }
+
+    /// Deletes a rule.
+    pub fn delete_rule(&mut self, family: Family, table: &str, chain: &str, handle: u64) -> &mut Batch {
+        self.push(Change::DeleteRule { family, table: table.into(), chain: chain.into(), handle })
+    }
+
+    /// Deletes all rules of a chain.
+    pub fn flush_chain(&mut self, family: Family, table: &str, chain: &str) -> &mut Batch {
+        self.push(Change::FlushChain(family, table.into(), chain.into()))
+    }
+
+    /// Deletes a table with all that is in it.
+    pub fn delete_table(&mut self, family: Family, table: &str) -> &mut Batch {
+        self.push(Change::DeleteTable(family, table.into()))
+    }
+
+    fn push(&mut self, change: Change) -> &mut Batch {
+        self.0.push(change);
+        self
+    }
+
+    /// Whether nothing is to be done.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A talk with the kernel about rules, in this thread's network namespace.
+pub struct Nftables(NetlinkSocket);
+
+impl Default for Nftables {
+    fn default() -> Nftables {
+        Nftables::open()
+    }
+}
+
+impl Nftables {
+    /// Opens a talk; the socket is made by the first word.
+    #[must_use]
+    pub fn open() -> Nftables {
+        Nftables(NetlinkSocket::new())
+    }
+
+    fn generation(&mut self) -> Result<u32, ReplyError> {
+        let request = Request::new().op_getgen_do(&Nfgenmsg::new());
+        let mut reply = self.0.request(&request)?;
+        let (_, attributes) = reply.recv_one()?;
+        Ok(attributes.get_id()?)
+    }
+
+    /// Makes all changes of a batch that `plan` gives for the rules as they are, or none. When somebody else changes
+    /// rules in between, `plan` is asked again.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn change<E: From<NftablesError>>(
+        &mut self,
+        mut plan: impl FnMut(&mut Nftables) -> Result<Batch, E>,
+    ) -> Result<(), E> {
+        let failed = |error: &ReplyError| NftablesError { step: "change", source: to_io(error) };
+        let mut tries = 0;
+        loop {
+            let generation = self.generation().map_err(|error| failed(&error))?;
+            let batch = plan(self)?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            match self.send(&batch, generation) {
+                Ok(()) => return Ok(()),
+                Err(error) if to_io(&error).raw_os_error() == Some(nix::libc::ERESTART) && tries < TRIES => tries += 1,
+                Err(error) => return Err(failed(&error).into()),
+            }
+        }
+    }
+
+    fn send(&mut self, batch: &Batch, generation: u32) -> Result<(), ReplyError> {
+        let mut chained = Chained::new(self.0.reserve_seq(BATCH_MAX));
+        chained.request().op_batch_begin_do(&batch_header()).encode().push_genid(generation);
+        for change in &batch.0 {
+            encode(&mut chained, change);
+        }
+        chained.request().op_batch_end_do(&batch_header());
+        let chained = chained.finalize();
+        self.0.request_chained(&chained)?.recv_all()
+    }
+
+    /// The rules of a chain, in order; none when there is no such chain.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<Rule>, NftablesError> {
+        let failed = |error: ReplyError| NftablesError { step: "read", source: to_io(&error) };
+        let mut request = Request::new().op_getrule_dump(&header(family));
+        request.encode().push_table_bytes(table.as_bytes()).push_chain_bytes(chain.as_bytes());
+        let mut replies = self.0.request(&request).map_err(|source| NftablesError { step: "read", source })?;
+        let mut rules = Vec::new();
+        while let Some(reply) = replies.recv() {
+            let (_, attributes) = match reply {
+                Ok(reply) => reply,
+                Err(error) if to_io(&error).raw_os_error() == Some(nix::libc::ENOENT) => return Ok(vec![]),
+                Err(error) => return Err(failed(error)),
+            };
+            // A kernel that doesn't filter by chain gives all.
+            let right = attributes.get_chain().is_ok_and(|name| name.to_bytes() == chain.as_bytes())
+                && attributes.get_table().is_ok_and(|name| name.to_bytes() == table.as_bytes());
+            if let (true, Ok(handle)) = (right, attributes.get_handle()) {
+                let comment = attributes.get_userdata().map(read_comment).unwrap_or_default();
+                rules.push(Rule { handle, comment });
+            }
+        }
+        Ok(rules)
+    }
+}
+
+fn to_io(error: &ReplyError) -> io::Error {
+    let error = error.as_io_error();
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::other(error.to_string()),
+    }
+}
+
+/// User data of a rule or table that holds a comment: type, length, text and NUL.
+fn comment_bytes(comment: &str) -> Vec<u8> {
+    let mut end = comment.len().min(COMMENT_BYTES_MAX - 1);
+    while !comment.is_char_boundary(end) {
+        end -= 1;
+    }
+    let text = &comment.as_bytes()[..end];
+    let mut bytes = vec![COMMENT, text.len() as u8 + 1];
+    bytes.extend(text);
+    bytes.push(0);
+    bytes
+}
+
+fn read_comment(mut bytes: &[u8]) -> String {
+    while let [kind, length, rest @ ..] = bytes {
+        let length = usize::from(*length).min(rest.len());
+        if *kind == COMMENT {
+            let text = &rest[..length];
+            return String::from_utf8_lossy(text.strip_suffix(&[0]).unwrap_or(text)).into_owned();
+        }
+        bytes = &rest[length..];
+    }
+    String::new()
+}
+
+fn encode(chained: &mut Chained<'static>, change: &Change) {
+    match change {
+        Change::Table(family, table, comment) => {
+            let mut request = chained.request().set_create().op_newtable_do(&header(*family));
+            let encoder = request.encode().push_name_bytes(table.as_bytes());
+            if !comment.is_empty() {
+                encoder.push_userdata(&comment_bytes(comment));
+            }
+        }
+        Change::Chain(family, table, chain) => {
+            let mut request = chained.request().set_create().op_newchain_do(&header(*family));
+            request.encode().push_table_bytes(table.as_bytes()).push_name_bytes(chain.as_bytes());
+        }
+        Change::BaseChain(family, table, chain, hook, priority) => {
+            let mut request = chained.request().set_create().op_newchain_do(&header(*family));
+            request
+                .encode()
+                .push_table_bytes(table.as_bytes())
+                .push_name_bytes(chain.as_bytes())
+                .push_type_bytes(b"nat")
+                .nested_hook()
+                .push_num(*hook as u32)
+                .push_priority(*priority)
+                .end_nested();
+        }
+        Change::Rule { family, table, chain, steps, comment } => {
+            let mut steps_encoder = chained
+                .request()
+                .set_create()
+                .set_append()
+                .op_newrule_do(&header(*family))
+                .into_encoder()
+                .push_table_bytes(table.as_bytes())
+                .push_chain_bytes(chain.as_bytes())
+                .nested_expressions();
+            for step in steps {
+                steps_encoder = push_step(steps_encoder, step);
+            }
+            steps_encoder.end_nested().push_userdata(&comment_bytes(comment));
+        }
+        Change::DeleteRule { family, table, chain, handle } => {
+            let mut request = chained.request().op_delrule_do(&header(*family));
+            request
+                .encode()
+                .push_table_bytes(table.as_bytes())
+                .push_chain_bytes(chain.as_bytes())
+                .push_handle(*handle);
+        }
+        Change::FlushChain(family, table, chain) => {
+            let mut request = chained.request().op_delrule_do(&header(*family));
+            request.encode().push_table_bytes(table.as_bytes()).push_chain_bytes(chain.as_bytes());
+        }
+        Change::DeleteTable(family, table) => {
+            let mut request = chained.request().op_deltable_do(&header(*family));
+            request.encode().push_name_bytes(table.as_bytes());
+        }
+    }
+}
+
+type Steps<'a> = PushExprListAttrs<PushRuleAttrs<RequestBuf<'a>>>;
+
+/// The register that values are compared in.
+const VALUE: u32 = Registers::Reg1 as u32;
+/// The register of a port beside an address.
+const PORT: u32 = Registers::Reg2 as u32;
+
+fn push_step<'a>(steps: Steps<'a>, step: &Step) -> Steps<'a> {
+    match step {
+        Step::IsFamily(family) => {
+            let protocol = if *family == Family::Ipv6 { 10 } else { 2 };
+            compare(meta(steps, MetaKeys::Nfproto), &[protocol], true)
+        }
+        Step::IsProtocol(protocol) => compare(meta(steps, MetaKeys::L4Proto), &[*protocol], true),
+        Step::SourceIn(address, prefix) => in_network(steps, *address, *prefix, true, true),
+        Step::DestinationIn(address, prefix, inside) => in_network(steps, *address, *prefix, false, *inside),
+        Step::IsDestinationPort(port) => {
+            compare(payload(steps, PayloadBase::TransportHeader, 2, 2), &port.to_be_bytes(), true)
+        }
+        Step::IsForHere => {
+            let steps = steps
+                .nested_elem()
+                .nested_data_fib()
+                .push_dreg(VALUE)
+                .push_result(FibResult::Addrtype as u32)
+                .push_flags(FibFlags::Daddr as u32)
+                .end_nested()
+                .end_nested();
+            compare(steps, &LOCAL.to_ne_bytes(), true)
+        }
+        Step::Dnat(address, port) => dnat(steps, *address, *port),
+        Step::Masquerade => steps.nested_elem().push_name(c"masq").end_nested(),
+        Step::Jump(chain) => verdict(steps, VerdictCode::Jump as u32, Some(chain)),
+        Step::Goto(chain) => verdict(steps, VerdictCode::Goto as u32, Some(chain)),
+        Step::Return => verdict(steps, VerdictCode::Return as u32, None),
+    }
+}
+
+fn meta(steps: Steps<'_>, key: MetaKeys) -> Steps<'_> {
+    steps.nested_elem().nested_data_meta().push_dreg(VALUE).push_key(key as u32).end_nested().end_nested()
+}
+
+fn payload(steps: Steps<'_>, base: PayloadBase, offset: u32, length: u32) -> Steps<'_> {
+    steps
+        .nested_elem()
+        .nested_data_payload()
+        .push_dreg(VALUE)
+        .push_base(base as u32)
+        .push_offset(offset)
+        .push_len(length)
+        .end_nested()
+        .end_nested()
+}
+
+fn compare<'a>(steps: Steps<'a>, bytes: &[u8], equal: bool) -> Steps<'a> {
+    let operation = if equal { CmpOps::Eq } else { CmpOps::Neq };
+    steps
+        .nested_elem()
+        .nested_data_cmp()
+        .push_sreg(VALUE)
+        .push_op(operation as u32)
+        .nested_data()
+        .push_value(bytes)
+        .end_nested()
+        .end_nested()
+        .end_nested()
+}
+
+/// Source or destination address against a network.
+fn in_network(steps: Steps<'_>, address: std::net::IpAddr, prefix: u8, source: bool, inside: bool) -> Steps<'_> {
+    let (bytes, offset) = match address {
+        std::net::IpAddr::V4(v4) => (v4.octets().to_vec(), if source { 12 } else { 16 }),
+        std::net::IpAddr::V6(v6) => (v6.octets().to_vec(), if source { 8 } else { 24 }),
+    };
+    let mask: Vec<u8> = (0..bytes.len() as u32)
+        .map(|byte| {
+            let bits = u32::from(prefix).saturating_sub(byte * 8).min(8);
+            (0xff00u32 >> bits) as u8
+        })
+        .collect();
+    let length = bytes.len() as u32;
+    let mut steps = payload(steps, PayloadBase::NetworkHeader, offset, length);
+    if u32::from(prefix) < length * 8 {
+        steps = steps
+            .nested_elem()
+            .nested_data_bitwise()
+            .push_sreg(VALUE)
+            .push_dreg(VALUE)
+            .push_len(length)
+            .nested_mask()
+            .push_value(&mask)
+            .end_nested()
+            .nested_xor()
+            .push_value(&vec![0; bytes.len()])
+            .end_nested()
+            .end_nested()
+            .end_nested();
+    }
+    let network: Vec<u8> = bytes.iter().zip(&mask).map(|(byte, mask)| byte & mask).collect();
+    compare(steps, &network, inside)
+}
+
+fn immediate<'a>(steps: Steps<'a>, register: u32, bytes: &[u8]) -> Steps<'a> {
+    steps
+        .nested_elem()
+        .nested_data_immediate()
+        .push_dreg(register)
+        .nested_data()
+        .push_value(bytes)
+        .end_nested()
+        .end_nested()
+        .end_nested()
+}
+
+fn dnat(steps: Steps<'_>, address: std::net::IpAddr, port: u16) -> Steps<'_> {
+    let (bytes, family) = match address {
+        std::net::IpAddr::V4(v4) => (v4.octets().to_vec(), Family::Ipv4),
+        std::net::IpAddr::V6(v6) => (v6.octets().to_vec(), Family::Ipv6),
+    };
+    let flags = NatRangeFlags::MapIps as u32 | NatRangeFlags::ProtoSpecified as u32;
+    let steps = immediate(immediate(steps, VALUE, &bytes), PORT, &port.to_be_bytes());
+    steps
+        .nested_elem()
+        .nested_data_nat()
+        // `NFT_NAT_DNAT`.
+        .push_type(1)
+        .push_family(u32::from(family as u8))
+        .push_reg_addr_min(VALUE)
+        .push_reg_proto_min(PORT)
+        .push_flags(flags)
+        .end_nested()
+        .end_nested()
+}
+
+fn verdict<'a>(steps: Steps<'a>, code: u32, chain: Option<&str>) -> Steps<'a> {
+    let verdict = steps
+        .nested_elem()
+        .nested_data_immediate()
+        .push_dreg(Registers::RegVerdict as u32)
+        .nested_data()
+        .nested_verdict()
+        .push_code(code);
+    let verdict = match chain {
+        Some(chain) => verdict.push_chain_bytes(chain.as_bytes()),
+        None => verdict,
+    };
+    verdict.end_nested().end_nested().end_nested().end_nested()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_read_as_they_were_written() {
+        for comment in ["", "one", &"x".repeat(300)] {
+            let read = read_comment(&comment_bytes(comment));
+            assert_eq!(read, comment[..comment.len().min(COMMENT_BYTES_MAX - 1)]);
+        }
+        assert_eq!(read_comment(&[9, 1, 0, 0, 3, b'a', b'b', 0]), "ab");
+        assert_eq!(read_comment(&[0, 200, b'a']), "a");
+    }
+}

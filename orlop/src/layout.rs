@@ -153,9 +153,16 @@ impl Instance {
                 )
             }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let instance = Instance::choose(layout)?;
-                write_atomically(&file, &serde_json::to_vec_pretty(&instance)?)?;
-                Ok(instance)
+                // Several daemons of an instance may start at once: the choice of the first one holds for all.
+                std::fs::create_dir_all(&layout.state)
+                    .with_context(|| format!("make the folder {}", layout.state.display()))?;
+                let lock = std::fs::File::create(layout.state.join("instance.lock")).context("make instance.lock")?;
+                lock.lock().context("lock instance.lock")?;
+                if !file.exists() {
+                    write_atomically(&file, &serde_json::to_vec_pretty(&Instance::choose(layout)?)?)?;
+                }
+                drop(lock);
+                Instance::load_or_choose(layout)
             }
             Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
         }
