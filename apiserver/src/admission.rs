@@ -30,8 +30,8 @@ use crate::rest::Part;
 
 pub use names::{is_label_value, is_qualified_name, is_subdomain};
 pub use service_account::{ACCOUNT_MOUNT_PATH, ROOT_CA_CONFIG_MAP, namespace_content};
-pub use warnings::{warn_of_object, warn_of_resource};
 pub use storage_objects::{CLAIM_PROTECTION, VOLUME_PROTECTION};
+pub use warnings::{warn_of_object, warn_of_resource};
 
 /// Prepares a new object.
 ///
@@ -71,7 +71,9 @@ pub fn admit_update(
 ) -> Result<(), ApiError> {
     match part {
         Part::Anything => return Ok(()),
-        Part::Main | Part::EphemeralContainers | Part::Finalize if resource.has_status() => object::copy_key(old, new, "status"),
+        Part::Main | Part::EphemeralContainers | Part::Finalize if resource.has_status() => {
+            object::copy_key(old, new, "status")
+        }
         Part::Status => {
             let status = new.get("status").cloned();
             let metadata = new.get("metadata").cloned().unwrap_or_default();
@@ -90,6 +92,7 @@ pub fn admit_update(
         ("pods", Part::Status) => pod::admit_status(new, old),
         ("pods", _) => pod::admit_update(api, part, new, old)?,
         ("namespaces", part) => namespaces::admit_update(part, new, old),
+        ("services", Part::Status) => services::default_status(new),
         ("services", Part::Main) => services::admit_update(api, new, old)?,
         ("storageclasses", _) => storage_objects::default_class(new),
         ("persistentvolumes", Part::Main) => storage_objects::prepare_volume(new),
@@ -115,6 +118,12 @@ fn keep_status_metadata(new: &mut Value, old: &Value, given: Value) {
 
 /// Checks a new object.
 pub fn validate_create(resource: &Resource, new: &Value) -> Vec<FieldError> {
+    if resource.group == "events.k8s.io" {
+        let errors = objects_validation::validate_new_event(new);
+        if !errors.is_empty() {
+            return errors;
+        }
+    }
     let mut errors = metadata::validate(resource, new);
     errors.extend(match resource.plural {
         "pods" => {

@@ -60,7 +60,8 @@ impl ApiServerConfig {
             service_account_key: pki.service_account_keys().0,
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
             service_subnet: ipnetwork::IpNetwork::V4(
-                ipnetwork::Ipv4Network::new_checked(std::net::Ipv4Addr::new(10, 87, 0, 0), 16).expect("16 is a prefix length"),
+                ipnetwork::Ipv4Network::new_checked(std::net::Ipv4Addr::new(10, 87, 0, 0), 16)
+                    .expect("16 is a prefix length"),
             ),
             csi_sockets: BTreeMap::new(),
             first_objects: Vec::new(),

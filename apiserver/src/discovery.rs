@@ -31,7 +31,8 @@ pub fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Result<Option<Respo
         }),
         ["apis", group] => {
             let groups = registry::groups();
-            let (group, versions) = groups.iter().find(|(name, _)| *name == group).ok_or_else(ApiError::no_such_address)?;
+            let (group, versions) =
+                groups.iter().find(|(name, _)| *name == group).ok_or_else(ApiError::no_such_address)?;
             let mut document = group_document(group, versions);
             document["kind"] = json!("APIGroup");
             document["apiVersion"] = json!("v1");
@@ -45,10 +46,22 @@ pub fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Result<Option<Respo
     Ok(Some(answer::document(StatusCode::OK, &document, accept)))
 }
 
+/// True for a page below a group that is served, whatever its version.
+pub fn is_in_group(path: &str) -> bool {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match parts[..] {
+        ["api", _, ..] => true,
+        ["apis", group, _, ..] => registry::groups().iter().any(|(name, _)| *name == group),
+        _ => false,
+    }
+}
+
 /// True when a client prefers all-at-once discovery in the version that is served.
 fn accepts_aggregated(headers: &HeaderMap) -> bool {
     let header = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    header.split(',').any(|clause| clause.contains("as=APIGroupDiscoveryList") && clause.contains("v=v2") && !clause.contains("v=v2beta1"))
+    header.split(',').any(|clause| {
+        clause.contains("as=APIGroupDiscoveryList") && clause.contains("v=v2") && !clause.contains("v=v2beta1")
+    })
 }
 
 fn group_document(group: &str, versions: &[&str]) -> Value {
@@ -88,7 +101,12 @@ fn resource_list(group: &str, version: &str) -> Result<Value, ApiError> {
             entries.push(entry);
         }
     }
-    Ok(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": entries}))
+    let mut list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": entries});
+    // The core group's list is older than this field.
+    if group.is_empty() {
+        crate::object::remove(&mut list, "apiVersion");
+    }
+    Ok(list)
 }
 
 fn answer_aggregated(groups: &[(&str, Vec<&str>)]) -> Response<Body> {
@@ -102,7 +120,7 @@ fn answer_aggregated(groups: &[(&str, Vec<&str>)]) -> Response<Body> {
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -115,10 +133,11 @@ fn answer_aggregated(groups: &[(&str, Vec<&str>)]) -> Response<Body> {
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {
+    // Empty is the group and version around it.
     let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     let mut entry = json!({
         "resource": resource.plural,
-        "responseKind": kind(resource.group, resource.version, resource.kind),
+        "responseKind": kind("", "", resource.kind),
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
         "verbs": resource.verbs,
@@ -133,7 +152,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
         .subresources
         .iter()
         .map(|part| {
-            let (group, version) = (part.group.unwrap_or(resource.group), part.version.unwrap_or(resource.version));
+            let (group, version) = (part.group.unwrap_or_default(), part.version.unwrap_or_default());
             json!({"subresource": part.name, "responseKind": kind(group, version, part.kind), "verbs": part.verbs})
         })
         .collect();

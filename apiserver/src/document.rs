@@ -137,9 +137,23 @@ impl<'de> Visitor<'de> for Seed<'_> {
             if map.contains_key(&key) && self.duplicates.borrow().len() < DUPLICATES_MAX {
                 self.duplicates.borrow_mut().push(path.to_string());
             }
-            map.insert(key, value);
+            merge(&mut map, key, value);
         }
         Ok(Value::Object(map))
+    }
+}
+
+/// The last value of a key counts, but objects are read into one another.
+fn merge(map: &mut Map<String, Value>, key: String, value: Value) {
+    match (map.get_mut(&key), value) {
+        (Some(Value::Object(before)), Value::Object(after)) => {
+            for (key, value) in after {
+                merge(before, key, value);
+            }
+        }
+        (_, value) => {
+            map.insert(key, value);
+        }
     }
 }
 

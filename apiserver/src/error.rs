@@ -46,7 +46,11 @@ impl FieldError {
     /// The value is wrong.
     pub fn invalid(field: impl Into<String>, value: impl Into<Value>, detail: &str) -> FieldError {
         let value = value.into();
-        FieldError { field: field.into(), reason: "FieldValueInvalid", message: with_detail(&format!("Invalid value: {value}"), detail) }
+        FieldError {
+            field: field.into(),
+            reason: "FieldValueInvalid",
+            message: with_detail(&format!("Invalid value: {value}"), detail),
+        }
     }
 
     /// The value is none of the known ones.
@@ -63,7 +67,11 @@ impl FieldError {
 
     /// The value is there twice.
     pub fn duplicate(field: impl Into<String>, value: &str) -> FieldError {
-        FieldError { field: field.into(), reason: "FieldValueDuplicate", message: format!("Duplicate value: {value:?}") }
+        FieldError {
+            field: field.into(),
+            reason: "FieldValueDuplicate",
+            message: format!("Duplicate value: {value:?}"),
+        }
     }
 
     /// Something that is referred to does not exist.
@@ -106,12 +114,16 @@ impl ApiError {
 
     /// 404 for an address.
     pub fn no_such_address() -> ApiError {
-        ApiError { details: Some(json!({})), ..ApiError::new(404, "NotFound", "the server could not find the requested resource") }
+        ApiError {
+            details: Some(json!({})),
+            ..ApiError::new(404, "NotFound", "the server could not find the requested resource")
+        }
     }
 
     /// 409 for a create.
     pub fn already_exists(resource: &Resource, name: &str) -> ApiError {
-        ApiError::new(409, "AlreadyExists", format!("{} {name:?} already exists", resource.qualified())).about(resource, name)
+        ApiError::new(409, "AlreadyExists", format!("{} {name:?} already exists", resource.qualified()))
+            .about(resource, name)
     }
 
     /// 409 for a write.
@@ -223,7 +235,11 @@ impl ApiError {
     /// 406; of another form only, or of another media type altogether.
     pub fn not_acceptable(accepted: &str, form: bool) -> ApiError {
         if form {
-            return ApiError::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"));
+            return ApiError::new(
+                406,
+                "NotAcceptable",
+                format!("only the following media types are accepted: {accepted}"),
+            );
         }
         let message = format!("406: Not Acceptable\n\nAvailable representations: {accepted}");
         ApiError { details: Some(json!({})), ..ApiError::new(406, "NotAcceptable", message) }
@@ -236,7 +252,10 @@ impl ApiError {
 
     /// 415 for a patch of no known kind.
     pub fn unsupported_patch() -> ApiError {
-        ApiError { details: Some(json!({})), ..ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type") }
+        ApiError {
+            details: Some(json!({})),
+            ..ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type")
+        }
     }
 
     /// 413.
@@ -265,7 +284,10 @@ impl ApiError {
     /// 500.
     pub fn internal(message: impl std::fmt::Display) -> ApiError {
         let details = json!({"causes": [{"message": message.to_string()}]});
-        ApiError { details: Some(details), ..ApiError::new(500, "InternalError", format!("Internal error occurred: {message}")) }
+        ApiError {
+            details: Some(details),
+            ..ApiError::new(500, "InternalError", format!("Internal error occurred: {message}"))
+        }
     }
 
     /// 503.

@@ -59,7 +59,8 @@ pub fn map<'a>(object: &'a mut Value, key: &str) -> &'a mut Map<String, Value> {
     if !object.is_object() {
         *object = Value::Object(Map::new());
     }
-    let slot = object.as_object_mut().expect("made above").entry(key.to_string()).or_insert_with(|| Value::Object(Map::new()));
+    let slot =
+        object.as_object_mut().expect("made above").entry(key.to_string()).or_insert_with(|| Value::Object(Map::new()));
     if !slot.is_object() {
         *slot = Value::Object(Map::new());
     }

@@ -64,7 +64,10 @@ impl Patch {
                 let patch: json_patch::Patch = serde_json::from_slice(body).map_err(refuse)?;
                 if patch.0.len() > OPERATIONS_MAX {
                     let mut error = ApiError::body_too_large(OPERATIONS_MAX);
-                    error.message = format!("The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}", patch.0.len());
+                    error.message = format!(
+                        "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",
+                        patch.0.len()
+                    );
                     return Err(error);
                 }
                 Ok(Patch::Json(patch))

@@ -200,7 +200,10 @@ impl Pki {
             cluster: "orlop".into(),
             user: client.stem().into(),
             ca_pem: file::read(&self.ca_certificate())?,
-            credential: KubeconfigCredential::Embedded { certificate_pem: file::read(&certificate)?, key_pem: file::read(&key)? },
+            credential: KubeconfigCredential::Embedded {
+                certificate_pem: file::read(&certificate)?,
+                key_pem: file::read(&key)?,
+            },
         })
     }
 
@@ -229,7 +232,8 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Pk
 /// When the file can't be read or holds none.
 pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, PkiError> {
     let pem = file::read(path)?;
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| PkiError::Damaged { path: path.into(), reason: error.to_string() })
+    PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|error| PkiError::Damaged { path: path.into(), reason: error.to_string() })
 }
 
 #[cfg(test)]
@@ -239,7 +243,11 @@ mod tests {
     use super::*;
 
     fn options() -> PkiOptions {
-        PkiOptions { node_name: "one".into(), api_names: vec!["10.88.0.1".into()], kubelet_names: vec!["10.88.0.1".into()] }
+        PkiOptions {
+            node_name: "one".into(),
+            api_names: vec!["10.88.0.1".into()],
+            kubelet_names: vec!["10.88.0.1".into()],
+        }
     }
 
     #[test]

@@ -38,7 +38,11 @@ static MESSAGES: LazyLock<BTreeMap<&'static str, Message>> = LazyLock::new(|| {
             continue;
         };
         let mut words = line.split(' ');
-        let (Some(number), Some(marks), Some(kind), Some(name)) = (words.next(), words.next(), words.next(), words.next()) else { continue };
+        let (Some(number), Some(marks), Some(kind), Some(name)) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
         let field = Field {
             repeated: marks.contains('*'),
             map: marks.contains('%'),
@@ -270,7 +274,8 @@ fn decode_time(bytes: &[u8], micro: bool) -> Result<Value, String> {
     }
     let at = Timestamp::new(seconds, nanos).map_err(|error| error.to_string())?;
     let format = if micro { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
-    let text = jiff::fmt::strtime::format(format, &at.to_zoned(jiff::tz::TimeZone::UTC)).map_err(|error| error.to_string())?;
+    let text =
+        jiff::fmt::strtime::format(format, &at.to_zoned(jiff::tz::TimeZone::UTC)).map_err(|error| error.to_string())?;
     Ok(json!(text))
 }
 
@@ -331,7 +336,10 @@ mod tests {
         body.extend(bytes_field(1, &meta));
         body.extend(bytes_field(2, &raw));
         let read = decode(&body, "io.k8s.api.core.v1.ConfigMap").unwrap();
-        assert_eq!(read, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"k": "v"}}));
+        assert_eq!(
+            read,
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"k": "v"}})
+        );
         for cut in 4..body.len() {
             // Never a panic, whatever the cut.
             let _ = decode(&body[..cut], "io.k8s.api.core.v1.ConfigMap");

@@ -56,8 +56,19 @@ pub async fn logs(call: Call) -> Result<Response<Body>, ApiError> {
         }
     }
     let (namespace, name) = (&call.address.namespace, &call.address.name);
-    let path = format!("/containerLogs/{}/{}/{}?{}", percent_encode(namespace), percent_encode(name), percent_encode(&container), query.encode());
-    let request = kubelet::request(Method::GET, &path, HeaderMap::new(), Empty::new().map_err(|never| match never {}).boxed_unsync())?;
+    let path = format!(
+        "/containerLogs/{}/{}/{}?{}",
+        percent_encode(namespace),
+        percent_encode(name),
+        percent_encode(&container),
+        query.encode()
+    );
+    let request = kubelet::request(
+        Method::GET,
+        &path,
+        HeaderMap::new(),
+        Empty::new().map_err(|never| match never {}).boxed_unsync(),
+    )?;
     let response = call.api.kubelets.send(&call.api, node, request).await?;
     if !response.status().is_success() {
         return Err(refusal(response).await);
@@ -104,7 +115,9 @@ pub async fn stream(call: Call, request: Request<Incoming>) -> Result<Response<B
         let phase = object::text(&pod, "/status/phase");
         if matches!(phase, "Succeeded" | "Failed") {
             let into = if part == "exec" { "exec into" } else { "attach to" };
-            return Err(ApiError::bad_request(format!("cannot {into} a container in a completed pod; current phase is {phase}")));
+            return Err(ApiError::bad_request(format!(
+                "cannot {into} a container in a completed pod; current phase is {phase}"
+            )));
         }
         let container = target::container(&pod, call.query.get("container"))?;
         for (from, to) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
@@ -144,8 +157,10 @@ pub async fn node(call: Call, request: Request<Incoming>) -> Result<Response<Bod
     }
     let method = request.method().clone();
     let bytes = http_body_util::Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
-    let bytes = bytes.map_err(|error| ApiError::bad_request(format!("the body could not be read: {error}")))?.to_bytes();
-    let outgoing = kubelet::request(method, &path, headers, Full::new(bytes).map_err(|never| match never {}).boxed_unsync())?;
+    let bytes =
+        bytes.map_err(|error| ApiError::bad_request(format!("the body could not be read: {error}")))?.to_bytes();
+    let outgoing =
+        kubelet::request(method, &path, headers, Full::new(bytes).map_err(|never| match never {}).boxed_unsync())?;
     Ok(pass_on(call.api.kubelets.send(&call.api, &node, outgoing).await?))
 }
 
@@ -157,12 +172,22 @@ fn read_pod(call: &Call) -> Result<Value, ApiError> {
 }
 
 /// Only after the kubelet has switched protocols does the client get its connection.
-async fn tunnel(call: Call, node: &str, path: &str, mut request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+async fn tunnel(
+    call: Call,
+    node: &str,
+    path: &str,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
     if !request.headers().contains_key(header::UPGRADE) {
         return Err(ApiError::bad_request("Upgrade request required"));
     }
     let headers = stream_headers(request.headers());
-    let outgoing = kubelet::request(request.method().clone(), path, headers, Empty::new().map_err(|never| match never {}).boxed_unsync())?;
+    let outgoing = kubelet::request(
+        request.method().clone(),
+        path,
+        headers,
+        Empty::new().map_err(|never| match never {}).boxed_unsync(),
+    )?;
     let mut response = call.api.kubelets.send(&call.api, node, outgoing).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(refusal(response).await);
@@ -235,4 +260,3 @@ fn with_code(code: u16, message: &str) -> ApiError {
         code => ApiError::internal(format!("the kubelet answered {code}: {message}")),
     }
 }
-

@@ -31,7 +31,9 @@ impl Quantity {
             _ => (false, digits),
         };
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        if (whole.is_empty() && fraction.is_empty()) || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit()) {
+        if (whole.is_empty() && fraction.is_empty())
+            || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit())
+        {
             return None;
         }
         let mantissa: i128 = format!("{whole}{fraction}").parse().ok().or_else(|| Some(0).filter(|_| text == "0"))?;
@@ -73,7 +75,8 @@ impl Quantity {
         match format {
             Format::Binary => {
                 let units = self.nano / NANO;
-                let (suffix, shift) = BINARY.iter().rev().find(|(_, shift)| units % (1i128 << shift) == 0).copied().unwrap_or(("", 0));
+                let (suffix, shift) =
+                    BINARY.iter().rev().find(|(_, shift)| units % (1i128 << shift) == 0).copied().unwrap_or(("", 0));
                 format!("{}{suffix}", units >> shift)
             }
             Format::Decimal | Format::Exponent => {

@@ -88,7 +88,13 @@ pub enum NameRule {
 }
 
 impl Resource {
-    const fn new(group: &'static str, version: &'static str, plural: &'static str, singular: &'static str, kind: &'static str) -> Resource {
+    const fn new(
+        group: &'static str,
+        version: &'static str,
+        plural: &'static str,
+        singular: &'static str,
+        kind: &'static str,
+    ) -> Resource {
         Resource {
             group,
             version,
@@ -200,7 +206,10 @@ mod tests {
     #[test]
     fn rows_are_unique_and_named() {
         for resource in all() {
-            assert!(find(resource.group, resource.version, resource.plural).is_some_and(|found| std::ptr::eq(found, resource)));
+            assert!(
+                find(resource.group, resource.version, resource.plural)
+                    .is_some_and(|found| std::ptr::eq(found, resource))
+            );
             assert!(resource.schema.starts_with("io.k8s.api."), "{}", resource.kind);
             assert!(resource.schema.ends_with(&format!(".{}", resource.kind)), "{}", resource.kind);
         }

@@ -92,15 +92,20 @@ fn hint(error: &io::Error) -> &'static str {
 pub async fn serve(config: ApiServerConfig, cancel: CancellationToken) -> Result<(), ApiServerError> {
     let acceptor = acceptor(&config)?;
     let tokens = Tokens::open(&config.service_account_key, &config.service_account_issuer)?;
-    let kubelets = Kubelets::open(&config.ca_certificate, &config.kubelet_client_certificate, &config.kubelet_client_key)?;
-    let ca_pem = std::fs::read_to_string(&config.ca_certificate)
-        .map_err(|source| PkiError::File { action: "read", path: config.ca_certificate.clone(), source })?;
+    let kubelets =
+        Kubelets::open(&config.ca_certificate, &config.kubelet_client_certificate, &config.kubelet_client_key)?;
+    let ca_pem = std::fs::read_to_string(&config.ca_certificate).map_err(|source| PkiError::File {
+        action: "read",
+        path: config.ca_certificate.clone(),
+        source,
+    })?;
     let mut listeners = Vec::new();
     for address in &config.listen {
         listeners.push(listen(*address)?);
     }
     let path = config.data_dir.join("objects.redb");
-    let (store, opened) = tokio::task::spawn_blocking(move || Store::open(&path)).await.map_err(|_| StoreError::Closed)??;
+    let (store, opened) =
+        tokio::task::spawn_blocking(move || Store::open(&path)).await.map_err(|_| StoreError::Closed)??;
     let ready = config.ready.clone();
     // A token of its own: the controllers end before the store does.
     let cancel = cancel.child_token();

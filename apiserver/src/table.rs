@@ -87,7 +87,11 @@ pub fn render(resource: &Resource, objects: &[Value], include: Include, metadata
             row
         })
         .collect();
-    let definitions = if columns { json!(layout.columns.iter().map(column::Column::definition).collect::<Vec<_>>()) } else { Value::Null };
+    let definitions = if columns {
+        json!(layout.columns.iter().map(column::Column::definition).collect::<Vec<_>>())
+    } else {
+        Value::Null
+    };
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": definitions, "rows": rows,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::api::Api;
-use crate::error::ApiError;
+use crate::error::{ApiError, FieldError};
 use crate::registry::Resource;
 use crate::rest::address::Address;
 use crate::rest::answer::{self, Accept, Body, Shape};
@@ -60,7 +60,9 @@ pub fn answer(api: &Arc<Api>, address: &Address, query: &Query, accept: Accept) 
         fields = format!("{fields}{separator}metadata.name={}", address.name);
     }
     let selector = Selector::parse(resource, query.get("labelSelector"), &fields)?;
-    let revision = query.revision("resourceVersion")?;
+    let revision = query
+        .revision("resourceVersion")
+        .map_err(|error| ApiError::unforeseen(error.message.trim_start_matches("invalid resource version: ")))?;
     let initial = initial_events(query, revision)?;
     let seconds = match query.number("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => seconds.min(LIFE_SECONDS_MAX).unsigned_abs(),
@@ -109,15 +111,22 @@ enum Initial {
 }
 
 fn initial_events(query: &Query, revision: Option<u64>) -> Result<Initial, ApiError> {
-    let matching = query.get("resourceVersionMatch");
+    let (matching, field) = (query.get("resourceVersionMatch"), "resourceVersionMatch");
+    let refuse = |errors: &[FieldError]| {
+        Err(ApiError::invalid_kind("ListOptions.meta.k8s.io", "meta.k8s.io", "ListOptions", "", errors))
+    };
     match query.get("sendInitialEvents") {
         "" if !matching.is_empty() => {
-            Err(ApiError::bad_request("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"))
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            refuse(&[FieldError::forbidden(field, why)])
         }
         "" if revision.unwrap_or(0) == 0 => Ok(Initial::Present { end_mark: false }),
         "" => Ok(Initial::None),
         _ if matching != "NotOlderThan" => {
-            Err(ApiError::bad_request("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"))
+            let why =
+                FieldError::forbidden(field, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            let other = (!matching.is_empty()).then(|| FieldError::unsupported(field, matching, &["NotOlderThan"]));
+            refuse(&[Some(why), other].into_iter().flatten().collect::<Vec<_>>())
         }
         "true" => Ok(Initial::Present { end_mark: true }),
         _ if revision.unwrap_or(0) == 0 => Ok(Initial::Newest),
@@ -188,7 +197,11 @@ impl Watch {
                 }
             }
             Next::TooOld => {
-                let error = ApiError::expired(format!("too old resource version: {} ({})", self.cursor, self.api.store.revision()));
+                let error = ApiError::expired(format!(
+                    "too old resource version: {} ({})",
+                    self.cursor,
+                    self.api.store.revision()
+                ));
                 self.ready.push_back(encode("ERROR", &error.status()));
                 self.over = true;
             }
@@ -210,7 +223,7 @@ impl Watch {
             (ChangeKind::Deleted, _, true) => Some(("DELETED", &change.json)),
             (ChangeKind::Modified, true, true) => Some(("MODIFIED", &change.json)),
             (ChangeKind::Modified, false, true) => Some(("ADDED", &change.json)),
-            (ChangeKind::Modified, true, false) => Some(("DELETED", &change.json)),
+            (ChangeKind::Modified, true, false) => Some(("DELETED", change.left())),
             _ => None,
         }
     }
@@ -237,18 +250,21 @@ impl Watch {
     }
 
     fn bookmark(&self, end_of_present: bool) -> Bytes {
-        let mut metadata = json!({"resourceVersion": self.cursor.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": self.cursor.to_string()});
         if end_of_present {
             metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
         }
         let object = match self.shape {
-            Shape::Full => json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata}),
-            Shape::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
-            Shape::Table(_) => json!({
-                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": self.cursor.to_string()},
-                "columnDefinitions": null,
-                "rows": [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}}],
-            }),
+            Shape::Full => {
+                json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata})
+            }
+            Shape::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Shape::Table(include) => {
+                let list = json!({"resourceVersion": self.cursor.to_string()});
+                table::render(self.resource, &[json!({"metadata": metadata})], include, &list, false)
+            }
         };
         encode("BOOKMARK", &object)
     }

@@ -41,8 +41,21 @@ async fn objects_live_and_conflict() {
     changed["data"]["k"] = json!("3");
     let (code, error) = server.put(&format!("{MAPS}/a"), &changed).await;
     assert_eq!(code, 409, "{error}");
-    assert!(error["message"].as_str().unwrap().starts_with("Operation cannot be fulfilled on configmaps \"a\": the object has been modified"));
-    let (code, dry) = server.call(&server.admin, "POST", &format!("{MAPS}?dryRun=All"), "application/json", Some(&json!({"metadata": {"generateName": "g-"}}))).await;
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("Operation cannot be fulfilled on configmaps \"a\": the object has been modified")
+    );
+    let (code, dry) = server
+        .call(
+            &server.admin,
+            "POST",
+            &format!("{MAPS}?dryRun=All"),
+            "application/json",
+            Some(&json!({"metadata": {"generateName": "g-"}})),
+        )
+        .await;
     assert_eq!(code, 201);
     assert!(dry["metadata"]["name"].as_str().unwrap().starts_with("g-"));
     let (_, list) = server.get(MAPS).await;
@@ -61,12 +74,22 @@ async fn a_pod_is_filled_in_bound_and_goes_with_grace() {
     assert_eq!(made["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
     assert_eq!(made["spec"]["containers"][0]["imagePullPolicy"], "IfNotPresent");
     assert!(made["spec"]["volumes"][0]["name"].as_str().unwrap().starts_with("kube-api-access-"));
-    server.wait_for(&format!("{PODS}/p"), "no node yet", |_, pod| pod["status"]["conditions"][0]["reason"] == "Unschedulable").await;
+    server
+        .wait_for(&format!("{PODS}/p"), "no node yet", |_, pod| {
+            pod["status"]["conditions"][0]["reason"] == "Unschedulable"
+        })
+        .await;
     assert_eq!(server.call(&server.node, "POST", "/api/v1/nodes", "application/json", Some(&node())).await.0, 201);
     server.wait_for(&format!("{PODS}/p"), "bound", |_, pod| pod["spec"]["nodeName"] == "n1").await;
     let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}, "spec": {"nodeName": "other"}});
     let (code, patched) = server
-        .call(&server.node, "PATCH", &format!("{PODS}/p/status"), "application/strategic-merge-patch+json", Some(&status))
+        .call(
+            &server.node,
+            "PATCH",
+            &format!("{PODS}/p/status"),
+            "application/strategic-merge-patch+json",
+            Some(&status),
+        )
         .await;
     assert_eq!((code, patched["spec"]["nodeName"].as_str()), (200, Some("n1")), "{patched}");
     assert_eq!(patched["status"]["conditions"].as_array().unwrap().len(), 2, "conditions are merged by type");
@@ -80,20 +103,48 @@ async fn a_pod_is_filled_in_bound_and_goes_with_grace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_pods_are_refused_by_field() {
     let server = server().await;
-    let (code, error) = server.post(PODS, &json!({"metadata": {"name": "p"}, "spec": {"containers": [{"image": "x"}]}})).await;
-    assert_eq!((code, error["message"].as_str()), (422, Some("Pod \"p\" is invalid: spec.containers[0].name: Required value")));
-    let unknown = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "x", "imag": "y"}]}});
+    let (code, error) =
+        server.post(PODS, &json!({"metadata": {"name": "p"}, "spec": {"containers": [{"image": "x"}]}})).await;
+    assert_eq!(
+        (code, error["message"].as_str()),
+        (422, Some("Pod \"p\" is invalid: spec.containers[0].name: Required value"))
+    );
+    let unknown =
+        json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "x", "imag": "y"}]}});
     let (code, error) = server.post(&format!("{PODS}?fieldValidation=Strict"), &unknown).await;
     assert_eq!(code, 400);
-    assert!(error["message"].as_str().unwrap().ends_with("strict decoding error: unknown field \"spec.containers[0].imag\""), "{error}");
-    let answer = server.admin.post(format!("{}{PODS}", server.url)).header("content-type", "application/json").body(unknown.to_string()).send().await.unwrap();
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .ends_with("strict decoding error: unknown field \"spec.containers[0].imag\""),
+        "{error}"
+    );
+    let answer = server
+        .admin
+        .post(format!("{}{PODS}", server.url))
+        .header("content-type", "application/json")
+        .body(unknown.to_string())
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.headers()["warning"], "299 - \"unknown field \\\"spec.containers[0].imag\\\"\"");
     let large = json!({"metadata": {"name": "l"}, "data": {"k": "x".repeat(4 << 20)}});
     assert_eq!(server.post(MAPS, &large).await.0, 413);
-    let (code, error) = server.patch(&format!("{PODS}/p"), "strategic-merge-patch", &json!({"spec": {"containers": [{"name": "c", "command": ["x"]}]}})).await;
+    let (code, error) = server
+        .patch(
+            &format!("{PODS}/p"),
+            "strategic-merge-patch",
+            &json!({"spec": {"containers": [{"name": "c", "command": ["x"]}]}}),
+        )
+        .await;
     assert_eq!(code, 422);
-    assert!(error["message"].as_str().unwrap().contains("spec: Forbidden: pod updates may not change fields other than"));
-    let (code, _) = server.call(&server.admin, "PATCH", &format!("{PODS}/p"), "application/apply-patch+yaml", Some(&json!({}))).await;
+    assert!(
+        error["message"].as_str().unwrap().contains("spec: Forbidden: pod updates may not change fields other than")
+    );
+    let (code, _) = server
+        .call(&server.admin, "PATCH", &format!("{PODS}/p"), "application/apply-patch+yaml", Some(&json!({})))
+        .await;
     assert_eq!(code, 415);
 }
 
@@ -109,7 +160,8 @@ async fn lists_are_chunked_and_selected() {
     let token = first["metadata"]["continue"].as_str().unwrap();
     let (_, second) = server.get(&format!("{PODS}?limit=3&continue={token}")).await;
     assert_eq!(second["items"][0]["metadata"]["name"], "d", "a continued list shows the past");
-    let (_, selected) = server.get(&format!("{PODS}?labelSelector=app%20in%20(a,b)&fieldSelector=metadata.name!=a")).await;
+    let (_, selected) =
+        server.get(&format!("{PODS}?labelSelector=app%20in%20(a,b)&fieldSelector=metadata.name!=a")).await;
     assert_eq!(selected["items"].as_array().unwrap().len(), 1);
     assert_eq!(server.get(&format!("{PODS}?fieldSelector=spec.foo=1")).await.0, 400);
     assert_eq!(server.get(&format!("{PODS}?continue=x")).await.0, 400);
@@ -162,7 +214,9 @@ async fn finalizers_owners_and_namespaces() {
     server.post(MAPS, &json!({"metadata": {"name": "child", "ownerReferences": [reference]}})).await;
     let (_, marked) = server.delete(&format!("{MAPS}/owner")).await;
     assert!(marked["metadata"]["deletionTimestamp"].is_string());
-    server.patch(&format!("{MAPS}/owner"), "json-patch", &json!([{"op": "remove", "path": "/metadata/finalizers"}])).await;
+    server
+        .patch(&format!("{MAPS}/owner"), "json-patch", &json!([{"op": "remove", "path": "/metadata/finalizers"}]))
+        .await;
     assert_eq!(server.get(&format!("{MAPS}/owner")).await.0, 404);
     server.wait_for(&format!("{MAPS}/child"), "collected", |code, _| code == 404).await;
 
@@ -178,7 +232,9 @@ async fn finalizers_owners_and_namespaces() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_do_what() {
     let server = server().await;
-    let as_node = async |method: &str, path: &str, body: Option<Value>| server.call(&server.node, method, path, "application/json", body.as_ref()).await;
+    let as_node = async |method: &str, path: &str, body: Option<Value>| {
+        server.call(&server.node, method, path, "application/json", body.as_ref()).await
+    };
     assert_eq!(server.call(&server.nobody, "GET", "/healthz", "", None).await.0, 200);
     let (code, error) = server.call(&server.nobody, "GET", PODS, "", None).await;
     assert_eq!((code, error["reason"].as_str()), (403, Some("Forbidden")));
@@ -206,7 +262,8 @@ async fn who_may_do_what() {
     let (_, reviewed) = as_node("POST", "/apis/authentication.k8s.io/v1/tokenreviews", Some(review.clone())).await;
     assert_eq!(reviewed["status"]["user"]["username"], "system:serviceaccount:default:default");
     assert_eq!(reviewed["status"]["user"]["extra"]["authentication.kubernetes.io/pod-name"], json!(["user"]));
-    let unbound = as_node("POST", "/api/v1/namespaces/default/serviceaccounts/default/token", Some(json!({"spec": {}}))).await;
+    let unbound =
+        as_node("POST", "/api/v1/namespaces/default/serviceaccounts/default/token", Some(json!({"spec": {}}))).await;
     assert_eq!(unbound.0, 403, "a node gets no token that is bound to nothing");
     let as_account = server.nobody.get(format!("{}{PODS}", server.url)).bearer_auth(&token).send().await.unwrap();
     assert_eq!(as_account.status().as_u16(), 403);

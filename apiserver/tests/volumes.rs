@@ -35,7 +35,10 @@ macro_rules! unserved {
 
 #[tonic::async_trait]
 impl Controller for Driver {
-    async fn create_volume(&self, request: Request<CreateVolumeRequest>) -> Result<Response<CreateVolumeResponse>, Status> {
+    async fn create_volume(
+        &self,
+        request: Request<CreateVolumeRequest>,
+    ) -> Result<Response<CreateVolumeResponse>, Status> {
         let request = request.into_inner();
         if request.parameters.contains_key("refuse") {
             return Err(Status::resource_exhausted("the pool is full"));
@@ -46,11 +49,19 @@ impl Controller for Driver {
             volumes.push(id.clone());
         }
         let capacity_bytes = request.capacity_range.unwrap().required_bytes;
-        let volume = Volume { volume_id: id, capacity_bytes, volume_context: [("k".to_string(), "v".to_string())].into(), ..Volume::default() };
+        let volume = Volume {
+            volume_id: id,
+            capacity_bytes,
+            volume_context: [("k".to_string(), "v".to_string())].into(),
+            ..Volume::default()
+        };
         Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
     }
 
-    async fn delete_volume(&self, request: Request<DeleteVolumeRequest>) -> Result<Response<DeleteVolumeResponse>, Status> {
+    async fn delete_volume(
+        &self,
+        request: Request<DeleteVolumeRequest>,
+    ) -> Result<Response<DeleteVolumeResponse>, Status> {
         let id = request.into_inner().volume_id;
         self.0.lock().unwrap().retain(|other| *other != id);
         Ok(Response::new(DeleteVolumeResponse {}))
@@ -85,9 +96,11 @@ async fn start() -> (Server, Driver) {
             .serve_with_incoming(tokio_stream::wrappers::UnixListenerStream::new(listener)),
     );
     let server = Server::start_in(dir, BTreeMap::from([(DRIVER.to_string(), socket)])).await;
-    for (name, mode, parameters) in
-        [("now", "Immediate", json!({})), ("late", "WaitForFirstConsumer", json!({})), ("full", "Immediate", json!({"refuse": "1"}))]
-    {
+    for (name, mode, parameters) in [
+        ("now", "Immediate", json!({})),
+        ("late", "WaitForFirstConsumer", json!({})),
+        ("full", "Immediate", json!({"refuse": "1"})),
+    ] {
         let class = json!({"metadata": {"name": name}, "provisioner": DRIVER, "volumeBindingMode": mode, "parameters": parameters});
         assert_eq!(server.post("/apis/storage.k8s.io/v1/storageclasses", &class).await.0, 201);
     }

@@ -52,7 +52,8 @@ pub fn default_container(container: &mut Value, host_network: bool) {
 }
 
 fn default_probe(probe: &mut Value) {
-    for (key, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (key, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
         object::default(probe, key, || json!(value));
         if probe.get(key).and_then(Value::as_i64) == Some(0) {
             probe[key] = json!(value);

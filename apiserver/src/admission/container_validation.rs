@@ -32,7 +32,11 @@ pub fn validate(container: &Value, path: &str, role: Role, volumes: &BTreeSet<St
     if image.is_empty() {
         errors.push(FieldError::required(format!("{path}.image"), ""));
     } else if image.trim() != image {
-        errors.push(FieldError::invalid(format!("{path}.image"), image, "must not have leading or trailing whitespace"));
+        errors.push(FieldError::invalid(
+            format!("{path}.image"),
+            image,
+            "must not have leading or trailing whitespace",
+        ));
     }
     let choice = |key: &str, supported: &[&str], errors: &mut Vec<FieldError>| {
         let value = object::text(container, &format!("/{key}"));
@@ -55,7 +59,12 @@ pub fn validate(container: &Value, path: &str, role: Role, volumes: &BTreeSet<St
     }
     for hook in ["postStart", "preStop"] {
         if let Some(found) = container.pointer(&format!("/lifecycle/{hook}")) {
-            validate_handler(found, &format!("{path}.lifecycle.{hook}"), &["exec", "httpGet", "tcpSocket", "sleep"], errors);
+            validate_handler(
+                found,
+                &format!("{path}.lifecycle.{hook}"),
+                &["exec", "httpGet", "tcpSocket", "sleep"],
+                errors,
+            );
         }
     }
 }
@@ -77,12 +86,18 @@ fn validate_role(container: &Value, path: &str, role: Role, errors: &mut Vec<Fie
     for key in forbidden.0.iter().filter(|key| container.get(**key).is_some()) {
         errors.push(FieldError::forbidden(format!("{path}.{key}"), forbidden.1));
     }
-    if role == Role::Ephemeral && container.get("resources").and_then(Value::as_object).is_some_and(|map| !map.is_empty()) {
+    if role == Role::Ephemeral
+        && container.get("resources").and_then(Value::as_object).is_some_and(|map| !map.is_empty())
+    {
         errors.push(FieldError::forbidden(format!("{path}.resources"), "cannot be set for an Ephemeral Container"));
     }
     let policy = object::text(container, "/restartPolicy");
     if !matches!(policy, "" | "Always" | "OnFailure" | "Never") {
-        errors.push(FieldError::unsupported(format!("{path}.restartPolicy"), policy, &["Always", "Never", "OnFailure"]));
+        errors.push(FieldError::unsupported(
+            format!("{path}.restartPolicy"),
+            policy,
+            &["Always", "Never", "OnFailure"],
+        ));
     }
 }
 
@@ -103,12 +118,20 @@ fn validate_ports(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
         match object::number(port, "/containerPort") {
             None | Some(0) => errors.push(FieldError::required(format!("{path}.containerPort"), "")),
             Some(number) if !(1..=65535).contains(&number) => {
-                errors.push(FieldError::invalid(format!("{path}.containerPort"), number, "must be between 1 and 65535, inclusive"));
+                errors.push(FieldError::invalid(
+                    format!("{path}.containerPort"),
+                    number,
+                    "must be between 1 and 65535, inclusive",
+                ));
             }
             Some(_) => {}
         }
         if let Some(number) = object::number(port, "/hostPort").filter(|number| !(0..=65535).contains(number)) {
-            errors.push(FieldError::invalid(format!("{path}.hostPort"), number, "must be between 1 and 65535, inclusive"));
+            errors.push(FieldError::invalid(
+                format!("{path}.hostPort"),
+                number,
+                "must be between 1 and 65535, inclusive",
+            ));
         }
         let protocol = object::text(port, "/protocol");
         if !matches!(protocol, "TCP" | "UDP" | "SCTP") {
@@ -130,9 +153,24 @@ const ENV_FIELDS: [&str; 9] = [
     "status.podIPs",
 ];
 
+/// Amounts of a container that a variable may show, besides huge pages.
+const ENV_RESOURCES: [&str; 6] = [
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
 /// Fields of a pod that have a name, but that a variable may not show.
-const POD_FIELDS: [&str; 6] =
-    ["spec.restartPolicy", "spec.schedulerName", "status.phase", "metadata.labels", "metadata.annotations", "spec.hostNetwork"];
+const POD_FIELDS: [&str; 6] = [
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "status.phase",
+    "metadata.labels",
+    "metadata.annotations",
+    "spec.hostNetwork",
+];
 
 fn validate_environment(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
     for (index, variable) in object::items(container, "/env").iter().enumerate() {
@@ -141,12 +179,17 @@ fn validate_environment(container: &Value, path: &str, errors: &mut Vec<FieldErr
         if name.is_empty() {
             errors.push(FieldError::required(format!("{path}.name"), ""));
         } else if !names::is_env_name(name) {
-            let text = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+            let text =
+                "a valid environment variable name must consist only of printable ASCII characters other than '='";
             errors.push(FieldError::invalid(format!("{path}.name"), name, text));
         }
         let Some(source) = variable.get("valueFrom").and_then(Value::as_object) else { continue };
         if !object::text(variable, "/value").is_empty() && !source.is_empty() {
-            errors.push(FieldError::invalid(format!("{path}.valueFrom"), "", "may not be specified when `value` is not empty"));
+            errors.push(FieldError::invalid(
+                format!("{path}.valueFrom"),
+                "",
+                "may not be specified when `value` is not empty",
+            ));
         }
         if source.len() != 1 {
             let text = if source.is_empty() {
@@ -157,18 +200,42 @@ fn validate_environment(container: &Value, path: &str, errors: &mut Vec<FieldErr
             errors.push(FieldError::invalid(format!("{path}.valueFrom"), "", text));
         }
         if let Some(field) = source.get("fieldRef").map(|reference| object::text(reference, "/fieldPath")) {
-            let subscript = ["metadata.labels['", "metadata.annotations['"].iter().any(|start| field.starts_with(start));
+            let subscript =
+                ["metadata.labels['", "metadata.annotations['"].iter().any(|start| field.starts_with(start));
             if field.is_empty() {
                 errors.push(FieldError::required(format!("{path}.valueFrom.fieldRef.fieldPath"), ""));
             } else if !ENV_FIELDS.contains(&field) && !subscript {
                 let place = format!("{path}.valueFrom.fieldRef.fieldPath");
                 errors.push(match POD_FIELDS.contains(&field) {
                     true => FieldError::unsupported(place, field, &ENV_FIELDS),
-                    false => FieldError::invalid(place, field, &format!("error converting fieldPath: field label not supported: {field}")),
+                    false => FieldError::invalid(
+                        place,
+                        field,
+                        &format!("error converting fieldPath: field label not supported: {field}"),
+                    ),
                 });
             }
         }
+        if let Some(amount) = source.get("resourceFieldRef").map(|reference| object::text(reference, "/resource")) {
+            let place = format!("{path}.valueFrom.resourceFieldRef.resource");
+            if amount.is_empty() {
+                errors.push(FieldError::required(place, ""));
+            } else if !ENV_RESOURCES.contains(&amount) && !amount.contains(".hugepages-") {
+                errors.push(FieldError::unsupported(place, amount, &ENV_RESOURCES));
+            }
+        }
         for reference in ["secretKeyRef", "configMapKeyRef"] {
+            if let Some(name) = source
+                .get(reference)
+                .map(|found| object::text(found, "/name"))
+                .filter(|name| !names::is_subdomain(name))
+            {
+                errors.push(FieldError::invalid(
+                    format!("{path}.valueFrom.{reference}.name"),
+                    name,
+                    names::SUBDOMAIN_TEXT,
+                ));
+            }
             if source.get(reference).is_some_and(|found| object::text(found, "/key").is_empty()) {
                 errors.push(FieldError::required(format!("{path}.valueFrom.{reference}.key"), ""));
             }
@@ -177,7 +244,11 @@ fn validate_environment(container: &Value, path: &str, errors: &mut Vec<FieldErr
     for (index, source) in object::items(container, "/envFrom").iter().enumerate() {
         let count = ["configMapRef", "secretRef"].iter().filter(|key| source.get(**key).is_some()).count();
         if count != 1 {
-            let text = if count == 0 { "must specify one of: `configMapRef` or `secretRef`" } else { "may not have more than one field specified at a time" };
+            let text = if count == 0 {
+                "must specify one of: `configMapRef` or `secretRef`"
+            } else {
+                "may not have more than one field specified at a time"
+            };
             errors.push(FieldError::invalid(format!("{path}.envFrom[{index}]"), "", text));
         }
     }
@@ -210,15 +281,26 @@ fn validate_mounts(container: &Value, path: &str, volumes: &BTreeSet<String>, er
             }
         }
         if !object::text(mount, "/subPath").is_empty() && !object::text(mount, "/subPathExpr").is_empty() {
-            errors.push(FieldError::invalid(format!("{path}.subPathExpr"), object::text(mount, "/subPathExpr"), "subPathExpr and subPath are mutually exclusive"));
+            errors.push(FieldError::invalid(
+                format!("{path}.subPathExpr"),
+                object::text(mount, "/subPathExpr"),
+                "subPathExpr and subPath are mutually exclusive",
+            ));
         }
         let propagation = object::text(mount, "/mountPropagation");
         if !matches!(propagation, "" | "None" | "HostToContainer" | "Bidirectional") {
-            errors.push(FieldError::unsupported(format!("{path}.mountPropagation"), propagation, &["Bidirectional", "HostToContainer", "None"]));
+            errors.push(FieldError::unsupported(
+                format!("{path}.mountPropagation"),
+                propagation,
+                &["Bidirectional", "HostToContainer", "None"],
+            ));
         }
         let privileged = container.pointer("/securityContext/privileged").and_then(Value::as_bool) == Some(true);
         if propagation == "Bidirectional" && !privileged {
-            errors.push(FieldError::forbidden(format!("{path}.mountPropagation"), "Bidirectional mount propagation is available only to privileged containers"));
+            errors.push(FieldError::forbidden(
+                format!("{path}.mountPropagation"),
+                "Bidirectional mount propagation is available only to privileged containers",
+            ));
         }
     }
 }
@@ -228,12 +310,20 @@ fn validate_resources(resources: &Value, path: &str, errors: &mut Vec<FieldError
     for key in ["limits", "requests"] {
         for (name, amount) in entries(key) {
             let field = format!("{path}.{key}[{name}]");
-            if !name.contains('/') && !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") && !name.starts_with("hugepages-") {
-                for text in ["must be a standard resource type or fully qualified", "must be a standard resource for containers"] {
+            if !name.contains('/')
+                && !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage")
+                && !name.starts_with("hugepages-")
+            {
+                for text in [
+                    "must be a standard resource type or fully qualified",
+                    "must be a standard resource for containers",
+                ] {
                     errors.push(FieldError::invalid(format!("{path}.{key}[{name}]"), name.as_str(), text));
                 }
             }
-            if name.contains('/') && Quantity::parse(amount.as_str().unwrap_or_default()).is_some_and(|amount| amount.milli() % 1000 != 0) {
+            if name.contains('/')
+                && Quantity::parse(amount.as_str().unwrap_or_default()).is_some_and(|amount| amount.milli() % 1000 != 0)
+            {
                 errors.push(FieldError::invalid(format!("{path}.{key}[{name}]"), amount.clone(), "must be an integer"));
             }
             if Quantity::parse(amount.as_str().unwrap_or_default()).is_none_or(|amount| amount.is_negative()) {
@@ -243,7 +333,8 @@ fn validate_resources(resources: &Value, path: &str, errors: &mut Vec<FieldError
     }
     let limits = entries("limits");
     if entries("requests").keys().any(|name| name.contains('/') && !limits.contains_key(name)) {
-        errors.push(FieldError::required(format!("{path}.limits"), "Limit must be set for non overcommitable resources"));
+        errors
+            .push(FieldError::required(format!("{path}.limits"), "Limit must be set for non overcommitable resources"));
     }
     for (name, request) in entries("requests") {
         let read = |value: &Value| Quantity::parse(value.as_str().unwrap_or_default()).map(|amount| amount.milli());
@@ -251,7 +342,10 @@ fn validate_resources(resources: &Value, path: &str, errors: &mut Vec<FieldError
         if let (Some(requested), Some(limited)) = (read(&request), limit.and_then(read))
             && requested > limited
         {
-            let text = format!("must be less than or equal to {name} limit of {}", limit.and_then(Value::as_str).unwrap_or_default());
+            let text = format!(
+                "must be less than or equal to {name} limit of {}",
+                limit.and_then(Value::as_str).unwrap_or_default()
+            );
             errors.push(FieldError::invalid(format!("{path}.requests"), request, &text));
         }
     }
@@ -266,11 +360,21 @@ fn validate_security(container: &Value, path: &str, errors: &mut Vec<FieldError>
     }
     let mount = object::text(context, "/procMount");
     if !matches!(mount, "" | "Default" | "Unmasked") {
-        errors.push(FieldError::unsupported(format!("{path}.securityContext.procMount"), mount, &["Default", "Unmasked"]));
+        errors.push(FieldError::unsupported(
+            format!("{path}.securityContext.procMount"),
+            mount,
+            &["Default", "Unmasked"],
+        ));
     }
     for key in ["runAsUser", "runAsGroup"] {
-        if let Some(id) = object::number(context, &format!("/{key}")).filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
-            errors.push(FieldError::invalid(format!("{path}.securityContext.{key}"), id, "must be between 0 and 2147483647, inclusive"));
+        if let Some(id) =
+            object::number(context, &format!("/{key}")).filter(|id| !(0..=i64::from(i32::MAX)).contains(id))
+        {
+            errors.push(FieldError::invalid(
+                format!("{path}.securityContext.{key}"),
+                id,
+                "must be between 0 and 2147483647, inclusive",
+            ));
         }
     }
     if let Some(profile) = context.get("seccompProfile") {
@@ -284,14 +388,21 @@ pub fn validate_seccomp(profile: &Value, path: &str, errors: &mut Vec<FieldError
     let file = object::text(profile, "/localhostProfile");
     match kind {
         "Localhost" if file.is_empty() => {
-            errors.push(FieldError::required(format!("{path}.localhostProfile"), "must be set when seccomp type is Localhost"));
+            errors.push(FieldError::required(
+                format!("{path}.localhostProfile"),
+                "must be set when seccomp type is Localhost",
+            ));
         }
         "Localhost" if file.starts_with('/') || file.split('/').any(|part| part == "..") => {
             errors.push(FieldError::invalid(format!("{path}.localhostProfile"), file, "must be a relative path"));
         }
         "Localhost" | "RuntimeDefault" | "Unconfined" => {}
         "" => errors.push(FieldError::required(format!("{path}.type"), "type is required when seccompProfile is set")),
-        other => errors.push(FieldError::unsupported(format!("{path}.type"), other, &["Localhost", "RuntimeDefault", "Unconfined"])),
+        other => errors.push(FieldError::unsupported(
+            format!("{path}.type"),
+            other,
+            &["Localhost", "RuntimeDefault", "Unconfined"],
+        )),
     }
 }
 
@@ -307,7 +418,11 @@ fn validate_probe(probe: &Value, path: &str, kind: &str, errors: &mut Vec<FieldE
         errors.push(FieldError::invalid(format!("{path}.successThreshold"), number, "must be 1"));
     }
     if kind == "readinessProbe" && probe.get("terminationGracePeriodSeconds").is_some() {
-        errors.push(FieldError::invalid(format!("{path}.terminationGracePeriodSeconds"), object::number(probe, "/terminationGracePeriodSeconds").unwrap_or(0), "must not be set for readinessProbes"));
+        errors.push(FieldError::invalid(
+            format!("{path}.terminationGracePeriodSeconds"),
+            object::number(probe, "/terminationGracePeriodSeconds").unwrap_or(0),
+            "must not be set for readinessProbes",
+        ));
     }
 }
 
@@ -316,13 +431,16 @@ fn validate_handler(handler: &Value, path: &str, kinds: &[&str], errors: &mut Ve
     match found.len() {
         0 => errors.push(FieldError::required(path, "must specify a handler type")),
         1 => {}
-        _ => errors.push(FieldError::forbidden(format!("{path}.{}", found[1]), "may not specify more than 1 handler type")),
+        _ => errors
+            .push(FieldError::forbidden(format!("{path}.{}", found[1]), "may not specify more than 1 handler type")),
     }
     if handler.get("exec").is_some_and(|exec| object::items(exec, "/command").is_empty()) {
         errors.push(FieldError::required(format!("{path}.exec.command"), ""));
     }
     for kind in ["httpGet", "tcpSocket", "grpc"] {
-        let Some(port) = handler.get(kind).map(|found| found.get("port").cloned().unwrap_or_default()) else { continue };
+        let Some(port) = handler.get(kind).map(|found| found.get("port").cloned().unwrap_or_default()) else {
+            continue;
+        };
         let field = format!("{path}.{kind}.port");
         match &port {
             Value::Number(number) if number.as_i64().is_some_and(|number| (1..=65535).contains(&number)) => {}

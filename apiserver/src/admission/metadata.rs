@@ -50,12 +50,12 @@ pub fn validate(resource: &Resource, new: &Value) -> Vec<FieldError> {
         errors.push(FieldError::too_long("metadata.annotations", ANNOTATION_BYTES_MAX));
     }
     validate_owners(new, &mut errors);
-    for finalizer in object::finalizers(new) {
+    for (index, finalizer) in object::finalizers(new).into_iter().enumerate() {
         if !names::is_qualified_name(finalizer) {
             errors.push(FieldError::invalid("metadata.finalizers", finalizer, names::QUALIFIED_TEXT));
         } else if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer) {
             let text = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(FieldError::invalid("metadata.finalizers", finalizer, text));
+            errors.push(FieldError::invalid(format!("metadata.finalizers[{index}]"), finalizer, text));
         }
     }
     errors
@@ -94,8 +94,11 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     if added.is_empty() {
         return Vec::new();
     }
-    let text = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{added:?}");
-    let error = FieldError::forbidden("metadata.finalizers", &text.replace('[', "{").replace(']', "}").replacen("{}", "[]", 1));
+    let text = format!(
+        "no new finalizers can be added if the object is being deleted, found new finalizers []string{added:?}"
+    );
+    let error =
+        FieldError::forbidden("metadata.finalizers", &text.replace('[', "{").replace(']', "}").replacen("{}", "[]", 1));
     // Checked for every object, and again with the kind.
     vec![error.clone(), error]
 }

@@ -117,7 +117,12 @@ mod tests {
         for bad in ["", "A", "-a", "a-", "a..b", ".a", "a_b", "a/b"] {
             assert!(!is_subdomain(bad), "{bad}");
         }
-        assert!(is_qualified_name("a.b/C_d.e") && !is_qualified_name("/c") && !is_qualified_name("A/b") && !is_qualified_name("a/b/c"));
+        assert!(
+            is_qualified_name("a.b/C_d.e")
+                && !is_qualified_name("/c")
+                && !is_qualified_name("A/b")
+                && !is_qualified_name("a/b/c")
+        );
         assert!(is_label_value("") && !is_label_value("-"));
         assert!(is_port_name("http") && !is_port_name("8080") && !is_port_name("a--b"));
         assert!(is_config_key("a.conf") && !is_config_key("..a") && !is_config_key("a/b"));

@@ -29,7 +29,8 @@ pub fn check_lifecycle(api: &Api, resource: &Resource, new: &Value) -> Result<()
     let mut error = ApiError::forbidden(resource, object::name(new), &why);
     if let Some(details) = &mut error.details {
         let message = format!("namespace {name} is being terminated");
-        details["causes"] = json!([{"reason": "NamespaceTerminating", "message": message, "field": "metadata.namespace"}]);
+        details["causes"] =
+            json!([{"reason": "NamespaceTerminating", "message": message, "field": "metadata.namespace"}]);
     }
     Err(error)
 }

@@ -32,7 +32,10 @@ fn default_secret(new: &mut Value) {
 }
 
 fn default_node(new: &mut Value) {
-    object::map(new, "spec");
+    let spec = object::map(new, "spec");
+    if let Some(range) = spec.get("podCIDR").filter(|range| range.as_str() != Some("")).cloned() {
+        spec.entry("podCIDRs").or_insert_with(|| json!([range]));
+    }
     if new.pointer("/status/capacity").is_some() && new.pointer("/status/allocatable").is_none() {
         new["status"]["allocatable"] = new["status"]["capacity"].clone();
     }
@@ -44,4 +47,7 @@ fn default_event(new: &mut Value) {
     object::default(new, "reportingInstance", || json!(""));
     object::map(new, "source");
     object::map(new, "involvedObject");
+    for key in ["eventTime", "firstTimestamp", "lastTimestamp"] {
+        object::default(new, key, || Value::Null);
+    }
 }

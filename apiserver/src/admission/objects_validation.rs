@@ -47,18 +47,24 @@ pub fn validate_update(resource: &Resource, new: &Value, old: &Value) -> Vec<Fie
     };
     match resource.plural {
         "secrets" => fixed("type"),
-        "storageclasses" => ["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"].into_iter().for_each(&mut fixed),
+        "storageclasses" => {
+            ["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"].into_iter().for_each(&mut fixed)
+        }
         "runtimeclasses" => fixed("handler"),
         "endpointslices" => fixed("addressType"),
         "nodes" => errors.extend(validate_node_update(new, old)),
         "csinodes" => errors.extend(storage_objects::validate_csi_node_update(new, old)),
-        "priorityclasses" if !same("value") => errors.push(FieldError::forbidden("value", "may not be changed in an update.")),
+        "priorityclasses" if !same("value") => {
+            errors.push(FieldError::forbidden("value", "may not be changed in an update."))
+        }
         "persistentvolumeclaims" => errors.extend(storage_objects::validate_claim_update(new, old)),
         "persistentvolumes" => errors.extend(storage_objects::validate_volume_update(new, old)),
         "services" => errors.extend(services::validate_update(new, old)),
         _ => {}
     }
-    if matches!(resource.plural, "secrets" | "configmaps") && old.get("immutable").and_then(Value::as_bool) == Some(true) {
+    if matches!(resource.plural, "secrets" | "configmaps")
+        && old.get("immutable").and_then(Value::as_bool) == Some(true)
+    {
         if new.get("immutable").and_then(Value::as_bool) != Some(true) {
             errors.push(FieldError::forbidden("immutable", immutable));
         }
@@ -88,8 +94,14 @@ fn validate_config_map(new: &Value) -> Vec<FieldError> {
     let (mut errors, mut bytes) = (Vec::new(), 0);
     check_keys(new, "data", &mut bytes, false, &mut errors);
     check_keys(new, "binaryData", &mut bytes, true, &mut errors);
-    for (name, _) in entries(new, "binaryData").filter(|(name, _)| new.pointer("/data").and_then(|data| data.get(name.as_str())).is_some()) {
-        errors.push(FieldError::invalid(format!("data[{name}]"), name.as_str(), "duplicate of key present in binaryData"));
+    for (name, _) in entries(new, "binaryData")
+        .filter(|(name, _)| new.pointer("/data").and_then(|data| data.get(name.as_str())).is_some())
+    {
+        errors.push(FieldError::invalid(
+            format!("data[{name}]"),
+            name.as_str(),
+            "duplicate of key present in binaryData",
+        ));
     }
     if bytes > DATA_BYTES_MAX {
         errors.push(FieldError::too_long("", DATA_BYTES_MAX));
@@ -118,7 +130,9 @@ fn validate_secret(new: &Value) -> Vec<FieldError> {
             errors.push(FieldError::required("data[username]", ""));
             errors.push(FieldError::required("data[password]", ""));
         }
-        "kubernetes.io/service-account-token" if object::text(new, "/metadata/annotations/kubernetes.io~1service-account.name").is_empty() => {
+        "kubernetes.io/service-account-token"
+            if object::text(new, "/metadata/annotations/kubernetes.io~1service-account.name").is_empty() =>
+        {
             errors.push(FieldError::required("metadata.annotations[kubernetes.io/service-account.name]", ""));
         }
         _ => {}
@@ -165,7 +179,10 @@ fn validate_priority_class(new: &Value) -> Vec<FieldError> {
     let name = object::name(new);
     let mut errors = Vec::new();
     if name.starts_with("system-") {
-        let known = matches!((name, value), ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000));
+        let known = matches!(
+            (name, value),
+            ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000)
+        );
         if !known {
             errors.push(FieldError::forbidden(
                 "metadata.name",
@@ -173,7 +190,10 @@ fn validate_priority_class(new: &Value) -> Vec<FieldError> {
             ));
         }
     } else if value > PRIORITY_MAX {
-        errors.push(FieldError::forbidden("value", &format!("maximum allowed value of a user defined priority is {PRIORITY_MAX}")));
+        errors.push(FieldError::forbidden(
+            "value",
+            &format!("maximum allowed value of a user defined priority is {PRIORITY_MAX}"),
+        ));
     }
     let policy = object::text(new, "/preemptionPolicy");
     if !matches!(policy, "PreemptLowerPriority" | "Never") {
@@ -186,7 +206,37 @@ fn validate_event(new: &Value) -> Vec<FieldError> {
     let involved = object::text(new, "/involvedObject/namespace");
     let namespace = object::namespace(new);
     let matches = involved == namespace || (involved.is_empty() && matches!(namespace, "default" | "kube-system"));
-    if matches { Vec::new() } else { vec![FieldError::invalid("involvedObject.namespace", involved, "does not match event.namespace")] }
+    if matches {
+        Vec::new()
+    } else {
+        vec![FieldError::invalid("involvedObject.namespace", involved, "does not match event.namespace")]
+    }
+}
+
+/// Checks an event that was made in the newer version, which asks for more.
+pub fn validate_new_event(new: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if object::text(new, "/eventTime").is_empty() {
+        errors.push(FieldError::required("eventTime", ""));
+    }
+    let kind = object::text(new, "/type");
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.push(FieldError::invalid("type", "", &format!("has invalid value: {kind}")));
+    }
+    if !errors.is_empty() {
+        return errors;
+    }
+    for (key, field) in [
+        ("reportingComponent", "reportingController"),
+        ("reportingInstance", "reportingInstance"),
+        ("action", "action"),
+        ("reason", "reason"),
+    ] {
+        if object::text(new, &format!("/{key}")).is_empty() {
+            errors.push(FieldError::required(field, ""));
+        }
+    }
+    errors
 }
 
 /// The address ranges of a node stay once they are given.
@@ -194,11 +244,17 @@ fn validate_node_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = validate_node(new);
     let (before, after) = (object::strings(old, "/spec/podCIDRs"), object::strings(new, "/spec/podCIDRs"));
     if !before.is_empty() && before != after {
-        errors.push(FieldError::forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid"));
+        errors.push(FieldError::forbidden(
+            "spec.podCIDRs",
+            "node updates may not change podCIDR except from \"\" to valid",
+        ));
     }
     let (before, after) = (object::text(old, "/spec/providerID"), object::text(new, "/spec/providerID"));
     if !before.is_empty() && before != after {
-        errors.push(FieldError::forbidden("spec.providerID", "node updates may not change providerID except from \"\" to valid"));
+        errors.push(FieldError::forbidden(
+            "spec.providerID",
+            "node updates may not change providerID except from \"\" to valid",
+        ));
     }
     errors
 }
@@ -212,7 +268,11 @@ fn validate_node(new: &Value) -> Vec<FieldError> {
             errors.push(FieldError::invalid(format!("{path}.key"), key, names::QUALIFIED_TEXT));
         }
         if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
-            errors.push(FieldError::unsupported(format!("{path}.effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]));
+            errors.push(FieldError::unsupported(
+                format!("{path}.effect"),
+                effect,
+                &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+            ));
         }
     }
     errors

@@ -21,8 +21,8 @@ pub fn admit_create(api: &Api, new: &mut Value) -> Result<(), ApiError> {
     pod_defaults::default_pod(new);
     service_account::admit(api, new)?;
     set_priority(api, new)?;
-    set_runtime_class(api, new)?;
     add_tolerations(new);
+    set_runtime_class(api, new)?;
     let class = qos::class(new.get("spec").unwrap_or(&Value::Null));
     new["status"] = json!({"phase": "Pending", "qosClass": class});
     if !object::items(new, "/spec/schedulingGates").is_empty() {
@@ -72,17 +72,19 @@ pub fn admit_update(_api: &Api, part: Part, new: &mut Value, old: &Value) -> Res
 
 /// A status from the node: what a new status leaves out that never changes stays.
 pub fn admit_status(new: &mut Value, old: &Value) {
-    let class = old.pointer("/status/qosClass").cloned();
     let status = object::map(new, "status");
-    if let Some(class) = class {
-        status.entry("qosClass").or_insert(class);
+    for key in ["qosClass", "observedGeneration"] {
+        if let Some(kept) = old.pointer(&format!("/status/{key}")) {
+            status.entry(key).or_insert_with(|| kept.clone());
+        }
     }
 }
 
 fn set_priority(api: &Api, new: &mut Value) -> Result<(), ApiError> {
     let pods = registry::core("pods");
     let name = object::text(new, "/spec/priorityClassName").to_string();
-    let classes = registry::find("scheduling.k8s.io", "v1", "priorityclasses").ok_or_else(|| ApiError::internal("no priority classes"))?;
+    let classes = registry::find("scheduling.k8s.io", "v1", "priorityclasses")
+        .ok_or_else(|| ApiError::internal("no priority classes"))?;
     let store = |error| ApiError::from_store(error, classes, &name);
     let class = if name.is_empty() {
         let all = api.store.list_values(classes, None).map_err(store)?;
@@ -92,7 +94,9 @@ fn set_priority(api: &Api, new: &mut Value) -> Result<(), ApiError> {
             .min_by_key(|class| object::number(class, "/value").unwrap_or(0))
     } else {
         let found = api.store.get_value(&ObjectKey::new(classes, "", &name)).map_err(store)?;
-        Some(found.ok_or_else(|| ApiError::forbidden(pods, object::name(new), &format!("no PriorityClass with name {name} was found")))?)
+        Some(found.ok_or_else(|| {
+            ApiError::forbidden(pods, object::name(new), &format!("no PriorityClass with name {name} was found"))
+        })?)
     };
     let (value, policy) = match &class {
         Some(class) => (object::number(class, "/value").unwrap_or(0), object::text(class, "/preemptionPolicy")),
@@ -101,7 +105,9 @@ fn set_priority(api: &Api, new: &mut Value) -> Result<(), ApiError> {
     if let Some(given) = object::number(new, "/spec/priority")
         && given != value
     {
-        let why = format!("the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name");
+        let why = format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+        );
         return Err(ApiError::forbidden(pods, object::name(new), &why));
     }
     let policy = if policy.is_empty() { "PreemptLowerPriority" } else { policy };
@@ -122,8 +128,12 @@ fn set_runtime_class(api: &Api, new: &mut Value) -> Result<(), ApiError> {
         return Ok(());
     }
     let pods = registry::core("pods");
-    let classes = registry::find("node.k8s.io", "v1", "runtimeclasses").ok_or_else(|| ApiError::internal("no runtime classes"))?;
-    let found = api.store.get_value(&ObjectKey::new(classes, "", &name)).map_err(|error| ApiError::from_store(error, classes, &name))?;
+    let classes = registry::find("node.k8s.io", "v1", "runtimeclasses")
+        .ok_or_else(|| ApiError::internal("no runtime classes"))?;
+    let found = api
+        .store
+        .get_value(&ObjectKey::new(classes, "", &name))
+        .map_err(|error| ApiError::from_store(error, classes, &name))?;
     let class = found.ok_or_else(|| {
         ApiError::forbidden(pods, object::name(new), &format!("pod rejected: RuntimeClass {name:?} not found"))
     })?;
@@ -134,7 +144,11 @@ fn set_runtime_class(api: &Api, new: &mut Value) -> Result<(), ApiError> {
         let own = object::map(&mut new["spec"], "nodeSelector");
         for (key, value) in selector {
             if own.get(key).is_some_and(|other| other != value) {
-                return Err(ApiError::forbidden(pods, &name, "conflict: runtimeClass.scheduling.nodeSelector and pod.spec.nodeSelector"));
+                return Err(ApiError::forbidden(
+                    pods,
+                    &name,
+                    "conflict: runtimeClass.scheduling.nodeSelector and pod.spec.nodeSelector",
+                ));
             }
             own.insert(key.clone(), value.clone());
         }

@@ -13,7 +13,8 @@ const MAY_CHANGE: &str = "pod updates may not change fields other than `spec.con
 /// Checks a change of the spec.
 pub fn validate(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = pod_validation::validate(new);
-    let (mut after, before) = (new.get("spec").cloned().unwrap_or_default(), old.get("spec").cloned().unwrap_or_default());
+    let (mut after, before) =
+        (new.get("spec").cloned().unwrap_or_default(), old.get("spec").cloned().unwrap_or_default());
     for list in ["containers", "initContainers"] {
         let (changed, kept) = (object::items(&before, &format!("/{list}")).to_vec(), after.get_mut(list));
         let Some(containers) = kept.and_then(Value::as_array_mut) else { continue };
@@ -43,7 +44,8 @@ pub fn validate(new: &Value, old: &Value) -> Vec<FieldError> {
         object::copy_key(&before, &mut after, "affinity");
     }
     if after != before {
-        errors.push(FieldError::forbidden("spec", &format!("{MAY_CHANGE}\n{}", differences(&before, &after).join("\n"))));
+        errors
+            .push(FieldError::forbidden("spec", &format!("{MAY_CHANGE}\n{}", differences(&before, &after).join("\n"))));
     }
     errors
 }
@@ -52,14 +54,26 @@ fn check_deadline(before: &Value, after: &mut Value, errors: &mut Vec<FieldError
     let read = |spec: &Value| object::number(spec, "/activeDeadlineSeconds");
     let (old, new) = (read(before), read(after));
     if let Some(new) = new.filter(|new| old != Some(*new) && !(0..=i64::from(i32::MAX)).contains(new)) {
-        errors.push(FieldError::invalid("spec.activeDeadlineSeconds", new, "must be between 0 and 2147483647, inclusive"));
+        errors.push(FieldError::invalid(
+            "spec.activeDeadlineSeconds",
+            new,
+            "must be between 0 and 2147483647, inclusive",
+        ));
     }
     match (old, new) {
         (Some(old), Some(new)) if new > old => {
-            errors.push(FieldError::invalid("spec.activeDeadlineSeconds", new, "must be less than or equal to previous value"));
+            errors.push(FieldError::invalid(
+                "spec.activeDeadlineSeconds",
+                new,
+                "must be less than or equal to previous value",
+            ));
         }
         (Some(_), None) => {
-            errors.push(FieldError::invalid("spec.activeDeadlineSeconds", Value::Null, "must not update from a positive integer to nil value"));
+            errors.push(FieldError::invalid(
+                "spec.activeDeadlineSeconds",
+                Value::Null,
+                "must not update from a positive integer to nil value",
+            ));
         }
         _ => {}
     }
@@ -73,9 +87,13 @@ fn check_tolerations(before: &Value, after: &mut Value, errors: &mut Vec<FieldEr
         toleration
     };
     let after_list: Vec<Value> = object::items(after, "/tolerations").iter().map(strip).collect();
-    let gone = object::items(before, "/tolerations").iter().map(strip).any(|toleration| !after_list.contains(&toleration));
+    let gone =
+        object::items(before, "/tolerations").iter().map(strip).any(|toleration| !after_list.contains(&toleration));
     if gone {
-        errors.push(FieldError::forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds"));
+        errors.push(FieldError::forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        ));
     }
     object::copy_key(before, after, "tolerations");
 }
@@ -136,7 +154,8 @@ pub fn validate_ephemeral(new: &Value, old: &Value) -> Vec<FieldError> {
     for (index, container) in after.iter().enumerate() {
         let target = object::text(container, "/targetContainerName");
         if !target.is_empty() && !names.contains(target) {
-            errors.push(FieldError::not_found(format!("spec.ephemeralContainers[{index}].targetContainerName"), target));
+            errors
+                .push(FieldError::not_found(format!("spec.ephemeralContainers[{index}].targetContainerName"), target));
         }
     }
     errors
@@ -159,7 +178,10 @@ mod tests {
     fn an_image_may_change_and_a_port_not() {
         let old = pod(json!({"containers": [{"name": "a", "image": "x:1"}]}));
         assert_eq!(validate(&pod(json!({"containers": [{"name": "a", "image": "x:2"}]})), &old), []);
-        let errors = validate(&pod(json!({"containers": [{"name": "a", "image": "x:1", "ports": [{"containerPort": 80}]}]})), &old);
+        let errors = validate(
+            &pod(json!({"containers": [{"name": "a", "image": "x:1", "ports": [{"containerPort": 80}]}]})),
+            &old,
+        );
         assert_eq!(errors.len(), 1);
         assert!(errors[0].message.contains("spec.containers[0].ports"), "{}", errors[0].message);
         let errors = validate(&pod(json!({"nodeName": "n", "containers": [{"name": "a", "image": "x:1"}]})), &old);

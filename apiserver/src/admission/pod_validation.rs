@@ -27,10 +27,22 @@ pub fn validate(pod: &Value) -> Vec<FieldError> {
             let text = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
             errors.push(FieldError::invalid(format!("spec.hostAliases[{index}].ip"), ip, text));
         }
+        for (number, name) in
+            object::strings(alias, "/hostnames").into_iter().enumerate().filter(|(_, name)| !names::is_subdomain(name))
+        {
+            let place = format!("spec.hostAliases[{index}].hostnames[{number}]");
+            errors.push(FieldError::invalid(place, name, names::SUBDOMAIN_TEXT));
+        }
     }
     validate_security(spec, &mut errors);
-    if !object::text(pod, "/metadata/annotations/kubernetes.io~1config.mirror").is_empty() && object::text(spec, "/nodeName").is_empty() {
-        errors.push(FieldError::invalid("metadata.annotations[kubernetes.io/config.mirror]", "", "must set spec.nodeName if mirror pod annotation is set"));
+    if !object::text(pod, "/metadata/annotations/kubernetes.io~1config.mirror").is_empty()
+        && object::text(spec, "/nodeName").is_empty()
+    {
+        errors.push(FieldError::invalid(
+            "metadata.annotations[kubernetes.io/config.mirror]",
+            "",
+            "must set spec.nodeName if mirror pod annotation is set",
+        ));
     }
     errors
 }
@@ -41,7 +53,9 @@ fn validate_containers(spec: &Value, volumes: &BTreeSet<String>, errors: &mut Ve
         errors.push(FieldError::required("spec.containers", ""));
     }
     let mut seen = BTreeSet::new();
-    for (list, role) in [("containers", Role::App), ("initContainers", Role::Init), ("ephemeralContainers", Role::Ephemeral)] {
+    for (list, role) in
+        [("containers", Role::App), ("initContainers", Role::Init), ("ephemeralContainers", Role::Ephemeral)]
+    {
         for (index, container) in object::items(spec, &format!("/{list}")).iter().enumerate() {
             let path = format!("spec.{list}[{index}]");
             container_validation::validate(container, &path, role, volumes, errors);
@@ -55,10 +69,15 @@ fn validate_containers(spec: &Value, volumes: &BTreeSet<String>, errors: &mut Ve
     if flag(spec, "hostNetwork") {
         for (index, container) in containers.iter().enumerate() {
             for (number, port) in object::items(container, "/ports").iter().enumerate() {
-                let (host, own) = (object::number(port, "/hostPort").unwrap_or(0), object::number(port, "/containerPort"));
+                let (host, own) =
+                    (object::number(port, "/hostPort").unwrap_or(0), object::number(port, "/containerPort"));
                 if host != 0 && Some(host) != own {
                     let place = format!("spec.containers[{index}].ports[{number}].hostPort");
-                    errors.push(FieldError::invalid(place, host, "must match `containerPort` when `hostNetwork` is true"));
+                    errors.push(FieldError::invalid(
+                        place,
+                        host,
+                        "must match `containerPort` when `hostNetwork` is true",
+                    ));
                 }
             }
         }
@@ -72,7 +91,11 @@ fn validate_security(spec: &Value, errors: &mut Vec<FieldError>) {
     let path = "spec.securityContext";
     for (index, group) in object::items(spec, "/securityContext/supplementalGroups").iter().enumerate() {
         if let Some(group) = group.as_i64().filter(|group| !(0..=i64::from(i32::MAX)).contains(group)) {
-            errors.push(FieldError::invalid(format!("{path}.supplementalGroups[{index}]"), group, "must be between 0 and 2147483647, inclusive"));
+            errors.push(FieldError::invalid(
+                format!("{path}.supplementalGroups[{index}]"),
+                group,
+                "must be between 0 and 2147483647, inclusive",
+            ));
         }
     }
     let mut seen = BTreeSet::new();
@@ -129,25 +152,39 @@ fn validate_numbers(spec: &Value, errors: &mut Vec<FieldError>) {
     if let Some(seconds) = object::number(spec, "/activeDeadlineSeconds")
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
-        errors.push(FieldError::invalid("spec.activeDeadlineSeconds", seconds, "must be between 1 and 2147483647, inclusive"));
+        errors.push(FieldError::invalid(
+            "spec.activeDeadlineSeconds",
+            seconds,
+            "must be between 1 and 2147483647, inclusive",
+        ));
     }
     for key in ["runAsUser", "runAsGroup", "fsGroup"] {
         if let Some(id) = object::number(spec, &format!("/securityContext/{key}"))
             && !(0..=i64::from(i32::MAX)).contains(&id)
         {
-            errors.push(FieldError::invalid(format!("spec.securityContext.{key}"), id, "must be between 0 and 2147483647, inclusive"));
+            errors.push(FieldError::invalid(
+                format!("spec.securityContext.{key}"),
+                id,
+                "must be between 0 and 2147483647, inclusive",
+            ));
         }
     }
     let host_network = spec.get("hostNetwork").and_then(Value::as_bool) == Some(true);
     if spec.get("hostUsers").and_then(Value::as_bool) == Some(false) {
-        for (key, set) in [("hostNetwork", host_network), ("hostPID", flag(spec, "hostPID")), ("hostIPC", flag(spec, "hostIPC"))] {
+        for (key, set) in
+            [("hostNetwork", host_network), ("hostPID", flag(spec, "hostPID")), ("hostIPC", flag(spec, "hostIPC"))]
+        {
             if set {
                 errors.push(FieldError::forbidden(format!("spec.{key}"), "when `hostUsers` is false"));
             }
         }
     }
     if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
-        errors.push(FieldError::invalid("spec.shareProcessNamespace", true, "ShareProcessNamespace and HostPID cannot both be enabled"));
+        errors.push(FieldError::invalid(
+            "spec.shareProcessNamespace",
+            true,
+            "ShareProcessNamespace and HostPID cannot both be enabled",
+        ));
     }
 }
 
@@ -187,19 +224,35 @@ fn validate_tolerations(spec: &Value, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid(format!("{path}.key"), key, names::QUALIFIED_TEXT));
         }
         if key.is_empty() && operator != "Exists" {
-            errors.push(FieldError::invalid(format!("{path}.operator"), operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\""));
+            errors.push(FieldError::invalid(
+                format!("{path}.operator"),
+                operator,
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+            ));
         }
         if !matches!(operator, "" | "Equal" | "Exists" | "Lt" | "Gt") {
             errors.push(FieldError::unsupported(format!("{path}.operator"), operator, &["Equal", "Exists"]));
         }
         if operator == "Exists" && !text("/value").is_empty() {
-            errors.push(FieldError::invalid(format!("{path}.operator"), "Exists", "value must be empty when `operator` is 'Exists'"));
+            errors.push(FieldError::invalid(
+                format!("{path}.operator"),
+                text("/value"),
+                "value must be empty when `operator` is 'Exists'",
+            ));
         }
         if !matches!(effect, "" | "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
-            errors.push(FieldError::unsupported(format!("{path}.effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]));
+            errors.push(FieldError::unsupported(
+                format!("{path}.effect"),
+                effect,
+                &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+            ));
         }
         if toleration.get("tolerationSeconds").is_some() && effect != "NoExecute" {
-            errors.push(FieldError::invalid(format!("{path}.effect"), effect, "effect must be 'NoExecute' when `tolerationSeconds` is set"));
+            errors.push(FieldError::invalid(
+                format!("{path}.effect"),
+                effect,
+                "effect must be 'NoExecute' when `tolerationSeconds` is set",
+            ));
         }
     }
 }
@@ -213,7 +266,11 @@ fn validate_dns(spec: &Value, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::required("spec.dnsConfig.nameservers", text));
     }
     if servers.len() > 3 {
-        errors.push(FieldError::invalid("spec.dnsConfig.nameservers", serde_json::json!(servers), "must not have more than 3 nameservers"));
+        errors.push(FieldError::invalid(
+            "spec.dnsConfig.nameservers",
+            serde_json::json!(servers),
+            "must not have more than 3 nameservers",
+        ));
     }
     for (index, server) in servers.iter().enumerate() {
         if server.parse::<IpAddr>().is_err() {

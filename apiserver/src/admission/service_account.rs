@@ -35,12 +35,20 @@ pub fn admit(api: &Api, new: &mut Value) -> Result<(), ApiError> {
         };
     }
     let spec = object::map(new, "spec");
-    let name = spec.get("serviceAccountName").and_then(Value::as_str).filter(|name| !name.is_empty()).unwrap_or("default").to_string();
+    let name = spec
+        .get("serviceAccountName")
+        .and_then(Value::as_str)
+        .filter(|name| !name.is_empty())
+        .unwrap_or("default")
+        .to_string();
     spec.insert("serviceAccountName".into(), json!(name));
     spec.insert("serviceAccount".into(), json!(name));
     let accounts = registry::core("serviceaccounts");
     let namespace = object::namespace(new).to_string();
-    let found = api.store.get_value(&ObjectKey::new(accounts, &namespace, &name)).map_err(|error| ApiError::from_store(error, accounts, &name))?;
+    let found = api
+        .store
+        .get_value(&ObjectKey::new(accounts, &namespace, &name))
+        .map_err(|error| ApiError::from_store(error, accounts, &name))?;
     let account = found.ok_or_else(|| {
         ApiError::forbidden(
             pods,
@@ -76,7 +84,9 @@ fn mount_token(new: &mut Value) {
     let mut mounted = false;
     for list in ["initContainers", "containers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let there = object::items(container, "/volumeMounts").iter().any(|mount| object::text(mount, "/mountPath") == ACCOUNT_MOUNT_PATH);
+            let there = object::items(container, "/volumeMounts")
+                .iter()
+                .any(|mount| object::text(mount, "/mountPath") == ACCOUNT_MOUNT_PATH);
             if there || !container.is_object() {
                 continue;
             }
@@ -108,7 +118,13 @@ fn token_volume(name: &str) -> Value {
 
 /// What every namespace has: its default account and the certificate of the API's authority.
 pub fn namespace_content<'a>(ca_pem: &str, namespace: &'a str, user: &'a crate::auth::User) -> [Creation<'a>; 2] {
-    let creation = |plural: &str, object: Value| Creation { resource: registry::core(plural), namespace, object, user, dry_run: false };
+    let creation = |plural: &str, object: Value| Creation {
+        resource: registry::core(plural),
+        namespace,
+        object,
+        user,
+        dry_run: false,
+    };
     let description = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
     [
         creation("serviceaccounts", json!({"metadata": {"name": "default"}})),

@@ -46,7 +46,9 @@ pub fn admit_update(api: &Api, new: &mut Value, old: &Value) -> Result<(), ApiEr
     let old_ports: Vec<Value> = object::items(old, "/spec/ports").to_vec();
     if matches!(kept_type.as_str(), "NodePort" | "LoadBalancer") {
         for port in new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
-            let before = old_ports.iter().find(|other| other.get("port") == port.get("port") && other.get("protocol") == port.get("protocol"));
+            let before = old_ports
+                .iter()
+                .find(|other| other.get("port") == port.get("port") && other.get("protocol") == port.get("protocol"));
             if port.get("nodePort").is_none()
                 && let Some(number) = before.and_then(|before| before.get("nodePort"))
             {
@@ -67,7 +69,8 @@ fn drop_what_the_type_had(new: &mut Value, old: &Value) {
         object::remove(&mut new["spec"], "externalTrafficPolicy");
     }
     object::remove(&mut new["spec"], "allocateLoadBalancerNodePorts");
-    let given: Vec<Value> = object::items(old, "/spec/ports").iter().filter_map(|port| port.get("nodePort").cloned()).collect();
+    let given: Vec<Value> =
+        object::items(old, "/spec/ports").iter().filter_map(|port| port.get("nodePort").cloned()).collect();
     for port in new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
         if port.get("nodePort").is_some_and(|number| given.contains(number)) {
             object::remove(port, "nodePort");
@@ -111,6 +114,15 @@ fn default_service(new: &mut Value) {
     object::default(new, "status", || json!({"loadBalancer": {}}));
 }
 
+/// Defaults of a status: traffic to an address that is given arrives with that address.
+pub fn default_status(new: &mut Value) {
+    for ingress in new.pointer_mut("/status/loadBalancer/ingress").and_then(Value::as_array_mut).into_iter().flatten() {
+        if !object::text(ingress, "/ip").is_empty() {
+            object::default(ingress, "ipMode", || json!("VIP"));
+        }
+    }
+}
+
 fn allocate(api: &Api, new: &mut Value) -> Result<(), ApiError> {
     let services = registry::core("services");
     let others: Vec<Value> = api
@@ -125,7 +137,8 @@ fn allocate(api: &Api, new: &mut Value) -> Result<(), ApiError> {
         allocate_address(api, new, &others)?;
     }
     let wants_ports = kind == "NodePort"
-        || (kind == "LoadBalancer" && new.pointer("/spec/allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false));
+        || (kind == "LoadBalancer"
+            && new.pointer("/spec/allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false));
     if wants_ports { allocate_ports(new, &others) } else { Ok(()) }
 }
 
@@ -149,11 +162,20 @@ fn allocate_address(api: &Api, new: &mut Value, others: &[Value]) -> Result<(), 
             let outside = asked.parse::<IpAddr>().is_ok_and(|address| !api.config.service_subnet.contains(address));
             // The API's own Service has the address of the machine.
             if outside && (object::namespace(new), name.as_str()) != ("default", "kubernetes") {
-                let text = format!("failed to allocate IP {asked}: the provided network does not match the current range");
-                return Err(ApiError::invalid(services, &name, &[FieldError::invalid("spec.clusterIPs", json!([asked]), &text)]));
+                let text =
+                    format!("failed to allocate IP {asked}: the provided network does not match the current range");
+                return Err(ApiError::invalid(
+                    services,
+                    &name,
+                    &[FieldError::invalid("spec.clusterIPs", json!([asked]), &text)],
+                ));
             }
             if used.contains(asked) {
-                let error = FieldError::invalid("spec.clusterIPs", json!([asked]), &format!("failed to allocate IP {asked}: provided IP is already allocated"));
+                let error = FieldError::invalid(
+                    "spec.clusterIPs",
+                    json!([asked]),
+                    &format!("failed to allocate IP {asked}: provided IP is already allocated"),
+                );
                 return Err(ApiError::invalid(services, &name, &[error]));
             }
             asked.to_string()
@@ -174,7 +196,10 @@ fn random_address(subnet: ipnetwork::IpNetwork) -> Option<String> {
     match subnet {
         ipnetwork::IpNetwork::V4(v4) => {
             let size = v4.size();
-            (size > 2).then(|| v4.nth(rand::rng().random_range(1..size - 1))).flatten().map(|address| address.to_string())
+            (size > 2)
+                .then(|| v4.nth(rand::rng().random_range(1..size - 1)))
+                .flatten()
+                .map(|address| address.to_string())
         }
         ipnetwork::IpNetwork::V6(v6) => {
             let low: u128 = rand::rng().random::<u16>().into();
@@ -192,20 +217,30 @@ fn allocate_ports(new: &mut Value, others: &[Value]) -> Result<(), ApiError> {
         .flat_map(|other| object::items(other, "/spec/ports"))
         .filter_map(|port| Some((port.get("nodePort")?.as_i64()?, object::text(port, "/protocol").to_string())))
         .collect();
-    for (index, port) in new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
+    for (index, port) in new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+    {
         let protocol = object::text(port, "/protocol").to_string();
         let path = format!("spec.ports[{index}].nodePort");
-        let refuse = |number: i64, text: &str| Err(ApiError::invalid(services, &name, &[FieldError::invalid(path.as_str(), number, text)]));
+        let refuse = |number: i64, text: &str| {
+            Err(ApiError::invalid(services, &name, &[FieldError::invalid(path.as_str(), number, text)]))
+        };
         let number = match port.get("nodePort").and_then(Value::as_i64).filter(|number| *number != 0) {
             Some(number) if !NODE_PORTS.contains(&number) => {
-                return refuse(number, "provided port is not in the valid range. The range of valid ports is 30000-32767");
+                return refuse(
+                    number,
+                    "provided port is not in the valid range. The range of valid ports is 30000-32767",
+                );
             }
-            Some(number) if used.contains(&(number, protocol.clone())) => return refuse(number, "provided port is already allocated"),
+            Some(number) if used.contains(&(number, protocol.clone())) => {
+                return refuse(number, "provided port is already allocated");
+            }
             Some(number) => number,
             None => {
                 let free = |number: &i64| !used.contains(&(*number, protocol.clone()));
                 let random = (0..RANDOM_TRIES).map(|_| rand::rng().random_range(NODE_PORTS)).find(free);
-                random.or_else(|| NODE_PORTS.clone().find(free)).ok_or_else(|| ApiError::internal("failed to allocate a nodePort: range is full"))?
+                random
+                    .or_else(|| NODE_PORTS.clone().find(free))
+                    .ok_or_else(|| ApiError::internal("failed to allocate a nodePort: range is full"))?
             }
         };
         used.insert((number, protocol));
@@ -219,7 +254,11 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let kind = object::text(new, "/spec/type");
     if !matches!(kind, "ClusterIP" | "NodePort" | "LoadBalancer" | "ExternalName") {
-        errors.push(FieldError::unsupported("spec.type", kind, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]));
+        errors.push(FieldError::unsupported(
+            "spec.type",
+            kind,
+            &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+        ));
     }
     let ports = object::items(new, "/spec/ports");
     let headless = object::text(new, "/spec/clusterIP") == "None";
@@ -228,8 +267,14 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
     }
     if kind == "ExternalName" && object::text(new, "/spec/externalName").is_empty() {
         errors.push(FieldError::required("spec.externalName", ""));
-    } else if kind == "ExternalName" && !names::is_subdomain(object::text(new, "/spec/externalName").trim_end_matches('.')) {
-        errors.push(FieldError::invalid("spec.externalName", object::text(new, "/spec/externalName"), names::SUBDOMAIN_TEXT));
+    } else if kind == "ExternalName"
+        && !names::is_subdomain(object::text(new, "/spec/externalName").trim_end_matches('.'))
+    {
+        errors.push(FieldError::invalid(
+            "spec.externalName",
+            object::text(new, "/spec/externalName"),
+            names::SUBDOMAIN_TEXT,
+        ));
     }
     let mut seen = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
@@ -252,7 +297,11 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
         }
         match port.get("targetPort") {
             Some(Value::Number(target)) if !target.as_i64().is_some_and(|target| (1..=65535).contains(&target)) => {
-                errors.push(FieldError::invalid(format!("{path}.targetPort"), Value::Number(target.clone()), "must be between 1 and 65535, inclusive"));
+                errors.push(FieldError::invalid(
+                    format!("{path}.targetPort"),
+                    Value::Number(target.clone()),
+                    "must be between 1 and 65535, inclusive",
+                ));
             }
             Some(Value::String(target)) => {
                 for text in names::port_name_faults(target) {
@@ -262,7 +311,8 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
             _ => {}
         }
         if kind == "ClusterIP" && object::number(port, "/nodePort").is_some_and(|number| number != 0) {
-            errors.push(FieldError::forbidden(format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'"));
+            errors
+                .push(FieldError::forbidden(format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'"));
         }
     }
     let affinity = object::text(new, "/spec/sessionAffinity");
@@ -271,7 +321,11 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
     }
     let address = object::text(new, "/spec/clusterIP");
     if !address.is_empty() && address != "None" && address.parse::<IpAddr>().is_err() {
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", address, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+        errors.push(FieldError::invalid(
+            "spec.clusterIPs[0]",
+            address,
+            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        ));
     }
     errors
 }
@@ -279,7 +333,9 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
 /// Checks a change: the address stays.
 pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let (before, after) = (object::text(old, "/spec/clusterIP"), object::text(new, "/spec/clusterIP"));
-    let fixed = object::text(new, "/spec/type") != "ExternalName" && !before.is_empty() && object::text(old, "/spec/type") != "ExternalName";
+    let fixed = object::text(new, "/spec/type") != "ExternalName"
+        && !before.is_empty()
+        && object::text(old, "/spec/type") != "ExternalName";
     if fixed && before != after {
         return vec![FieldError::invalid("spec.clusterIPs[0]", json!([after]), "may not change once set")];
     }

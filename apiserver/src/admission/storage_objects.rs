@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::names;
 use crate::api::Api;
 use crate::error::{ApiError, FieldError};
 use crate::object;
@@ -39,13 +40,17 @@ pub fn prepare_claim(api: &Api, new: &mut Value) -> Result<(), ApiError> {
     if new.pointer("/spec/storageClassName").is_some() || old_way {
         return Ok(());
     }
-    let classes = registry::find("storage.k8s.io", "v1", "storageclasses").ok_or_else(|| ApiError::internal("no storage classes"))?;
+    let classes = registry::find("storage.k8s.io", "v1", "storageclasses")
+        .ok_or_else(|| ApiError::internal("no storage classes"))?;
     let mut defaults: Vec<Value> = api
         .store
         .list_values(classes, None)
         .map_err(|error| ApiError::from_store(error, classes, ""))?
         .into_iter()
-        .filter(|class| class.pointer("/metadata/annotations").and_then(|map| map.get(DEFAULT_CLASS)).and_then(Value::as_str) == Some("true"))
+        .filter(|class| {
+            class.pointer("/metadata/annotations").and_then(|map| map.get(DEFAULT_CLASS)).and_then(Value::as_str)
+                == Some("true")
+        })
         .collect();
     // The newest counts when there are several.
     defaults.sort_by_key(|class| object::text(class, "/metadata/creationTimestamp").to_string());
@@ -101,15 +106,17 @@ pub fn default_driver(new: &mut Value) {
     }
 }
 
-fn check_modes(new: &Value, errors: &mut Vec<FieldError>) {
+fn check_modes(new: &Value, none: &str, errors: &mut Vec<FieldError>) {
     let modes = object::strings(new, "/spec/accessModes");
     if modes.is_empty() {
-        errors.push(FieldError::required("spec.accessModes", "at least 1 access mode is required"));
+        errors.push(FieldError::required("spec.accessModes", none));
     }
-    for (index, mode) in modes.iter().enumerate() {
-        if !ACCESS_MODES.contains(mode) {
-            errors.push(FieldError::unsupported(format!("spec.accessModes[{index}]"), mode, &ACCESS_MODES));
-        }
+    for mode in modes.iter().filter(|mode| !ACCESS_MODES.contains(mode)) {
+        errors.push(FieldError::unsupported("spec.accessModes", mode, &ACCESS_MODES));
+    }
+    let class = object::text(new, "/spec/storageClassName");
+    if !class.is_empty() && !names::is_subdomain(class) {
+        errors.push(FieldError::invalid("spec.storageClassName", class, names::SUBDOMAIN_TEXT));
     }
     if modes.len() > 1 && modes.contains(&"ReadWriteOncePod") {
         errors.push(FieldError::forbidden("spec.accessModes", "may not use ReadWriteOncePod with other access modes"));
@@ -133,7 +140,14 @@ fn check_mode_and_size(new: &Value, size: &str, path: &str, errors: &mut Vec<Fie
 /// Checks a claim.
 pub fn validate_claim(new: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    check_modes(new, &mut errors);
+    for (index, expression) in object::items(new, "/spec/selector/matchExpressions").iter().enumerate() {
+        let operator = object::text(expression, "/operator");
+        if !matches!(operator, "In" | "NotIn" | "Exists" | "DoesNotExist") {
+            let place = format!("spec.selector.matchExpressions[{index}].operator");
+            errors.push(FieldError::invalid(place, operator, "not a valid selector operator"));
+        }
+    }
+    check_modes(new, "at least 1 access mode is required", &mut errors);
     check_mode_and_size(new, "/spec/resources/requests/storage", "spec.resources[storage]", &mut errors);
     errors
 }
@@ -205,15 +219,21 @@ pub fn validate_claim_update(new: &Value, old: &Value) -> Vec<FieldError> {
     }
     let mut errors = Vec::new();
     if before != after {
-        let text = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        let text =
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         errors.push(FieldError::forbidden("spec", text));
     }
-    let size = |claim: &Value| Quantity::parse(object::text(claim, "/spec/resources/requests/storage")).map_or(0, |size| size.units());
+    let size = |claim: &Value| {
+        Quantity::parse(object::text(claim, "/spec/resources/requests/storage")).map_or(0, |size| size.units())
+    };
     if size(new) < size(old) {
         let bound = object::text(old, "/status/phase") == "Bound";
-        let text = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        let text =
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         errors.push(match bound {
-            true => FieldError::forbidden("spec.resources.requests.storage", "field can not be less than status.capacity"),
+            true => {
+                FieldError::forbidden("spec.resources.requests.storage", "field can not be less than status.capacity")
+            }
             false => FieldError::forbidden("spec", text),
         });
     }
@@ -221,42 +241,75 @@ pub fn validate_claim_update(new: &Value, old: &Value) -> Vec<FieldError> {
 }
 
 /// Kinds of volumes that a PersistentVolume may have.
-const SOURCES: [&str; 8] = ["csi", "hostPath", "local", "nfs", "iscsi", "fc", "cephfs", "rbd"];
+const SOURCES: [&str; 8] = ["hostPath", "nfs", "rbd", "cephfs", "fc", "iscsi", "local", "csi"];
+
+fn check_capacity(new: &Value, errors: &mut Vec<FieldError>) {
+    let capacity = new.pointer("/spec/capacity").cloned().unwrap_or_default();
+    let names: Vec<&String> = capacity.as_object().into_iter().flatten().map(|(name, _)| name).collect();
+    if names.is_empty() {
+        errors.push(FieldError::required("spec.capacity", ""));
+    }
+    if names != ["storage"] {
+        let message = format!("Unsupported value: {capacity}: supported values: \"storage\"");
+        errors.push(FieldError { field: "spec.capacity".into(), reason: "FieldValueNotSupported", message });
+        return;
+    }
+    check_mode_and_size(new, "/spec/capacity/storage", "spec.capacity[storage]", errors);
+}
 
 /// Checks a volume.
 pub fn validate_volume(new: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    check_modes(new, &mut errors);
-    check_mode_and_size(new, "/spec/capacity/storage", "spec.capacity", &mut errors);
-    let sources = SOURCES.iter().filter(|source| new.pointer(&format!("/spec/{source}")).is_some()).count();
-    match sources {
-        0 => errors.push(FieldError::required("spec", "must specify a volume type")),
-        1 => {}
-        _ => errors.push(FieldError::forbidden("spec", "may not specify more than 1 volume type")),
+    check_modes(new, "", &mut errors);
+    check_capacity(new, &mut errors);
+    let given: Vec<&&str> = SOURCES.iter().filter(|source| new.pointer(&format!("/spec/{source}")).is_some()).collect();
+    if given.is_empty() {
+        errors.push(FieldError::required("spec", "must specify a volume type"));
+    }
+    for source in given.iter().skip(1) {
+        errors.push(FieldError::forbidden(format!("spec.{source}"), "may not specify more than 1 volume type"));
+    }
+    if given.first().is_some_and(|source| **source == "hostPath") && object::text(new, "/spec/hostPath/path").is_empty()
+    {
+        errors.push(FieldError::required("spec.hostPath.path", ""));
     }
     if new.pointer("/spec/local").is_some() && new.pointer("/spec/nodeAffinity").is_none() {
         errors.push(FieldError::required("spec.nodeAffinity", "Local volume requires node affinity"));
     }
     for key in ["driver", "volumeHandle"] {
-        if new.pointer("/spec/csi").is_some_and(|csi| object::text(csi, &format!("/{key}")).is_empty()) {
+        if given.len() == 1
+            && new.pointer("/spec/csi").is_some_and(|csi| object::text(csi, &format!("/{key}")).is_empty())
+        {
             errors.push(FieldError::required(format!("spec.csi.{key}"), ""));
         }
     }
     let policy = object::text(new, "/spec/persistentVolumeReclaimPolicy");
     if !matches!(policy, "Retain" | "Delete" | "Recycle") {
-        errors.push(FieldError::unsupported("spec.persistentVolumeReclaimPolicy", policy, &["Delete", "Recycle", "Retain"]));
+        errors.push(FieldError::unsupported(
+            "spec.persistentVolumeReclaimPolicy",
+            policy,
+            &["Delete", "Recycle", "Retain"],
+        ));
     }
     errors
 }
 
 /// Checks a change of a volume: its source stays.
 pub fn validate_volume_update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let changed = SOURCES.iter().any(|source| new.pointer(&format!("/spec/{source}")) != old.pointer(&format!("/spec/{source}")));
+    let changed =
+        SOURCES.iter().any(|source| new.pointer(&format!("/spec/{source}")) != old.pointer(&format!("/spec/{source}")));
     if changed {
-        return vec![FieldError::forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation")];
+        return vec![FieldError::forbidden(
+            "spec.persistentvolumesource",
+            "spec.persistentvolumesource is immutable after creation",
+        )];
     }
     if new.pointer("/spec/volumeMode") != old.pointer("/spec/volumeMode") {
-        return vec![FieldError::invalid("volumeMode", new.pointer("/spec/volumeMode").cloned().unwrap_or_default(), "field is immutable")];
+        return vec![FieldError::invalid(
+            "volumeMode",
+            new.pointer("/spec/volumeMode").cloned().unwrap_or_default(),
+            "field is immutable",
+        )];
     }
     Vec::new()
 }

@@ -21,9 +21,13 @@ pub fn validate(spec: &Value, errors: &mut Vec<FieldError>) -> BTreeSet<String> 
         } else if !seen.insert(name.to_string()) {
             errors.push(FieldError::duplicate(format!("{path}.name"), name));
         }
-        let sources: Vec<&String> = volume.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "name").collect();
+        let sources: Vec<&String> =
+            volume.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "name").collect();
         if sources.len() > 1 {
-            errors.push(FieldError::forbidden(format!("{path}.{}", sources[1]), "may not specify more than 1 volume type"));
+            errors.push(FieldError::forbidden(
+                format!("{path}.{}", sources[1]),
+                "may not specify more than 1 volume type",
+            ));
         }
         validate_source(volume, &path, errors);
     }
@@ -49,21 +53,18 @@ fn validate_source(volume: &Value, path: &str, errors: &mut Vec<FieldError>) {
         } else if target.split('/').any(|part| part == "..") {
             errors.push(FieldError::invalid(format!("{path}.hostPath.path"), target, "must not contain '..'"));
         }
-        let known = ["", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
+        let known =
+            ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
         let kind = object::text(host, "/type");
         if !known.contains(&kind) {
             errors.push(FieldError::unsupported(format!("{path}.hostPath.type"), kind, &known));
         }
     }
     if volume.get("gitRepo").is_some() {
-        errors.push(FieldError::forbidden(format!("{path}.gitRepo"), "gitRepo volumes are not served; use an init container that clones into an emptyDir"));
-    }
-    if let Some(medium) = volume.pointer("/emptyDir/medium").and_then(Value::as_str)
-        && !medium.is_empty()
-        && medium != "Memory"
-        && !medium.starts_with("HugePages")
-    {
-        errors.push(FieldError::unsupported(format!("{path}.emptyDir.medium"), medium, &["", "Memory", "HugePages"]));
+        errors.push(FieldError::forbidden(
+            format!("{path}.gitRepo"),
+            "gitRepo volumes are not served; use an init container that clones into an emptyDir",
+        ));
     }
     for source in ["secret", "configMap"] {
         if let Some(found) = volume.get(source) {
@@ -71,7 +72,9 @@ fn validate_source(volume: &Value, path: &str, errors: &mut Vec<FieldError>) {
         }
     }
     if let Some(found) = volume.get("downwardAPI") {
-        validate_items(found, &format!("{path}.downwardAPI"), "path", errors);
+        let path = format!("{path}.downwardAPI");
+        validate_items(found, &path, "path", errors);
+        validate_downward(found, &path, errors);
     }
     if let Some(found) = volume.get("projected") {
         validate_projected(found, &format!("{path}.projected"), errors);
@@ -80,7 +83,11 @@ fn validate_source(volume: &Value, path: &str, errors: &mut Vec<FieldError>) {
 
 fn validate_items(source: &Value, path: &str, required: &str, errors: &mut Vec<FieldError>) {
     if let Some(mode) = object::number(source, "/defaultMode").filter(|mode| !(0..=0o777).contains(mode)) {
-        errors.push(FieldError::invalid(format!("{path}.defaultMode"), mode, "must be a number between 0 and 0777 (octal), both inclusive"));
+        errors.push(FieldError::invalid(
+            format!("{path}.defaultMode"),
+            mode,
+            "must be a number between 0 and 0777 (octal), both inclusive",
+        ));
     }
     for (index, item) in object::items(source, "/items").iter().enumerate() {
         let path = format!("{path}.items[{index}]");
@@ -93,7 +100,47 @@ fn validate_items(source: &Value, path: &str, required: &str, errors: &mut Vec<F
         }
         validate_relative(target, &format!("{path}.path"), errors);
         if let Some(mode) = object::number(item, "/mode").filter(|mode| !(0..=0o777).contains(mode)) {
-            errors.push(FieldError::invalid(format!("{path}.mode"), mode, "must be a number between 0 and 0777 (octal), both inclusive"));
+            errors.push(FieldError::invalid(
+                format!("{path}.mode"),
+                mode,
+                "must be a number between 0 and 0777 (octal), both inclusive",
+            ));
+        }
+    }
+}
+
+/// Fields of a pod that a file may show.
+const FILE_FIELDS: [&str; 5] =
+    ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+
+fn validate_downward(source: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    for item in object::items(source, "/items") {
+        let (field, amount) = (item.get("fieldRef"), item.get("resourceFieldRef"));
+        if field.is_none() && amount.is_none() {
+            errors.push(FieldError::required(path, "one of fieldRef and resourceFieldRef is required"));
+        }
+        if field.is_some() && amount.is_some() {
+            errors.push(FieldError::invalid(
+                path,
+                "resource",
+                "fieldRef and resourceFieldRef can not be specified simultaneously",
+            ));
+        }
+        let Some(field) = field.map(|field| object::text(field, "/fieldPath")) else { continue };
+        let place = format!("{path}.fieldRef.fieldPath");
+        let subscript = ["metadata.labels['", "metadata.annotations['"].iter().any(|start| field.starts_with(start));
+        if field.is_empty() {
+            errors.push(FieldError::required(place, ""));
+        } else if !subscript && !FILE_FIELDS.contains(&field) {
+            let known = field.starts_with("status.") || ["spec.nodeName", "spec.serviceAccountName"].contains(&field);
+            errors.push(match known {
+                true => FieldError::unsupported(place, field, &FILE_FIELDS),
+                false => FieldError::invalid(
+                    place,
+                    field,
+                    &format!("error converting fieldPath: field label not supported: {field}"),
+                ),
+            });
         }
     }
 }
@@ -111,8 +158,13 @@ fn validate_relative(target: &str, path: &str, errors: &mut Vec<FieldError>) {
 
 fn validate_projected(projected: &Value, path: &str, errors: &mut Vec<FieldError>) {
     if let Some(mode) = object::number(projected, "/defaultMode").filter(|mode| !(0..=0o777).contains(mode)) {
-        errors.push(FieldError::invalid(format!("{path}.defaultMode"), mode, "must be a number between 0 and 0777 (octal), both inclusive"));
+        errors.push(FieldError::invalid(
+            format!("{path}.defaultMode"),
+            mode,
+            "must be a number between 0 and 0777 (octal), both inclusive",
+        ));
     }
+    let projected_path = path;
     for (index, source) in object::items(projected, "/sources").iter().enumerate() {
         let path = format!("{path}.sources[{index}]");
         let kinds = source.as_object().map_or(0, serde_json::Map::len);
@@ -129,15 +181,20 @@ fn validate_projected(projected: &Value, path: &str, errors: &mut Vec<FieldError
         }
         if let Some(found) = source.get("downwardAPI") {
             validate_items(found, &format!("{path}.downwardAPI"), "path", errors);
+            validate_downward(found, &format!("{path}.downwardAPI"), errors);
         }
         if let Some(token) = source.get("serviceAccountToken") {
             let path = format!("{path}.serviceAccountToken");
             if object::text(token, "/path").is_empty() {
-                errors.push(FieldError::required(format!("{path}.path"), ""));
+                errors.push(FieldError::required(format!("{projected_path}.path"), ""));
             }
             validate_relative(object::text(token, "/path"), &format!("{path}.path"), errors);
             if let Some(seconds) = object::number(token, "/expirationSeconds").filter(|seconds| *seconds < 600) {
-                errors.push(FieldError::invalid(format!("{path}.expirationSeconds"), seconds, "may not specify a duration less than 10 minutes"));
+                errors.push(FieldError::invalid(
+                    format!("{path}.expirationSeconds"),
+                    seconds,
+                    "may not specify a duration less than 10 minutes",
+                ));
             }
         }
     }

@@ -40,7 +40,8 @@ pub fn warn_of_object(resource: &Resource, object: &Value) -> Vec<String> {
     }
     if object::number(spec, "/terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
         warnings.push(
-            "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1".into(),
+            "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
+                .into(),
         );
     }
     for (index, reference) in object::items(spec, "/imagePullSecrets").iter().enumerate() {
@@ -62,18 +63,24 @@ fn warn_of_container(container: &Value, path: &str, warnings: &mut Vec<String>) 
     for (index, variable) in variables.iter().enumerate() {
         let name = object::text(variable, "/name");
         if variables[..index].iter().any(|before| object::text(before, "/name") == name) {
-            warnings.push(format!("{path}.env[{index}]: hides previous definition of {name:?}, which may be dropped when using apply"));
+            warnings.push(format!(
+                "{path}.env[{index}]: hides previous definition of {name:?}, which may be dropped when using apply"
+            ));
         }
     }
     let ports = object::items(container, "/ports");
-    let same = |one: &Value, other: &Value| ["containerPort", "protocol", "hostIP", "hostPort"].iter().all(|key| one.get(key) == other.get(key));
+    let same = |one: &Value, other: &Value| {
+        ["containerPort", "protocol", "hostIP", "hostPort"].iter().all(|key| one.get(key) == other.get(key))
+    };
     for (index, port) in ports.iter().enumerate() {
         if let Some(before) = ports[..index].iter().position(|before| same(before, port)) {
             warnings.push(format!("{path}.ports[{index}]: duplicate port definition with {path}.ports[{before}]"));
         }
     }
     for kind in ["limits", "requests"] {
-        for (name, amount) in container.pointer(&format!("/resources/{kind}")).and_then(Value::as_object).into_iter().flatten() {
+        for (name, amount) in
+            container.pointer(&format!("/resources/{kind}")).and_then(Value::as_object).into_iter().flatten()
+        {
             let amount = amount.as_str().unwrap_or_default();
             // Bytes have no thousandths; what was meant is mostly a mega.
             if matches!(name.as_str(), "memory" | "ephemeral-storage") && amount.ends_with('m') {

@@ -48,7 +48,11 @@ fn impersonate(user: User, headers: &HeaderMap) -> Result<User, ApiError> {
         headers.get_all("impersonate-group").iter().filter_map(|value| value.to_str().ok()).map(String::from).collect();
     if name.is_empty() {
         let without = !groups.is_empty() || headers.contains_key("impersonate-uid");
-        return if without { Err(ApiError::bad_request("requested impersonation of groups or a UID without a user")) } else { Ok(user) };
+        return if without {
+            Err(ApiError::bad_request("requested impersonation of groups or a UID without a user"))
+        } else {
+            Ok(user)
+        };
     }
     if !user.is_in(MASTERS) {
         return Err(ApiError::forbidden_address(format!(

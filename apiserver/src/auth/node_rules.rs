@@ -40,7 +40,11 @@ pub(super) fn authorize(api: &Api, user: &User, asked: &Attributes) -> Decision 
     match (asked.group.as_str(), asked.resource.as_str(), asked.subresource.as_str()) {
         ("", "nodes", "" | "status") => own_node(node, asked),
         ("", "nodes", part) => {
-            if asked.name == node && verb == "get" && part != "proxy" { Decision::Allowed } else { denied(format!("node {node:?} may not use nodes/{part}")) }
+            if asked.name == node && verb == "get" && part != "proxy" {
+                Decision::Allowed
+            } else {
+                denied(format!("node {node:?} may not use nodes/{part}"))
+            }
         }
         ("", "pods", "") if reads => pods(api, node, asked),
         ("", "pods", "") if matches!(verb, "create" | "delete") => Decision::Allowed,
@@ -56,13 +60,25 @@ pub(super) fn authorize(api: &Api, user: &User, asked: &Attributes) -> Decision 
             if pods_refer(api, node, asked) { Decision::Allowed } else { unrelated(node, asked) }
         }
         ("", "persistentvolumes", "") if verb == "get" => {
-            if volume_is_used(api, node, &asked.name) { Decision::Allowed } else { unrelated(node, asked) }
+            if volume_is_used(api, node, &asked.name) {
+                Decision::Allowed
+            } else {
+                unrelated(node, asked)
+            }
         }
         ("", "serviceaccounts", "token") if verb == "create" => {
-            if pods_refer(api, node, asked) { Decision::Allowed } else { unrelated(node, asked) }
+            if pods_refer(api, node, asked) {
+                Decision::Allowed
+            } else {
+                unrelated(node, asked)
+            }
         }
         ("", "serviceaccounts", "") if verb == "get" => {
-            if pods_refer(api, node, asked) { Decision::Allowed } else { unrelated(node, asked) }
+            if pods_refer(api, node, asked) {
+                Decision::Allowed
+            } else {
+                unrelated(node, asked)
+            }
         }
         ("" | "events.k8s.io", "events", "") if matches!(verb, "create" | "patch" | "update") => Decision::Allowed,
         ("", "services", "") if reads => Decision::Allowed,
@@ -76,7 +92,9 @@ pub(super) fn authorize(api: &Api, user: &User, asked: &Attributes) -> Decision 
         ("storage.k8s.io", "csidrivers", "") | ("node.k8s.io", "runtimeclasses", "") if reads => Decision::Allowed,
         ("coordination.k8s.io", "leases", "") => lease(node, asked),
         ("authentication.k8s.io", "tokenreviews", "") if verb == "create" => Decision::Allowed,
-        ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews", "") if verb == "create" => Decision::Allowed,
+        ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews", "") if verb == "create" => {
+            Decision::Allowed
+        }
         _ => denied(""),
     }
 }
@@ -101,7 +119,11 @@ fn own_node(node: &str, asked: &Attributes) -> Decision {
 fn pods(api: &Api, node: &str, asked: &Attributes) -> Decision {
     let selects_own = asked.required_fields.iter().any(|(field, value)| field == "spec.nodeName" && value == node);
     if asked.name.is_empty() {
-        return if selects_own { Decision::Allowed } else { denied("can only list/watch pods with spec.nodeName field selector") };
+        return if selects_own {
+            Decision::Allowed
+        } else {
+            denied("can only list/watch pods with spec.nodeName field selector")
+        };
     }
     let key = ObjectKey::new(registry::core("pods"), &asked.namespace, &asked.name);
     match api.store.get_value(&key) {
@@ -115,7 +137,10 @@ fn pods(api: &Api, node: &str, asked: &Attributes) -> Decision {
 fn lease(node: &str, asked: &Attributes) -> Decision {
     let known = matches!(asked.verb.as_str(), "get" | "create" | "update" | "patch" | "delete");
     if asked.namespace != "kube-node-lease" {
-        return denied(format!("can only access leases in the \"kube-node-lease\" system namespace, not {:?}", asked.namespace));
+        return denied(format!(
+            "can only access leases in the \"kube-node-lease\" system namespace, not {:?}",
+            asked.namespace
+        ));
     }
     if known && (asked.name == node || (asked.verb == "create" && asked.name.is_empty())) {
         Decision::Allowed
@@ -160,20 +185,32 @@ fn claims(pod: &Value) -> Vec<String> {
 
 /// Every container of a pod: app, init, ephemeral.
 fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    ["/spec/containers", "/spec/initContainers", "/spec/ephemeralContainers"].into_iter().flat_map(|pointer| object::items(pod, pointer))
+    ["/spec/containers", "/spec/initContainers", "/spec/ephemeralContainers"]
+        .into_iter()
+        .flat_map(|pointer| object::items(pod, pointer))
 }
 
 fn secrets(pod: &Value) -> Vec<&str> {
-    let mut found: Vec<&str> = object::items(pod, "/spec/imagePullSecrets").iter().map(|item| object::text(item, "/name")).collect();
+    let mut found: Vec<&str> =
+        object::items(pod, "/spec/imagePullSecrets").iter().map(|item| object::text(item, "/name")).collect();
     for volume in object::items(pod, "/spec/volumes") {
         found.push(object::text(volume, "/secret/secretName"));
-        for source in ["/csi/nodePublishSecretRef/name", "/flexVolume/secretRef/name", "/iscsi/secretRef/name", "/cephfs/secretRef/name"] {
+        for source in [
+            "/csi/nodePublishSecretRef/name",
+            "/flexVolume/secretRef/name",
+            "/iscsi/secretRef/name",
+            "/cephfs/secretRef/name",
+        ] {
             found.push(object::text(volume, source));
         }
-        found.extend(object::items(volume, "/projected/sources").iter().map(|source| object::text(source, "/secret/name")));
+        found.extend(
+            object::items(volume, "/projected/sources").iter().map(|source| object::text(source, "/secret/name")),
+        );
     }
     for container in containers(pod) {
-        found.extend(object::items(container, "/env").iter().map(|item| object::text(item, "/valueFrom/secretKeyRef/name")));
+        found.extend(
+            object::items(container, "/env").iter().map(|item| object::text(item, "/valueFrom/secretKeyRef/name")),
+        );
         found.extend(object::items(container, "/envFrom").iter().map(|item| object::text(item, "/secretRef/name")));
     }
     found
@@ -183,10 +220,14 @@ fn config_maps(pod: &Value) -> Vec<&str> {
     let mut found = Vec::new();
     for volume in object::items(pod, "/spec/volumes") {
         found.push(object::text(volume, "/configMap/name"));
-        found.extend(object::items(volume, "/projected/sources").iter().map(|source| object::text(source, "/configMap/name")));
+        found.extend(
+            object::items(volume, "/projected/sources").iter().map(|source| object::text(source, "/configMap/name")),
+        );
     }
     for container in containers(pod) {
-        found.extend(object::items(container, "/env").iter().map(|item| object::text(item, "/valueFrom/configMapKeyRef/name")));
+        found.extend(
+            object::items(container, "/env").iter().map(|item| object::text(item, "/valueFrom/configMapKeyRef/name")),
+        );
         found.extend(object::items(container, "/envFrom").iter().map(|item| object::text(item, "/configMapRef/name")));
     }
     found
@@ -226,7 +267,13 @@ fn volume_secret(api: &Api, node: &str, asked: &Attributes) -> bool {
 ///
 /// # Errors
 /// 403.
-pub fn check_node_write(user: &User, resource: &Resource, part: Option<Part>, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+pub fn check_node_write(
+    user: &User,
+    resource: &Resource,
+    part: Option<Part>,
+    new: &Value,
+    old: Option<&Value>,
+) -> Result<(), ApiError> {
     let Some(node) = user.node() else { return Ok(()) };
     let refuse = |why: String| Err(ApiError::forbidden(resource, object::name(new), &why));
     match (resource.plural, old, part) {
@@ -234,20 +281,30 @@ pub fn check_node_write(user: &User, resource: &Resource, part: Option<Part>, ne
         ("pods", Some(old), _) if object::text(old, "/spec/nodeName") != node => {
             refuse(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"))
         }
-        ("pods", Some(old), Some(Part::Status)) if old.pointer("/metadata/labels") != new.pointer("/metadata/labels") => {
+        ("pods", Some(old), Some(Part::Status))
+            if old.pointer("/metadata/labels") != new.pointer("/metadata/labels") =>
+        {
             refuse(format!("node {node:?} cannot update labels through pod status"))
         }
-        ("nodes", None, _) if object::name(new) != node => refuse(format!("node {node:?} is not allowed to modify node {:?}", object::name(new))),
+        ("nodes", None, _) if object::name(new) != node => {
+            refuse(format!("node {node:?} is not allowed to modify node {:?}", object::name(new)))
+        }
         ("nodes", ..) => check_own_node(node, new, old).map_or(Ok(()), refuse),
-        ("leases", None, _) if object::name(new) != node => refuse("can only access node lease with the same name as the requesting node".into()),
-        ("csinodes", None, _) if object::name(new) != node => refuse(format!("can only create CSINode with the same name as the requesting node {node:?}")),
+        ("leases", None, _) if object::name(new) != node => {
+            refuse("can only access node lease with the same name as the requesting node".into())
+        }
+        ("csinodes", None, _) if object::name(new) != node => {
+            refuse(format!("can only create CSINode with the same name as the requesting node {node:?}"))
+        }
         _ => Ok(()),
     }
 }
 
 fn check_mirror_pod(node: &str, pod: &Value) -> Option<String> {
     if object::text(pod, "/metadata/annotations/kubernetes.io~1config.mirror").is_empty() {
-        return Some(format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"));
+        return Some(format!(
+            "pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"
+        ));
     }
     if object::text(pod, "/spec/nodeName") != node {
         return Some(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
@@ -268,7 +325,9 @@ fn check_mirror_pod(node: &str, pod: &Value) -> Option<String> {
         || !object::items(pod, "/spec/resourceClaims").is_empty()
         || secrets(pod).iter().chain(config_maps(pod).iter()).any(|name| !name.is_empty());
     if refers {
-        return Some(format!("node {node:?} can not create pods that reference service accounts, secrets, configmaps, persistentvolumeclaims or resourceclaims"));
+        return Some(format!(
+            "node {node:?} can not create pods that reference service accounts, secrets, configmaps, persistentvolumeclaims or resourceclaims"
+        ));
     }
     let projected = object::items(pod, "/spec/volumes").iter().any(|volume| {
         object::items(volume, "/projected/sources").iter().any(|source| source.get("serviceAccountToken").is_some())
@@ -279,7 +338,8 @@ fn check_mirror_pod(node: &str, pod: &Value) -> Option<String> {
 fn check_own_node(node: &str, new: &Value, old: Option<&Value>) -> Option<String> {
     let own_label = |key: &str| {
         let domain = key.split_once('/').map_or("", |(domain, _)| domain);
-        let reserved = ["kubernetes.io", "k8s.io"].iter().any(|end| domain == *end || domain.ends_with(&format!(".{end}")));
+        let reserved =
+            ["kubernetes.io", "k8s.io"].iter().any(|end| domain == *end || domain.ends_with(&format!(".{end}")));
         if domain == "node-restriction.kubernetes.io" || domain.ends_with(".node-restriction.kubernetes.io") {
             return false;
         }

@@ -15,34 +15,52 @@ use crate::registry::Resource;
 ///
 /// # Errors
 /// 422 for a question that names nobody or nothing, 400 for another namespace.
-pub fn review(api: &Api, user: &User, resource: &Resource, namespace: &str, mut question: Value) -> Result<Value, ApiError> {
+pub fn review(
+    api: &Api,
+    user: &User,
+    resource: &Resource,
+    namespace: &str,
+    mut question: Value,
+) -> Result<Value, ApiError> {
     let status = match resource.kind {
-        "TokenReview" => token_status(api, resource, &question)?,
+        "TokenReview" => token_status(api, &question)?,
         "SelfSubjectReview" => json!({"userInfo": user.info()}),
         "SelfSubjectAccessReview" => access_status(api, user, &attributes(resource, &question)?),
         "SubjectAccessReview" => access_status(api, &subject(resource, &question)?, &attributes(resource, &question)?),
         "LocalSubjectAccessReview" => {
             let asked = attributes(resource, &question)?;
             if asked.namespace != namespace {
-                return Err(ApiError::bad_request(format!(
-                    "spec.resourceAttributes.namespace must match namespace: {namespace}"
-                )));
+                let error = FieldError::invalid(
+                    "spec.resourceAttributes.namespace",
+                    asked.namespace,
+                    "must match metadata.namespace",
+                );
+                return Err(invalid(resource, error));
             }
             access_status(api, &subject(resource, &question)?, &asked)
+        }
+        "SelfSubjectRulesReview" if object::text(&question, "/spec/namespace").is_empty() => {
+            return Err(ApiError::bad_request("no namespace on request"));
         }
         "SelfSubjectRulesReview" => rules_status(user),
         other => return Err(ApiError::internal(format!("{other} is no review"))),
     };
     let metadata = object::metadata(&mut question);
-    metadata.insert("creationTimestamp".into(), Value::Null);
+    match resource.kind {
+        "SelfSubjectReview" => {
+            metadata.insert("creationTimestamp".into(), json!(object::now()));
+        }
+        "SelfSubjectRulesReview" => question["spec"] = json!({}),
+        _ => {}
+    }
     question["status"] = status;
     Ok(question)
 }
 
-fn token_status(api: &Api, resource: &Resource, question: &Value) -> Result<Value, ApiError> {
+fn token_status(api: &Api, question: &Value) -> Result<Value, ApiError> {
     let token = object::text(question, "/spec/token");
     if token.is_empty() {
-        return Err(ApiError::invalid(resource, "", &[FieldError::required("spec.token", "token is required")]));
+        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
     }
     let audiences: Vec<String> = object::strings(question, "/spec/audiences").into_iter().map(String::from).collect();
     Ok(match api.tokens.check(api, token, &audiences) {
@@ -59,25 +77,38 @@ fn access_status(api: &Api, user: &User, asked: &Attributes) -> Value {
     }
 }
 
+/// 422 as kube-apiserver words it for reviews: without the kind.
+fn invalid(resource: &Resource, error: FieldError) -> ApiError {
+    ApiError::invalid_kind(&format!(".{}", resource.group), resource.group, "", "", &[error])
+}
+
 fn subject(resource: &Resource, question: &Value) -> Result<User, ApiError> {
     let name = object::text(question, "/spec/user");
     let groups: Vec<String> = object::strings(question, "/spec/groups").into_iter().map(String::from).collect();
     if name.is_empty() && groups.is_empty() {
         let error = FieldError::invalid("spec.user", "", "at least one of user or group must be specified");
-        return Err(ApiError::invalid(resource, "", &[error]));
+        return Err(invalid(resource, error));
     }
-    let extra: BTreeMap<String, Vec<String>> =
-        question.pointer("/spec/extra").and_then(|extra| serde_json::from_value(extra.clone()).ok()).unwrap_or_default();
+    let extra: BTreeMap<String, Vec<String>> = question
+        .pointer("/spec/extra")
+        .and_then(|extra| serde_json::from_value(extra.clone()).ok())
+        .unwrap_or_default();
     Ok(User { name: name.into(), uid: object::text(question, "/spec/uid").into(), groups, extra })
 }
 
 fn attributes(resource: &Resource, question: &Value) -> Result<Attributes, ApiError> {
     let about_resource = question.pointer("/spec/resourceAttributes");
     let about_page = question.pointer("/spec/nonResourceAttributes");
-    let invalid = |detail: &str| ApiError::invalid(resource, "", &[FieldError::invalid("spec", "", detail)]);
     match (about_resource, about_page) {
-        (Some(_), Some(_)) => Err(invalid("cannot specify both resourceAttributes and nonResourceAttributes")),
-        (None, None) => Err(invalid("exactly one of nonResourceAttributes or resourceAttributes must be specified")),
+        (Some(_), Some(page)) => {
+            let shown = json!({"Path": object::text(page, "/path"), "Verb": object::text(page, "/verb")});
+            let why = "cannot be specified in combination with resourceAttributes";
+            Err(invalid(resource, FieldError::invalid("spec.nonResourceAttributes", shown, why)))
+        }
+        (None, None) => {
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            Err(invalid(resource, FieldError::invalid("spec.resourceAttributes", Value::Null, why)))
+        }
         (None, Some(page)) => Ok(Attributes {
             verb: object::text(page, "/verb").into(),
             path: object::text(page, "/path").into(),
@@ -117,7 +148,9 @@ fn rules_status(user: &User) -> Value {
     }
     if user.is_in(AUTHENTICATED) {
         resources.push(json!({"verbs": ["create"], "apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]}));
-        resources.push(json!({"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]}));
+        resources.push(
+            json!({"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]}),
+        );
         pages.push(json!({"verbs": ["get"], "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"]}));
     }
     // What a node may do depends on its pods and can't be listed.

@@ -6,7 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+};
 use serde_json::{Value, json};
 
 use super::{AUTHENTICATED, SERVICE_ACCOUNT_PREFIX, User};
@@ -56,8 +58,10 @@ impl Tokens {
     pub fn open(path: &Path, issuer: &str) -> Result<Tokens, PkiError> {
         let der = pki::read_key(path)?;
         let random = SystemRandom::new();
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_der(), &random)
-            .map_err(|error| PkiError::Damaged { path: path.into(), reason: format!("not an ECDSA P-256 key: {error}") })?;
+        let key =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_der(), &random).map_err(|error| {
+                PkiError::Damaged { path: path.into(), reason: format!("not an ECDSA P-256 key: {error}") }
+            })?;
         let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key().as_ref());
         Ok(Tokens { key_id: URL_SAFE_NO_PAD.encode(digest.as_ref()), key, issuer: issuer.into(), random })
     }
@@ -80,8 +84,12 @@ impl Tokens {
     /// Signs claims.
     fn sign(&self, claims: &Value) -> Result<String, ApiError> {
         let header = json!({"alg": "ES256", "kid": self.key_id, "typ": "JWT"});
-        let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let signature = self.key.sign(&self.random, text.as_bytes()).map_err(|_| ApiError::internal("the token could not be signed"))?;
+        let text =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let signature = self
+            .key
+            .sign(&self.random, text.as_bytes())
+            .map_err(|_| ApiError::internal("the token could not be signed"))?;
         Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref())))
     }
 
@@ -105,7 +113,8 @@ impl Tokens {
         let own = [self.issuer.clone()];
         let wanted = if audiences.is_empty() { &own[..] } else { audiences };
         let given = object::strings(&claims, "/aud");
-        let matching: Vec<String> = wanted.iter().filter(|audience| given.contains(&audience.as_str())).cloned().collect();
+        let matching: Vec<String> =
+            wanted.iter().filter(|audience| given.contains(&audience.as_str())).cloned().collect();
         if matching.is_empty() {
             return Err(format!("the token is for {given:?}, not for {wanted:?}"));
         }
@@ -120,7 +129,9 @@ impl Tokens {
             return Err("not a token".into());
         };
         let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| "not base64".to_string());
-        let read = |text: &str| -> Result<Value, String> { serde_json::from_slice(&decode(text)?).map_err(|_| "not JSON".to_string()) };
+        let read = |text: &str| -> Result<Value, String> {
+            serde_json::from_slice(&decode(text)?).map_err(|_| "not JSON".to_string())
+        };
         if object::text(&read(header)?, "/alg") != "ES256" {
             return Err("another algorithm than ES256".into());
         }
@@ -133,11 +144,22 @@ impl Tokens {
     fn user(&self, api: &Api, bound: &Value, claims: &Value, now: i64) -> Result<User, String> {
         let namespace = object::text(bound, "/namespace");
         let account = object::text(bound, "/serviceaccount/name");
-        let found = self.must_exist(api, "serviceaccounts", namespace, account, object::text(bound, "/serviceaccount/uid"), now)?;
+        let found = self.must_exist(
+            api,
+            "serviceaccounts",
+            namespace,
+            account,
+            object::text(bound, "/serviceaccount/uid"),
+            now,
+        )?;
         let mut user = User {
             name: format!("{SERVICE_ACCOUNT_PREFIX}{namespace}:{account}"),
             uid: object::uid(&found).into(),
-            groups: vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}"), AUTHENTICATED.into()],
+            groups: vec![
+                "system:serviceaccounts".into(),
+                format!("system:serviceaccounts:{namespace}"),
+                AUTHENTICATED.into(),
+            ],
             ..User::default()
         };
         let mut add = |key: &str, value: &str| {
@@ -151,7 +173,14 @@ impl Tokens {
             add("pod-uid", uid);
         }
         if let Some(secret) = bound.get("secret") {
-            self.must_exist(api, "secrets", namespace, object::text(secret, "/name"), object::text(secret, "/uid"), now)?;
+            self.must_exist(
+                api,
+                "secrets",
+                namespace,
+                object::text(secret, "/name"),
+                object::text(secret, "/uid"),
+                now,
+            )?;
         }
         if let Some(node) = bound.get("node") {
             let (name, uid) = (object::text(node, "/name"), object::text(node, "/uid"));
@@ -167,12 +196,24 @@ impl Tokens {
         Ok(user)
     }
 
-    fn must_exist(&self, api: &Api, plural: &str, namespace: &str, name: &str, uid: &str, now: i64) -> Result<Value, String> {
+    fn must_exist(
+        &self,
+        api: &Api,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        now: i64,
+    ) -> Result<Value, String> {
         let key = ObjectKey::new(registry::core(plural), namespace, name);
         let found = api.store.get_value(&key).map_err(|error| error.to_string())?;
-        let found = found.filter(|found| object::uid(found) == uid).ok_or_else(|| format!("its {plural} {namespace}/{name} is gone"))?;
+        let found = found
+            .filter(|found| object::uid(found) == uid)
+            .ok_or_else(|| format!("its {plural} {namespace}/{name} is gone"))?;
         match object::time(&found, "/metadata/deletionTimestamp") {
-            Some(gone) if gone.as_second() + DELETED_GRACE_SECONDS < now => Err(format!("its {plural} {namespace}/{name} has been deleted")),
+            Some(gone) if gone.as_second() + DELETED_GRACE_SECONDS < now => {
+                Err(format!("its {plural} {namespace}/{name} has been deleted"))
+            }
             _ => Ok(found),
         }
     }
@@ -192,15 +233,30 @@ pub fn issue_token(api: &Api, namespace: &str, name: &str, mut request: TokenReq
     let seconds = object::number(&request, "/spec/expirationSeconds").unwrap_or(LIFE_SECONDS_DEFAULT);
     let mut errors = Vec::new();
     if seconds < LIFE_SECONDS_MIN {
-        errors.push(FieldError::invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes"));
+        errors.push(FieldError::invalid(
+            "spec.expirationSeconds",
+            seconds,
+            "may not specify a duration less than 10 minutes",
+        ));
     }
     if seconds > LIFE_SECONDS_MAX {
-        errors.push(FieldError::invalid("spec.expirationSeconds", seconds, "may not specify a duration larger than 2^32 seconds"));
+        errors.push(FieldError::invalid(
+            "spec.expirationSeconds",
+            seconds,
+            "may not specify a duration larger than 2^32 seconds",
+        ));
     }
     if !errors.is_empty() {
-        return Err(ApiError::invalid_kind("TokenRequest.authentication.k8s.io", "authentication.k8s.io", "TokenRequest", name, &errors));
+        return Err(ApiError::invalid_kind(
+            "TokenRequest.authentication.k8s.io",
+            "authentication.k8s.io",
+            "TokenRequest",
+            "",
+            &errors,
+        ));
     }
-    let mut audiences: Vec<String> = object::strings(&request, "/spec/audiences").into_iter().map(String::from).collect();
+    let mut audiences: Vec<String> =
+        object::strings(&request, "/spec/audiences").into_iter().map(String::from).collect();
     if audiences.is_empty() {
         audiences.push(api.tokens.issuer.clone());
     }
@@ -222,19 +278,23 @@ pub fn issue_token(api: &Api, namespace: &str, name: &str, mut request: TokenReq
     request["status"] = json!({"token": api.tokens.sign(&claims)?, "expirationTimestamp": object::time_text(until)});
     request["kind"] = json!("TokenRequest");
     request["apiVersion"] = json!("authentication.k8s.io/v1");
-    request["metadata"] = json!({"name": name, "namespace": namespace, "creationTimestamp": object::now()});
+    request["metadata"] = json!({"name": name, "namespace": namespace, "creationTimestamp": object::now(), "uid": uuid::Uuid::new_v4().to_string()});
+    object::default(&mut request["spec"], "boundObjectRef", || Value::Null);
     Ok(request)
 }
 
 /// Puts what the token is bound to into its claims.
 fn bind(api: &Api, bound: &mut Value, namespace: &str, account: &str, reference: &Value) -> Result<(), ApiError> {
-    let (kind, name, uid) = (object::text(reference, "/kind"), object::text(reference, "/name"), object::text(reference, "/uid"));
+    let (kind, name, uid) =
+        (object::text(reference, "/kind"), object::text(reference, "/name"), object::text(reference, "/uid"));
     let (plural, namespace, claim) = match kind {
         "Pod" => ("pods", namespace, "pod"),
         "Secret" => ("secrets", namespace, "secret"),
         "Node" => ("nodes", "", "node"),
         other => {
-            return Err(ApiError::bad_request(format!("cannot bind token for serviceaccount {account:?} to object of type {other}")));
+            let version = object::text(reference, "/apiVersion");
+            let version = if version.contains('/') { version.to_string() } else { format!("/{version}") };
+            return Err(ApiError::bad_request(format!("cannot bind token to object of type {version}, Kind={other}")));
         }
     };
     let resource = registry::core(plural);
@@ -244,7 +304,9 @@ fn bind(api: &Api, bound: &mut Value, namespace: &str, account: &str, reference:
         .map_err(|error| ApiError::from_store(error, resource, name))?
         .ok_or_else(|| ApiError::not_found(resource, name))?;
     if !uid.is_empty() && uid != object::uid(&found) {
-        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         return Err(ApiError::conflict(resource, name, &why));
     }
     if kind == "Pod" {

@@ -25,7 +25,11 @@ pub async fn make_first_objects(api: &Api) -> Result<(), ApiError> {
         fill_namespace(api, name).await?;
     }
     for (name, value, description) in [
-        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
         (
             "system-cluster-critical",
             2_000_000_000,
@@ -43,9 +47,11 @@ pub async fn make_first_objects(api: &Api) -> Result<(), ApiError> {
 
 /// An object of the configuration, read as if a client had sent it.
 async fn ensure_configured(api: &Api, user: &User, mut object: Value) -> Result<(), ApiError> {
-    let (version, kind) = (object::text(&object, "/apiVersion").to_string(), object::text(&object, "/kind").to_string());
-    let resource = registry::find_kind(&version, &kind)
-        .ok_or_else(|| ApiError::bad_request(format!("a first object is of the kind {kind} in {version:?}, which is not served")))?;
+    let (version, kind) =
+        (object::text(&object, "/apiVersion").to_string(), object::text(&object, "/kind").to_string());
+    let resource = registry::find_kind(&version, &kind).ok_or_else(|| {
+        ApiError::bad_request(format!("a first object is of the kind {kind} in {version:?}, which is not served"))
+    })?;
     crate::openapi::normalize(&mut object, resource.schema).map_err(ApiError::bad_request)?;
     object::remove(&mut object, "kind");
     object::remove(&mut object, "apiVersion");
@@ -53,7 +59,15 @@ async fn ensure_configured(api: &Api, user: &User, mut object: Value) -> Result<
     ensure(api, user, resource.group, resource.version, resource.plural, &namespace, object).await
 }
 
-async fn ensure(api: &Api, user: &User, group: &str, version: &str, plural: &str, namespace: &str, object: Value) -> Result<(), ApiError> {
+async fn ensure(
+    api: &Api,
+    user: &User,
+    group: &str,
+    version: &str,
+    plural: &str,
+    namespace: &str,
+    object: Value,
+) -> Result<(), ApiError> {
     let resource = registry::find(group, version, plural).ok_or_else(ApiError::no_such_address)?;
     let key = ObjectKey::new(resource, namespace, object::name(&object));
     if api.store.get(&key).map_err(|error| ApiError::from_store(error, resource, &key.name))?.is_some() {
@@ -113,12 +127,20 @@ pub async fn tell_damage(api: &Api, opened: &Opened) {
     let Some(about) = api.store.get_value(&key).ok().flatten() else { return };
     let mut messages = Vec::new();
     if let Some(moved) = &opened.quarantined {
-        messages.push(format!("the store was damaged and has been moved to {}; the API started empty", moved.display()));
+        messages
+            .push(format!("the store was damaged and has been moved to {}; the API started empty", moved.display()));
     }
     for damaged in &opened.damaged_objects {
         messages.push(format!("the stored object {damaged} was damaged and has been taken out"));
     }
     for message in &messages {
-        record(api, "Namespace", "v1", &about, Note { kind: "Warning", reason: "StoreDamaged", message, component: "apiserver" }).await;
+        record(
+            api,
+            "Namespace",
+            "v1",
+            &about,
+            Note { kind: "Warning", reason: "StoreDamaged", message, component: "apiserver" },
+        )
+        .await;
     }
 }

@@ -31,7 +31,8 @@ struct Owned {
 }
 
 pub(super) async fn run(api: Arc<Api>) {
-    let watched: Vec<&'static Resource> = registry::storages().into_iter().filter(|resource| !resource.short_lived).collect();
+    let watched: Vec<&'static Resource> =
+        registry::storages().into_iter().filter(|resource| !resource.short_lived).collect();
     on_change(&api, &watched, "garbage", || pass(&api)).await;
 }
 
@@ -79,7 +80,8 @@ fn index(owned: &[Owned]) -> BTreeMap<String, Vec<usize>> {
 
 async fn collect(api: &Arc<Api>, entry: &Owned, propagation: Propagation) -> Result<(), ApiError> {
     let key = ObjectKey::new(entry.resource, object::namespace(&entry.object), object::name(&entry.object));
-    let options = DeleteOptions { uid: Some(object::uid(&entry.object).into()), propagation, ..DeleteOptions::default() };
+    let options =
+        DeleteOptions { uid: Some(object::uid(&entry.object).into()), propagation, ..DeleteOptions::default() };
     match delete_object(api, &key, &options).await {
         Err(error) if !matches!(error.code, 404 | 409) => Err(error),
         _ => Ok(()),
@@ -87,7 +89,12 @@ async fn collect(api: &Arc<Api>, entry: &Owned, propagation: Propagation) -> Res
 }
 
 /// An owner that waits: for its dependents to go, or for them to be set free.
-async fn finish_owner(api: &Arc<Api>, owner: &Owned, owned: &[Owned], dependents: &BTreeMap<String, Vec<usize>>) -> Result<(), ApiError> {
+async fn finish_owner(
+    api: &Arc<Api>,
+    owner: &Owned,
+    owned: &[Owned],
+    dependents: &BTreeMap<String, Vec<usize>>,
+) -> Result<(), ApiError> {
     let uid = object::uid(&owner.object);
     let children: Vec<&Owned> = dependents.get(uid).into_iter().flatten().map(|position| &owned[*position]).collect();
     let orphan = object::finalizers(&owner.object).contains(&"orphan");
@@ -98,7 +105,8 @@ async fn finish_owner(api: &Arc<Api>, owner: &Owned, owned: &[Owned], dependents
     } else {
         let blocking = |child: &&&Owned| {
             object::items(&child.object, "/metadata/ownerReferences").iter().any(|reference| {
-                object::text(reference, "/uid") == uid && reference.get("blockOwnerDeletion").and_then(Value::as_bool) == Some(true)
+                object::text(reference, "/uid") == uid
+                    && reference.get("blockOwnerDeletion").and_then(Value::as_bool) == Some(true)
             })
         };
         for child in children.iter().filter(|child| !object::is_terminating(&child.object)) {
@@ -130,8 +138,11 @@ async fn set_free(api: &Arc<Api>, child: &Owned, owner: &str) -> Result<(), ApiE
     let update = Update { key: &key, part: Part::Anything, user: &user, dry_run: false, patched: false };
     let freed = update_object(api, update, |old| {
         let mut new = old.clone();
-        let kept: Vec<Value> =
-            object::items(old, "/metadata/ownerReferences").iter().filter(|reference| object::text(reference, "/uid") != owner).cloned().collect();
+        let kept: Vec<Value> = object::items(old, "/metadata/ownerReferences")
+            .iter()
+            .filter(|reference| object::text(reference, "/uid") != owner)
+            .cloned()
+            .collect();
         new["metadata"]["ownerReferences"] = json!(kept);
         Ok(new)
     });
@@ -156,7 +167,10 @@ pub(super) async fn expire_events(api: Arc<Api>) {
 
 async fn expire_once(api: &Arc<Api>) -> Result<(), ApiError> {
     let events = registry::core("events");
-    let page = api.store.list(events, &Range::default(), usize::MAX, |_| true).map_err(|error| ApiError::from_store(error, events, ""))?;
+    let page = api
+        .store
+        .list(events, &Range::default(), usize::MAX, |_| true)
+        .map_err(|error| ApiError::from_store(error, events, ""))?;
     let oldest = Timestamp::now() - EVENT_LIFE;
     let mut dated: Vec<(Timestamp, u64, ObjectKey)> = page
         .items

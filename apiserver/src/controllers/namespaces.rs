@@ -59,7 +59,8 @@ async fn correct_certificate(api: &Api, key: &ObjectKey, wanted: &Value) -> Resu
 
 /// Keeps namespaces filled and takes those down that are deleted.
 pub(super) async fn run(api: Arc<Api>) {
-    let mut watched = vec![registry::core("namespaces"), registry::core("serviceaccounts"), registry::core("configmaps")];
+    let mut watched =
+        vec![registry::core("namespaces"), registry::core("serviceaccounts"), registry::core("configmaps")];
     // What is left in a namespace may be anything.
     watched.extend(registry::storages().into_iter().filter(|resource| resource.namespaced && !resource.short_lived));
     on_change(&api, &watched, "namespaces", || pass(&api)).await;
@@ -84,7 +85,10 @@ async fn take_down(api: &Arc<Api>, namespace: &Value) -> Result<(), ApiError> {
     let mut left = 0;
     for resource in registry::storages().into_iter().filter(|resource| resource.namespaced) {
         let range = Range { namespace: Some(name.into()), ..Range::default() };
-        let page = api.store.list(resource, &range, usize::MAX, |_| true).map_err(|error| ApiError::from_store(error, resource, ""))?;
+        let page = api
+            .store
+            .list(resource, &range, usize::MAX, |_| true)
+            .map_err(|error| ApiError::from_store(error, resource, ""))?;
         for item in page.items {
             let object: Value = serde_json::from_slice(&item.json).unwrap_or_default();
             let key = ObjectKey::new(resource, name, &item.name);
@@ -109,7 +113,8 @@ async fn take_down(api: &Arc<Api>, namespace: &Value) -> Result<(), ApiError> {
     let update = Update { key: &key, part: Part::Finalize, user: &user, dry_run: false, patched: false };
     let freed = update_object(api, update, |old| {
         let mut new = old.clone();
-        let kept: Vec<&str> = object::strings(old, "/spec/finalizers").into_iter().filter(|name| *name != "kubernetes").collect();
+        let kept: Vec<&str> =
+            object::strings(old, "/spec/finalizers").into_iter().filter(|name| *name != "kubernetes").collect();
         new["spec"] = if kept.is_empty() { json!({}) } else { json!({"finalizers": kept}) };
         Ok(new)
     });

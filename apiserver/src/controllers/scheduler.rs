@@ -34,7 +34,8 @@ pub(super) async fn run(api: Arc<Api>) {
 
 async fn pass(api: &Arc<Api>) -> Result<(), ApiError> {
     let (pods, nodes) = (registry::core("pods"), registry::core("nodes"));
-    let list = |resource| api.store.list_values(resource, None).map_err(|error| ApiError::from_store(error, resource, ""));
+    let list =
+        |resource| api.store.list_values(resource, None).map_err(|error| ApiError::from_store(error, resource, ""));
     let mut all = list(pods)?;
     let waiting: Vec<Value> = all.iter().filter(|pod| waits(pod)).cloned().collect();
     if waiting.is_empty() {
@@ -79,7 +80,11 @@ fn find_node(api: &Api, pod: &Value, nodes: &[Value], pods: &[Value]) -> Result<
     let volumes = bound_volumes(api, pod);
     for node in nodes {
         let far = volumes.iter().any(|volume| !volume_reaches(volume, node));
-        let why = if far { Some("node(s) didn't match PersistentVolume's node affinity".to_string()) } else { fit::why_not(pod, node, pods) };
+        let why = if far {
+            Some("node(s) didn't match PersistentVolume's node affinity".to_string())
+        } else {
+            fit::why_not(pod, node, pods)
+        };
         match why {
             None => return Ok(object::name(node).to_string()),
             Some(why) => *reasons.entry(why).or_insert(0) += 1,
@@ -92,16 +97,21 @@ fn find_node(api: &Api, pod: &Value, nodes: &[Value], pods: &[Value]) -> Result<
 fn claim_names(pod: &Value) -> Vec<String> {
     object::items(pod, "/spec/volumes")
         .iter()
-        .filter_map(|volume| match (object::text(volume, "/persistentVolumeClaim/claimName"), volume.get("ephemeral").is_some()) {
-            ("", true) => Some(format!("{}-{}", object::name(pod), object::text(volume, "/name"))),
-            ("", false) => None,
-            (name, _) => Some(name.to_string()),
+        .filter_map(|volume| {
+            match (object::text(volume, "/persistentVolumeClaim/claimName"), volume.get("ephemeral").is_some()) {
+                ("", true) => Some(format!("{}-{}", object::name(pod), object::text(volume, "/name"))),
+                ("", false) => None,
+                (name, _) => Some(name.to_string()),
+            }
         })
         .collect()
 }
 
 fn read_claim(api: &Api, pod: &Value, name: &str) -> Option<Value> {
-    api.store.get_value(&ObjectKey::new(registry::core("persistentvolumeclaims"), object::namespace(pod), name)).ok().flatten()
+    api.store
+        .get_value(&ObjectKey::new(registry::core("persistentvolumeclaims"), object::namespace(pod), name))
+        .ok()
+        .flatten()
 }
 
 fn is_bound(claim: &Value) -> bool {
@@ -178,7 +188,9 @@ fn waits_for_consumer(api: &Api, claim: &Value) -> bool {
 async fn bind(api: &Arc<Api>, pod: &Value, node: &str) -> Result<(), ApiError> {
     let user = User::server();
     let key = ObjectKey::new(registry::core("pods"), object::namespace(pod), object::name(pod));
-    match bind_pod(api, Update { key: &key, part: Part::Binding, user: &user, dry_run: false, patched: false }, node).await {
+    match bind_pod(api, Update { key: &key, part: Part::Binding, user: &user, dry_run: false, patched: false }, node)
+        .await
+    {
         // Gone or bound by somebody else meanwhile.
         Err(error) if matches!(error.code, 404 | 409) => return Ok(()),
         other => {
@@ -191,15 +203,20 @@ async fn bind(api: &Arc<Api>, pod: &Value, node: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn tell_why_not(api: &Arc<Api>, pod: &Value, nodes: usize, reasons: &BTreeMap<String, usize>) -> Result<(), ApiError> {
+async fn tell_why_not(
+    api: &Arc<Api>,
+    pod: &Value,
+    nodes: usize,
+    reasons: &BTreeMap<String, usize>,
+) -> Result<(), ApiError> {
     let list: Vec<String> = reasons.iter().map(|(why, count)| format!("{count} {why}")).collect();
     let message = match nodes {
         0 => "no nodes available to schedule pods".to_string(),
         nodes => format!("0/{nodes} nodes are available: {}.", list.join(", ")),
     };
-    let told = object::items(pod, "/status/conditions")
-        .iter()
-        .any(|condition| object::text(condition, "/type") == "PodScheduled" && object::text(condition, "/message") == message);
+    let told = object::items(pod, "/status/conditions").iter().any(|condition| {
+        object::text(condition, "/type") == "PodScheduled" && object::text(condition, "/message") == message
+    });
     if told {
         return Ok(());
     }

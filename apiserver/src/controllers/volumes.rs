@@ -40,13 +40,16 @@ fn resource(group: &str, plural: &str) -> Result<&'static Resource, ApiError> {
 }
 
 pub(super) async fn run(api: Arc<Api>) {
-    let mut watched = vec![registry::core("pods"), registry::core("persistentvolumeclaims"), registry::core("persistentvolumes")];
+    let mut watched =
+        vec![registry::core("pods"), registry::core("persistentvolumeclaims"), registry::core("persistentvolumes")];
     watched.extend(registry::find("storage.k8s.io", "v1", "storageclasses"));
     on_change(&api, &watched, NAME, || pass(&api)).await;
 }
 
 async fn pass(api: &Arc<Api>) -> Result<(), ApiError> {
-    let list = |resource: &'static Resource| api.store.list_values(resource, None).map_err(|error| ApiError::from_store(error, resource, ""));
+    let list = |resource: &'static Resource| {
+        api.store.list_values(resource, None).map_err(|error| ApiError::from_store(error, resource, ""))
+    };
     let view = View {
         claims: list(registry::core("persistentvolumeclaims"))?,
         volumes: list(registry::core("persistentvolumes"))?,
@@ -72,15 +75,19 @@ async fn pass(api: &Arc<Api>) -> Result<(), ApiError> {
         }
     }
     // Drivers may be slow: one claim does not wait for another.
-    let made = futures::future::join_all(wanting.into_iter().map(|claim| provision::provision(api, claim, &view.classes))).await;
-    let kept = futures::future::join_all(view.volumes.iter().map(|volume| settle_volume(api, volume, &view.claims))).await;
+    let made =
+        futures::future::join_all(wanting.into_iter().map(|claim| provision::provision(api, claim, &view.classes)))
+            .await;
+    let kept =
+        futures::future::join_all(view.volumes.iter().map(|volume| settle_volume(api, volume, &view.claims))).await;
     made.into_iter().chain(kept).collect()
 }
 
 /// True when the claim's class waits for a consumer and none has been given a node yet.
 fn waits(view: &View, claim: &Value) -> bool {
     let class = view.classes.get(object::text(claim, "/spec/storageClassName"));
-    class.is_some_and(|class| object::text(class, "/volumeBindingMode") == "WaitForFirstConsumer") && annotation(claim, SELECTED_NODE).is_empty()
+    class.is_some_and(|class| object::text(class, "/volumeBindingMode") == "WaitForFirstConsumer")
+        && annotation(claim, SELECTED_NODE).is_empty()
 }
 
 fn annotation<'a>(object: &'a Value, key: &str) -> &'a str {
@@ -92,9 +99,15 @@ fn key_of(resource: &'static Resource, object: &Value) -> ObjectKey {
 }
 
 /// Changes an object; one that is gone is no error.
-async fn change(api: &Api, key: &ObjectKey, apply: impl FnMut(&Value) -> Result<Value, ApiError>) -> Result<Option<Value>, ApiError> {
+async fn change(
+    api: &Api,
+    key: &ObjectKey,
+    apply: impl FnMut(&Value) -> Result<Value, ApiError>,
+) -> Result<Option<Value>, ApiError> {
     let user = User::server();
-    match update_object(api, Update { key, part: Part::Anything, user: &user, dry_run: false, patched: false }, apply).await {
+    match update_object(api, Update { key, part: Part::Anything, user: &user, dry_run: false, patched: false }, apply)
+        .await
+    {
         Err(error) if error.code == 404 => Ok(None),
         other => other.map(Some),
     }
@@ -119,7 +132,8 @@ async fn release_claim(api: &Api, claim: &Value, pods: &[Value]) -> Result<(), A
             && !object::text(pod, "/spec/nodeName").is_empty()
             && object::items(pod, "/spec/volumes").iter().any(|volume| {
                 object::text(volume, "/persistentVolumeClaim/claimName") == name
-                    || (volume.get("ephemeral").is_some() && format!("{}-{}", object::name(pod), object::text(volume, "/name")) == name)
+                    || (volume.get("ephemeral").is_some()
+                        && format!("{}-{}", object::name(pod), object::text(volume, "/name")) == name)
             })
     });
     if used || !object::finalizers(claim).contains(&CLAIM_PROTECTION) {
@@ -142,7 +156,14 @@ async fn check_bound(api: &Api, claim: &Value, volumes: &[Value]) -> Result<(), 
     })
     .await?;
     let message = "Bound claim has lost its PersistentVolume. Data on the volume is lost!";
-    record(api, "PersistentVolumeClaim", "v1", claim, Note { kind: "Warning", reason: "ClaimLost", message, component: NAME }).await;
+    record(
+        api,
+        "PersistentVolumeClaim",
+        "v1",
+        claim,
+        Note { kind: "Warning", reason: "ClaimLost", message, component: NAME },
+    )
+    .await;
     Ok(())
 }
 
@@ -153,7 +174,9 @@ async fn bind(api: &Api, claim: &Value, volume: &Value) -> Result<(), ApiError> 
     let bound = change(api, &volume_key, |old| {
         let mut new = old.clone();
         let prebound = object::text(old, "/spec/claimRef/name") == object::name(claim);
-        if !object::text(old, "/spec/claimRef/uid").is_empty() && object::text(old, "/spec/claimRef/uid") != object::uid(claim) {
+        if !object::text(old, "/spec/claimRef/uid").is_empty()
+            && object::text(old, "/spec/claimRef/uid") != object::uid(claim)
+        {
             return Err(ApiError::conflict(volume_key.resource, &volume_key.name, "it is bound to another claim"));
         }
         new["spec"]["claimRef"] = reference.clone();
@@ -218,8 +241,12 @@ async fn settle_volume(api: &Arc<Api>, volume: &Value, claims: &[Value]) -> Resu
 
 fn claim_is_there(api: &Api, volume: &Value) -> Result<bool, ApiError> {
     let claims = registry::core("persistentvolumeclaims");
-    let (namespace, name) = (object::text(volume, "/spec/claimRef/namespace"), object::text(volume, "/spec/claimRef/name"));
-    let found = api.store.get_value(&ObjectKey::new(claims, namespace, name)).map_err(|error| ApiError::from_store(error, claims, name))?;
+    let (namespace, name) =
+        (object::text(volume, "/spec/claimRef/namespace"), object::text(volume, "/spec/claimRef/name"));
+    let found = api
+        .store
+        .get_value(&ObjectKey::new(claims, namespace, name))
+        .map_err(|error| ApiError::from_store(error, claims, name))?;
     Ok(found.is_some_and(|claim| object::uid(&claim) == object::text(volume, "/spec/claimRef/uid")))
 }
 
@@ -230,7 +257,8 @@ async fn make_ephemeral_claims(api: &Api, view: &View) -> Result<(), ApiError> {
     for pod in view.pods.iter().filter(|pod| !object::is_terminating(pod)) {
         for volume in object::items(pod, "/spec/volumes") {
             let Some(template) = volume.pointer("/ephemeral/volumeClaimTemplate") else { continue };
-            let (namespace, name) = (object::namespace(pod), format!("{}-{}", object::name(pod), object::text(volume, "/name")));
+            let (namespace, name) =
+                (object::namespace(pod), format!("{}-{}", object::name(pod), object::text(volume, "/name")));
             if view.claims.iter().any(|claim| object::namespace(claim) == namespace && object::name(claim) == name) {
                 continue;
             }
@@ -242,7 +270,12 @@ async fn make_ephemeral_claims(api: &Api, view: &View) -> Result<(), ApiError> {
                 "controller": true, "blockOwnerDeletion": true,
             });
             metadata.insert("ownerReferences".into(), json!([owner]));
-            match create_object(api, Creation { resource: claims, namespace, object: claim, user: &user, dry_run: false }).await {
+            match create_object(
+                api,
+                Creation { resource: claims, namespace, object: claim, user: &user, dry_run: false },
+            )
+            .await
+            {
                 Err(error) if matches!(error.code, 403 | 404 | 409) => {}
                 other => {
                     other?;

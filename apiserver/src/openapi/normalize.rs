@@ -26,8 +26,7 @@ pub struct Report {
 pub fn normalize(document: &mut Value, schema: &str) -> Result<Report, String> {
     let mut report = Report::default();
     let Some(definition) = definitions().get(schema) else { return Ok(report) };
-    let kind = schema.rsplit('.').next().unwrap_or(schema);
-    Walk { report: &mut report }.value(document, definition, "", kind)?;
+    Walk { report: &mut report }.value(document, definition, "", schema)?;
     Ok(report)
 }
 
@@ -86,6 +85,9 @@ impl Walk<'_> {
         let (schema, name) = resolve(schema, owner);
         if name.ends_with(".resource.Quantity") {
             return quantity(value);
+        }
+        if name.ends_with(".meta.v1.MicroTime") {
+            return micro_time(value, path, owner);
         }
         if schema.get("x-kubernetes-int-or-string").is_some() {
             return match value {
@@ -209,11 +211,27 @@ fn string(value: &mut Value, format: &str, path: &str, owner: &str) -> Result<()
     }
 }
 
+/// A time with exactly six digits behind the second.
+fn micro_time(value: &mut Value, path: &str, owner: &str) -> Result<(), String> {
+    const LAYOUT: &str = "2006-01-02T15:04:05.000000Z07:00";
+    let Value::String(text) = value else { return Err(mismatch(value, path, owner, "string")) };
+    let refuse = |found: &str, wanted: &str| {
+        Err(format!("parsing time {text:?} as {LAYOUT:?}: cannot parse {found:?} as {wanted:?}"))
+    };
+    if text.parse::<jiff::Timestamp>().is_err() {
+        return refuse(text, "2006");
+    }
+    let rest = text.get(19..).unwrap_or_default();
+    let digits = rest.strip_prefix('.').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    if digits == 6 { Ok(()) } else { refuse(rest, ".000000") }
+}
+
 fn integer(value: &mut Value, format: &str, path: &str, owner: &str) -> Result<(), String> {
     let wanted = if format == "int32" { "int32" } else { "int64" };
     let Value::Number(number) = &*value else { return Err(mismatch(value, path, owner, wanted)) };
     // YAML and some clients write whole numbers as floats.
-    let whole = number.as_i64().or_else(|| number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 9e15).map(|f| f as i64));
+    let whole =
+        number.as_i64().or_else(|| number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 9e15).map(|f| f as i64));
     match whole {
         Some(whole) if wanted == "int64" || i32::try_from(whole).is_ok() => {
             *value = whole.into();
@@ -234,7 +252,9 @@ fn quantity(value: &mut Value) -> Result<(), String> {
             *value = quantity.canonical().into();
             Ok(())
         }
-        None => Err("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".into()),
+        None => {
+            Err("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".into())
+        }
     }
 }
 
@@ -251,12 +271,16 @@ mod tests {
         let mut pod = json!({"metadata": {"labels": {}}, "spec": {"containers": [{"name": "a", "imag": "x", "volumeMounts": []}], "volumes": [{"name": "v", "emptyDir": {}}]}, "x": 1});
         let report = normalize(&mut pod, POD).unwrap();
         assert_eq!(report.unknown, ["spec.containers[0].imag", "x"]);
-        assert_eq!(pod, json!({"metadata": {}, "spec": {"containers": [{"name": "a"}], "volumes": [{"name": "v", "emptyDir": {}}]}}));
+        assert_eq!(
+            pod,
+            json!({"metadata": {}, "spec": {"containers": [{"name": "a"}], "volumes": [{"name": "v", "emptyDir": {}}]}})
+        );
     }
 
     #[test]
     fn quantities_become_canonical() {
-        let mut pod = json!({"spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": 0.5, "memory": "1024Mi"}}}]}});
+        let mut pod =
+            json!({"spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": 0.5, "memory": "1024Mi"}}}]}});
         normalize(&mut pod, POD).unwrap();
         assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "500m", "memory": "1Gi"}));
     }

@@ -26,7 +26,8 @@ fn index() -> Value {
     let mut paths = json!({"api/v1": {"serverRelativeURL": "/openapi/v3/api/v1"}});
     for (group, versions) in registry::groups() {
         for version in versions {
-            paths[format!("apis/{group}/{version}")] = json!({"serverRelativeURL": format!("/openapi/v3/apis/{group}/{version}")});
+            paths[format!("apis/{group}/{version}")] =
+                json!({"serverRelativeURL": format!("/openapi/v3/apis/{group}/{version}")});
         }
     }
     json!({"paths": paths})
@@ -47,7 +48,8 @@ fn group(name: &str, version: &str) -> Value {
                 "responses": {"200": {"description": "OK"}},
             });
             paths[format!("{prefix}{scope}/{}", resource.plural)] = json!({"post": operation});
-            paths[format!("{prefix}{scope}/{}/{{name}}", resource.plural)] = json!({"patch": operation, "put": operation});
+            paths[format!("{prefix}{scope}/{}/{{name}}", resource.plural)] =
+                json!({"patch": operation, "put": operation});
         }
     }
     json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": crate::rest::VERSION}, "paths": paths, "components": {"schemas": schemas}})

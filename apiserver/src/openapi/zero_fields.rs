@@ -52,8 +52,12 @@ const TABLE: &[(&str, &str, Zero)] = &[
 ];
 
 /// Fields of the core Event that are always written.
-const EVENT_TABLE: &[(&str, Zero)] =
-    &[("eventTime", Zero::Null), ("firstTimestamp", Zero::Null), ("lastTimestamp", Zero::Null), ("source", Zero::Structure)];
+const EVENT_TABLE: &[(&str, Zero)] = &[
+    ("eventTime", Zero::Null),
+    ("firstTimestamp", Zero::Null),
+    ("lastTimestamp", Zero::Null),
+    ("source", Zero::Structure),
+];
 
 /// The fields that are written even when nothing sets them, with what is written.
 pub(super) fn zero_fields(owner: &str, schema: &Value) -> Vec<(&'static str, Value)> {
@@ -64,7 +68,9 @@ pub(super) fn zero_fields(owner: &str, schema: &Value) -> Vec<(&'static str, Val
     let events = EVENT_TABLE.iter().copied().filter(|_| owner == "io.k8s.api.core.v1.Event");
     let mut found: Vec<(&'static str, Value)> = table
         .chain(events)
-        .filter_map(|(field, zero)| Some((field, if zero == Zero::Null { Value::Null } else { zero_value(property(field)?) })))
+        .filter_map(|(field, zero)| {
+            Some((field, if zero == Zero::Null { Value::Null } else { zero_value(property(field)?) }))
+        })
         .collect();
     debug_assert!(schema.is_object());
     for field in own.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
@@ -84,9 +90,9 @@ fn zero_value(property: &Value) -> Value {
             _ if name.ends_with(".Quantity") => json!("0"),
             _ if name.ends_with(".IntOrString") => json!(0),
             _ if name.ends_with("Time") => Value::Null,
-            Some(schema) if schema.get("properties").is_some() => {
-                Value::Object(zero_fields(name, schema).into_iter().map(|(field, zero)| (field.to_string(), zero)).collect())
-            }
+            Some(schema) if schema.get("properties").is_some() => Value::Object(
+                zero_fields(name, schema).into_iter().map(|(field, zero)| (field.to_string(), zero)).collect(),
+            ),
             _ => Value::Null,
         };
     }
@@ -106,7 +112,9 @@ mod tests {
     fn a_node_has_its_structures() {
         let name = "io.k8s.api.core.v1.NodeStatus";
         let fields = zero_fields(name, &definitions()[name]);
-        let get = |field: &str| fields.iter().find(|(name, _)| *name == field).map(|(_, value)| value.clone()).unwrap_or_default();
+        let get = |field: &str| {
+            fields.iter().find(|(name, _)| *name == field).map(|(_, value)| value.clone()).unwrap_or_default()
+        };
         assert_eq!(get("daemonEndpoints"), json!({"kubeletEndpoint": {"Port": 0}}));
         assert_eq!(get("nodeInfo")["kubeletVersion"], "");
     }

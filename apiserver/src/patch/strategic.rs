@@ -44,7 +44,9 @@ fn merge_value(old: &mut Value, patch: &Value, schema: Option<&str>, path: &str)
             *old = Value::Object(Map::new());
             return Ok(());
         }
-        Some(other) => return Err(format!("unknown patch type: {other} in map: {}", go_text(&Value::Object(patch.clone())))),
+        Some(other) => {
+            return Err(format!("unknown patch type: {other} in map: {}", go_text(&Value::Object(patch.clone()))));
+        }
     }
     if !old.is_object() {
         *old = Value::Object(Map::new());
@@ -55,7 +57,8 @@ fn merge_value(old: &mut Value, patch: &Value, schema: Option<&str>, path: &str)
     }
     // The order of the lists whose order the patch sets, as it was.
     let ordered = patch.keys().filter_map(|key| key.strip_prefix(ORDER_PREFIX));
-    let before: Map<String, Value> = ordered.filter_map(|field| Some((field.to_string(), map.get(field)?.clone()))).collect();
+    let before: Map<String, Value> =
+        ordered.filter_map(|field| Some((field.to_string(), map.get(field)?.clone()))).collect();
     merge_fields(map, patch, schema, path)?;
     for (key, order) in patch {
         if let Some(field) = key.strip_prefix(ORDER_PREFIX)
@@ -70,7 +73,12 @@ fn merge_value(old: &mut Value, patch: &Value, schema: Option<&str>, path: &str)
     Ok(())
 }
 
-fn merge_fields(map: &mut Map<String, Value>, patch: &Map<String, Value>, schema: Option<&str>, path: &str) -> Result<(), String> {
+fn merge_fields(
+    map: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    schema: Option<&str>,
+    path: &str,
+) -> Result<(), String> {
     let type_name = schema.and_then(|name| name.rsplit('.').next()).unwrap_or_default();
     for (key, value) in patch {
         if key == PATCH || key == RETAIN_KEYS || key.starts_with(ORDER_PREFIX) {
@@ -108,10 +116,18 @@ fn merge_fields(map: &mut Map<String, Value>, patch: &Map<String, Value>, schema
     Ok(())
 }
 
-fn merge_list(old: &mut Value, patch: &[Value], strategy: ListStrategy, schema: Option<&str>, path: &str) -> Result<(), String> {
+fn merge_list(
+    old: &mut Value,
+    patch: &[Value],
+    strategy: ListStrategy,
+    schema: Option<&str>,
+    path: &str,
+) -> Result<(), String> {
     let replaced = patch.iter().any(|item| item.get(PATCH).and_then(Value::as_str) == Some("replace"));
     let Some(items) = old.as_array_mut().filter(|_| strategy != ListStrategy::Replace && !replaced) else {
-        let kept = patch.iter().filter(|item| item.get(PATCH).is_none_or(|_| item.as_object().is_some_and(|map| map.len() > 1)));
+        let kept = patch
+            .iter()
+            .filter(|item| item.get(PATCH).is_none_or(|_| item.as_object().is_some_and(|map| map.len() > 1)));
         *old = Value::Array(kept.map(clean).collect());
         return Ok(());
     };
@@ -162,7 +178,8 @@ fn set_order(items: &mut Vec<Value>, order: &[Value], before: &[Value], strategy
         _ => value.clone(),
     };
     let rank = |list: &[Value], value: &Value| list.iter().position(|other| id(other) == id(value));
-    let (mut named, mut others): (Vec<Value>, Vec<Value>) = items.drain(..).partition(|item| rank(order, item).is_some());
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
+        items.drain(..).partition(|item| rank(order, item).is_some());
     named.sort_by_key(|item| rank(order, item));
     others.sort_by_key(|item| rank(before, item).unwrap_or(usize::MAX));
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
@@ -223,7 +240,8 @@ mod tests {
     #[test]
     fn lists_are_merged_by_key() {
         let pod = json!({"spec": {"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}, {"name": "b"}]}});
-        let patch = json!({"spec": {"containers": [{"name": "a", "image": "2", "env": [{"name": "Y", "value": "2"}]}]}});
+        let patch =
+            json!({"spec": {"containers": [{"name": "a", "image": "2", "env": [{"name": "Y", "value": "2"}]}]}});
         assert_eq!(
             merged(pod.clone(), patch),
             json!({"spec": {"containers": [{"name": "a", "image": "2", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}, {"name": "b"}]}})
@@ -250,22 +268,37 @@ mod tests {
     #[test]
     fn order_is_set() {
         let pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}});
-        let done = merged(pod, json!({"spec": {"$setElementOrder/containers": [{"name": "c"}, {"name": "a"}], "containers": [{"name": "c", "image": "x"}]}}));
-        let names: Vec<&str> = done["spec"]["containers"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+        let done = merged(
+            pod,
+            json!({"spec": {"$setElementOrder/containers": [{"name": "c"}, {"name": "a"}], "containers": [{"name": "c", "image": "x"}]}}),
+        );
+        let names: Vec<&str> =
+            done["spec"]["containers"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["b", "c", "a"], "what is not named stays in front of what came after it");
     }
 
     #[test]
     fn conditions_of_a_status() {
-        let pod = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}, {"type": "X", "status": "True"}]}});
-        let done = merged(pod, json!({"status": {"$setElementOrder/conditions": [{"type": "Ready"}, {"type": "X"}], "conditions": [{"type": "Ready", "status": "True"}], "phase": "Running"}}));
-        assert_eq!(done["status"]["conditions"], json!([{"type": "Ready", "status": "True"}, {"type": "X", "status": "True"}]));
+        let pod =
+            json!({"status": {"conditions": [{"type": "Ready", "status": "False"}, {"type": "X", "status": "True"}]}});
+        let done = merged(
+            pod,
+            json!({"status": {"$setElementOrder/conditions": [{"type": "Ready"}, {"type": "X"}], "conditions": [{"type": "Ready", "status": "True"}], "phase": "Running"}}),
+        );
+        assert_eq!(
+            done["status"]["conditions"],
+            json!([{"type": "Ready", "status": "True"}, {"type": "X", "status": "True"}])
+        );
     }
 
     #[test]
     fn what_has_no_key_is_refused() {
         let mut pod = json!({});
         let patch = json!({"spec": {"containers": [{"image": "x"}]}});
-        assert!(strategic_merge(&mut pod, &patch, "io.k8s.api.core.v1.Pod").unwrap_err().contains("declared merge key: name"));
+        assert!(
+            strategic_merge(&mut pod, &patch, "io.k8s.api.core.v1.Pod")
+                .unwrap_err()
+                .contains("declared merge key: name")
+        );
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -55,7 +55,12 @@ impl Profile {
 
     /// A client certificate.
     pub fn client(common_name: &str, organization: Option<&str>) -> Profile {
-        Profile { common_name: common_name.into(), organization: organization.map(String::from), names: Vec::new(), usage: Usage::Client }
+        Profile {
+            common_name: common_name.into(),
+            organization: organization.map(String::from),
+            names: Vec::new(),
+            usage: Usage::Client,
+        }
     }
 
     fn params(&self) -> Result<CertificateParams, rcgen::Error> {
@@ -118,7 +123,8 @@ impl Authority {
             return Err(damaged(&key_path, "it is missing beside its certificate".into()));
         }
         let key = ensure_key(&key_path)?;
-        let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|error| damaged(&certificate_path, error.to_string()))?;
+        let (_, parsed) =
+            X509Certificate::from_der(&certificate).map_err(|error| damaged(&certificate_path, error.to_string()))?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(damaged(&key_path, "it does not belong to the certificate beside it".into()));
         }
@@ -148,7 +154,12 @@ impl Authority {
     ///
     /// # Errors
     /// When the request can't be read or signed.
-    pub fn sign_request(&self, request_pem: &str, usages: Vec<ExtendedKeyUsagePurpose>, days: i64) -> Result<String, PkiError> {
+    pub fn sign_request(
+        &self,
+        request_pem: &str,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        days: i64,
+    ) -> Result<String, PkiError> {
         let issue = |source| PkiError::Issue { name: "of a request".into(), source };
         let mut request = CertificateSigningRequestParams::from_pem(request_pem).map_err(issue)?;
         set_lifetime(&mut request.params, days);
@@ -168,8 +179,10 @@ impl Authority {
         lasts
             && leaf.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
             && issuer_key_id(&leaf).is_some_and(|id| Some(id) == subject_key_id(&authority))
-            && leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok()) == Some(&profile.common_name)
-            && leaf.subject().iter_organization().next().and_then(|name| name.as_str().ok()) == profile.organization.as_deref()
+            && leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok())
+                == Some(&profile.common_name)
+            && leaf.subject().iter_organization().next().and_then(|name| name.as_str().ok())
+                == profile.organization.as_deref()
             && alternative_names(&leaf) == profile.names.iter().cloned().collect()
     }
 }
@@ -221,7 +234,8 @@ fn set_lifetime(params: &mut CertificateParams, days: i64) {
 fn ensure_key(path: &Path) -> Result<KeyPair, PkiError> {
     if let Some(pem) = file::read_if_there(path)? {
         let text = String::from_utf8_lossy(&pem);
-        return KeyPair::from_pem(&text).map_err(|error| PkiError::Damaged { path: path.into(), reason: error.to_string() });
+        return KeyPair::from_pem(&text)
+            .map_err(|error| PkiError::Damaged { path: path.into(), reason: error.to_string() });
     }
     let key = KeyPair::generate().map_err(|source| PkiError::Issue { name: path.display().to_string(), source })?;
     file::write(path, key.serialize_pem().as_bytes(), Access::Private)?;

@@ -60,9 +60,15 @@ impl Kubelets {
     }
 
     /// Sends a request to a node's kubelet over a connection of its own.
-    pub(super) async fn send(&self, api: &Api, node: &str, mut request: Request<OutBody>) -> Result<Response<Incoming>, ApiError> {
+    pub(super) async fn send(
+        &self,
+        api: &Api,
+        node: &str,
+        mut request: Request<OutBody>,
+    ) -> Result<Response<Incoming>, ApiError> {
         let address = address(api, node)?;
-        let failed = |why: String| ApiError::internal(format!("error dialing backend: node {node:?} at {address}: {why}"));
+        let failed =
+            |why: String| ApiError::internal(format!("error dialing backend: node {node:?} at {address}: {why}"));
         let host = HeaderValue::from_str(&address.to_string()).map_err(|error| failed(error.to_string()))?;
         request.headers_mut().insert(header::HOST, host);
         let connect = async {
@@ -74,8 +80,9 @@ impl Kubelets {
             Ok(connected) => connected.map_err(|error| failed(error.to_string()))?,
             Err(_) => return Err(failed(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))),
         };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|error| failed(error.to_string()))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls))
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to a kubelet ended");
@@ -89,8 +96,14 @@ impl Kubelets {
 }
 
 /// A request for a path of a kubelet.
-pub(super) fn request(method: Method, path: &str, headers: HeaderMap, body: OutBody) -> Result<Request<OutBody>, ApiError> {
-    let uri: Uri = path.parse().map_err(|error| ApiError::bad_request(format!("the address {path:?} can't be sent: {error}")))?;
+pub(super) fn request(
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+    body: OutBody,
+) -> Result<Request<OutBody>, ApiError> {
+    let uri: Uri =
+        path.parse().map_err(|error| ApiError::bad_request(format!("the address {path:?} can't be sent: {error}")))?;
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = uri;
@@ -101,11 +114,17 @@ pub(super) fn request(method: Method, path: &str, headers: HeaderMap, body: OutB
 /// Where the Node says that its kubelet listens.
 fn address(api: &Api, node: &str) -> Result<SocketAddr, ApiError> {
     let nodes = registry::core("nodes");
-    let found = api.store.get_value(&ObjectKey::new(nodes, "", node)).map_err(|error| ApiError::from_store(error, nodes, node))?;
+    let found = api
+        .store
+        .get_value(&ObjectKey::new(nodes, "", node))
+        .map_err(|error| ApiError::from_store(error, nodes, node))?;
     let found = found.ok_or_else(|| ApiError::not_found(nodes, node))?;
     let ip: Option<IpAddr> = ["InternalIP", "ExternalIP"].iter().find_map(|kind| typed_address(&found, kind));
-    let ip = ip.ok_or_else(|| ApiError::internal(format!("no preferred addresses found for node {node:?}; known addresses: []")))?;
-    let port = object::number(&found, "/status/daemonEndpoints/kubeletEndpoint/Port").and_then(|port| u16::try_from(port).ok());
+    let ip = ip.ok_or_else(|| {
+        ApiError::internal(format!("no preferred addresses found for node {node:?}; known addresses: []"))
+    })?;
+    let port = object::number(&found, "/status/daemonEndpoints/kubeletEndpoint/Port")
+        .and_then(|port| u16::try_from(port).ok());
     Ok(SocketAddr::new(ip, port.filter(|port| *port > 0).unwrap_or(DEFAULT_PORT)))
 }
 

@@ -10,8 +10,10 @@ use crate::object;
 /// # Errors
 /// 400 when the pod has no such container, or several and none is named.
 pub fn container(pod: &Value, named: &str) -> Result<String, ApiError> {
-    let names = |list: &str| -> Vec<&str> { object::items(pod, list).iter().map(|item| object::text(item, "/name")).collect() };
-    let (apps, inits, ephemeral) = (names("/spec/containers"), names("/spec/initContainers"), names("/spec/ephemeralContainers"));
+    let names =
+        |list: &str| -> Vec<&str> { object::items(pod, list).iter().map(|item| object::text(item, "/name")).collect() };
+    let (apps, inits, ephemeral) =
+        (names("/spec/containers"), names("/spec/initContainers"), names("/spec/ephemeralContainers"));
     let name = object::name(pod);
     if !named.is_empty() {
         if [&apps, &inits, &ephemeral].iter().any(|list| list.contains(&named)) {
@@ -22,7 +24,8 @@ pub fn container(pod: &Value, named: &str) -> Result<String, ApiError> {
     match apps[..] {
         [only] => Ok(only.into()),
         _ => {
-            let mut text = format!("a container name must be specified for pod {name}, choose one of: [{}]", apps.join(" "));
+            let mut text =
+                format!("a container name must be specified for pod {name}, choose one of: [{}]", apps.join(" "));
             if !inits.is_empty() {
                 text.push_str(&format!(" or one of the init containers: [{}]", inits.join(" ")));
             }

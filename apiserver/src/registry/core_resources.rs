@@ -42,10 +42,7 @@ pub(super) const EVENT_FIELDS: &[(&str, &str)] = &[
 
 /// The core group.
 pub(super) static CORE: &[Resource] = &[
-    Resource {
-        short_names: &["cm"],
-        ..core("configmaps", "configmap", "ConfigMap", "io.k8s.api.core.v1.ConfigMap")
-    },
+    Resource { short_names: &["cm"], ..core("configmaps", "configmap", "ConfigMap", "io.k8s.api.core.v1.ConfigMap") },
     Resource { short_names: &["ep"], ..core("endpoints", "endpoints", "Endpoints", "io.k8s.api.core.v1.Endpoints") },
     Resource {
         short_names: &["ev"],
@@ -74,7 +71,12 @@ pub(super) static CORE: &[Resource] = &[
         short_names: &["pvc"],
         subresources: &[part("status", "PersistentVolumeClaim", PART)],
         answers_deleted: true,
-        ..core("persistentvolumeclaims", "persistentvolumeclaim", "PersistentVolumeClaim", "io.k8s.api.core.v1.PersistentVolumeClaim")
+        ..core(
+            "persistentvolumeclaims",
+            "persistentvolumeclaim",
+            "PersistentVolumeClaim",
+            "io.k8s.api.core.v1.PersistentVolumeClaim",
+        )
     },
     Resource {
         short_names: &["pv"],

@@ -3,11 +3,23 @@
 use super::core_resources::EVENT_FIELDS;
 use super::{ASKED, Resource};
 
-const fn v1(group: &'static str, plural: &'static str, singular: &'static str, kind: &'static str, schema: &'static str) -> Resource {
+const fn v1(
+    group: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    kind: &'static str,
+    schema: &'static str,
+) -> Resource {
     Resource { schema, storage: plural, ..Resource::new(group, "v1", plural, singular, kind) }
 }
 
-const fn asked(group: &'static str, plural: &'static str, singular: &'static str, kind: &'static str, schema: &'static str) -> Resource {
+const fn asked(
+    group: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    kind: &'static str,
+    schema: &'static str,
+) -> Resource {
     Resource { verbs: ASKED, namespaced: false, ..v1(group, plural, singular, kind, schema) }
 }
 
@@ -65,23 +77,31 @@ pub(super) static GROUPS: &[Resource] = &[
     ),
     Resource {
         namespaced: false,
-        answers_deleted: true, ..v1(STORAGE, "csidrivers", "csidriver", "CSIDriver", "io.k8s.api.storage.v1.CSIDriver")
+        answers_deleted: true,
+        ..v1(STORAGE, "csidrivers", "csidriver", "CSIDriver", "io.k8s.api.storage.v1.CSIDriver")
     },
-    Resource { namespaced: false, answers_deleted: true, ..v1(STORAGE, "csinodes", "csinode", "CSINode", "io.k8s.api.storage.v1.CSINode") },
+    Resource {
+        namespaced: false,
+        answers_deleted: true,
+        ..v1(STORAGE, "csinodes", "csinode", "CSINode", "io.k8s.api.storage.v1.CSINode")
+    },
     Resource {
         short_names: &["sc"],
         namespaced: false,
-        answers_deleted: true, ..v1(STORAGE, "storageclasses", "storageclass", "StorageClass", "io.k8s.api.storage.v1.StorageClass")
-    },
-    Resource {
-        namespaced: false,
-        ..v1("node.k8s.io", "runtimeclasses", "runtimeclass", "RuntimeClass", "io.k8s.api.node.v1.RuntimeClass")
+        answers_deleted: true,
+        ..v1(STORAGE, "storageclasses", "storageclass", "StorageClass", "io.k8s.api.storage.v1.StorageClass")
     },
     Resource {
         short_names: &["pc"],
         namespaced: false,
         counts_generation: true,
-        ..v1("scheduling.k8s.io", "priorityclasses", "priorityclass", "PriorityClass", "io.k8s.api.scheduling.v1.PriorityClass")
+        ..v1(
+            "scheduling.k8s.io",
+            "priorityclasses",
+            "priorityclass",
+            "PriorityClass",
+            "io.k8s.api.scheduling.v1.PriorityClass",
+        )
     },
     Resource {
         short_lived: true,
@@ -89,7 +109,17 @@ pub(super) static GROUPS: &[Resource] = &[
         ..v1("coordination.k8s.io", "leases", "lease", "Lease", "io.k8s.api.coordination.v1.Lease")
     },
     Resource {
+        namespaced: false,
+        ..v1("node.k8s.io", "runtimeclasses", "runtimeclass", "RuntimeClass", "io.k8s.api.node.v1.RuntimeClass")
+    },
+    Resource {
         counts_generation: true,
-        ..v1("discovery.k8s.io", "endpointslices", "endpointslice", "EndpointSlice", "io.k8s.api.discovery.v1.EndpointSlice")
+        ..v1(
+            "discovery.k8s.io",
+            "endpointslices",
+            "endpointslice",
+            "EndpointSlice",
+            "io.k8s.api.discovery.v1.EndpointSlice",
+        )
     },
 ];

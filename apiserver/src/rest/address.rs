@@ -46,8 +46,10 @@ impl Address {
             "PATCH" => "patch",
             "DELETE" if self.name.is_empty() => "deletecollection",
             "DELETE" => "delete",
+            // One object is read, whatever else is asked.
+            _ if !self.name.is_empty() => "get",
             _ if watch => "watch",
-            _ if self.name.is_empty() => "list",
+            "GET" | "HEAD" => "list",
             _ => "get",
         }
     }
@@ -58,7 +60,8 @@ impl Address {
 /// # Errors
 /// 400 for a part that can't be one, 404 for what is not served.
 pub fn parse(path: &str) -> Result<Target, ApiError> {
-    let parts: Vec<String> = path.trim_matches('/').split('/').filter(|_| path.len() > 1).map(decode).collect::<Result<_, _>>()?;
+    let parts: Vec<String> =
+        path.trim_matches('/').split('/').filter(|_| path.len() > 1).map(decode).collect::<Result<_, _>>()?;
     let part = |index: usize| parts.get(index).map_or("", String::as_str);
     let (group, version, rest) = match part(0) {
         "api" if parts.len() > 2 => ("", part(1), &parts[2..]),
@@ -131,11 +134,17 @@ mod tests {
     #[test]
     fn paths_name_objects_and_parts() {
         let pod = address("/api/v1/namespaces/a/pods/x/log");
-        assert_eq!((pod.resource.plural, pod.namespace.as_str(), pod.name.as_str(), pod.part()), ("pods", "a", "x", "log"));
+        assert_eq!(
+            (pod.resource.plural, pod.namespace.as_str(), pod.name.as_str(), pod.part()),
+            ("pods", "a", "x", "log")
+        );
         let all = address("/api/v1/pods");
         assert_eq!((all.namespace.as_str(), all.name.as_str()), ("", ""));
         let namespace = address("/api/v1/namespaces/a/status");
-        assert_eq!((namespace.resource.plural, namespace.name.as_str(), namespace.part()), ("namespaces", "a", "status"));
+        assert_eq!(
+            (namespace.resource.plural, namespace.name.as_str(), namespace.part()),
+            ("namespaces", "a", "status")
+        );
         let lease = address("/apis/coordination.k8s.io/v1/namespaces/a/leases/x");
         assert_eq!((lease.resource.kind, lease.name.as_str()), ("Lease", "x"));
         let proxy = address("/api/v1/nodes/n/proxy/stats/summary");

@@ -74,14 +74,19 @@ impl Accept {
         if header.contains("text/html") || header.contains("text/plain") {
             return Ok(plain);
         }
-        Err(ApiError::not_acceptable("application/json, application/yaml", header.contains("json") || header.contains("yaml")))
+        Err(ApiError::not_acceptable(
+            "application/json, application/yaml",
+            header.contains("json") || header.contains("yaml"),
+        ))
     }
 }
 
 /// `kind` and `apiVersion` put in front of an object's stored JSON.
 pub fn with_kind(resource: &Resource, json: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(json.len() + 64);
-    out.extend_from_slice(format!("{{\"kind\":{:?},\"apiVersion\":{:?}", resource.kind, resource.api_version()).as_bytes());
+    out.extend_from_slice(
+        format!("{{\"kind\":{:?},\"apiVersion\":{:?}", resource.kind, resource.api_version()).as_bytes(),
+    );
     // `{}` has nothing to separate from.
     if json.len() > 2 {
         out.push(b',');
@@ -91,13 +96,16 @@ pub fn with_kind(resource: &Resource, json: &[u8]) -> Bytes {
 }
 
 /// `kind` and `apiVersion` put into an object.
-pub fn typed(resource: &Resource, mut object: Value) -> Value {
-    if resource.group == "events.k8s.io" {
-        object = event_versions::from_core(object);
-    }
+pub fn typed(resource: &Resource, object: Value) -> Value {
+    let mut object = in_version(resource, object);
     object["kind"] = json!(resource.kind);
     object["apiVersion"] = json!(resource.api_version());
     object
+}
+
+/// An object in the resource's version, without `kind` and `apiVersion`: as lists have it.
+pub fn in_version(resource: &Resource, object: Value) -> Value {
+    if resource.group == "events.k8s.io" { event_versions::from_core(object) } else { object }
 }
 
 /// One object in the shape asked for.
@@ -158,11 +166,14 @@ pub fn error(error: &ApiError) -> Response<Body> {
 /// Adds warnings for people to an answer.
 pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
     for warning in warnings {
-        let quoted: String = warning.chars().flat_map(|c| match c {
-            '"' | '\\' => vec!['\\', c],
-            c if c.is_control() => vec![' '],
-            c => vec![c],
-        }).collect();
+        let quoted: String = warning
+            .chars()
+            .flat_map(|c| match c {
+                '"' | '\\' => vec!['\\', c],
+                c if c.is_control() => vec![' '],
+                c => vec![c],
+            })
+            .collect();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }

@@ -64,7 +64,11 @@ pub fn parse(content_type: &str, bytes: &[u8], schema: &str) -> Result<Document,
             )));
         }
     };
-    let refuse = |why: &str| ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why}"));
+    let refuse = |why: &str| {
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why}"
+        ))
+    };
     let parsed = parsed.map_err(|error| refuse(&error))?;
     if !parsed.value.is_object() {
         return Err(refuse("it is not an object"));
@@ -76,7 +80,12 @@ pub fn parse(content_type: &str, bytes: &[u8], schema: &str) -> Result<Document,
 ///
 /// # Errors
 /// 400 in the words of a typed decoder.
-pub fn decode(content_type: &str, bytes: &[u8], expected: Expected<'_>, validation: FieldValidation) -> Result<Decoded, ApiError> {
+pub fn decode(
+    content_type: &str,
+    bytes: &[u8],
+    expected: Expected<'_>,
+    validation: FieldValidation,
+) -> Result<Decoded, ApiError> {
     if bytes.is_empty() {
         return Err(ApiError::bad_request("the body of the request is empty"));
     }
@@ -96,7 +105,10 @@ pub fn check(document: Document, expected: Expected<'_>, validation: FieldValida
     }
     let refuse = |reason: String| {
         let kind = expected.kind;
-        ApiError::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {reason}", version_of(expected.api_version)))
+        ApiError::bad_request(format!(
+            "{kind} in version {:?} cannot be handled as a {kind}: {reason}",
+            version_of(expected.api_version)
+        ))
     };
     let report = openapi::normalize(&mut object, expected.schema).map_err(refuse)?;
     object::remove(&mut object, "kind");
@@ -105,7 +117,9 @@ pub fn check(document: Document, expected: Expected<'_>, validation: FieldValida
     let unknown = report.unknown.iter().map(|path| format!("unknown field {path:?}"));
     let mut found: Vec<String> = duplicates.chain(unknown).collect();
     match validation {
-        FieldValidation::Strict if !found.is_empty() => Err(refuse(format!("strict decoding error: {}", found.join(", ")))),
+        FieldValidation::Strict if !found.is_empty() => {
+            Err(refuse(format!("strict decoding error: {}", found.join(", "))))
+        }
         FieldValidation::Ignore => {
             found.clear();
             Ok(Decoded { object, warnings: found })
@@ -126,11 +140,16 @@ fn group_of(api_version: &str) -> &str {
 
 /// What is wrong with a document of another kind than the address has.
 fn wrong_kind(kind: &str, version: &str, expected: Expected<'_>) -> String {
-    let (kind, version) =
-        (if kind.is_empty() { expected.kind } else { kind }, if version.is_empty() { expected.api_version } else { version });
+    let (kind, version) = (
+        if kind.is_empty() { expected.kind } else { kind },
+        if version.is_empty() { expected.api_version } else { version },
+    );
     let why = match registry::find_kind(version, kind) {
         Some(_) => {
-            let (found, wanted) = (format!("{}.{kind}", version_of(version)), format!("{}.{}", group_of(expected.api_version), expected.kind));
+            let (found, wanted) = (
+                format!("{}.{kind}", version_of(version)),
+                format!("{}.{}", group_of(expected.api_version), expected.kind),
+            );
             format!("converting ({found}) to ({wanted}): unknown conversion")
         }
         None => format!("no kind {kind:?} is registered for version {version:?}"),

@@ -7,7 +7,7 @@ use crate::api::Api;
 use crate::auth::User;
 use crate::error::ApiError;
 use crate::object;
-use crate::registry::Resource;
+use crate::registry::{self, Resource};
 use crate::storage::{Expect, ObjectKey};
 
 /// Tries for a generated name that is taken (kube-apiserver's `maxNameGenerationCreateAttempts`).
@@ -46,7 +46,9 @@ pub async fn create_object(api: &Api, creation: Creation<'_>) -> Result<Value, A
         admission::admit_create(api, resource, &mut candidate, user)?;
         let errors = admission::validate_create(resource, &candidate);
         if !errors.is_empty() {
-            return Err(ApiError::invalid(resource, object::name(&candidate), &errors));
+            // Both versions of events are checked as one kind.
+            let told = if resource.plural == "events" { registry::core("events") } else { resource };
+            return Err(ApiError::invalid(told, object::name(&candidate), &errors));
         }
         let name = object::name(&candidate).to_string();
         let key = ObjectKey::new(resource, namespace, &name);
@@ -73,7 +75,9 @@ fn check_namespace(resource: &Resource, namespace: &str, object: &mut Value) -> 
             return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
         }
         if !named.is_empty() && named != namespace {
-            return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
         }
         object::metadata(object).insert("namespace".into(), json!(namespace));
     } else {
@@ -84,7 +88,14 @@ fn check_namespace(resource: &Resource, namespace: &str, object: &mut Value) -> 
 
 fn set_system_metadata(resource: &Resource, object: &mut Value, generated: bool) {
     let metadata = object::metadata(object);
-    for key in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation"] {
+    for key in [
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "managedFields",
+        "generation",
+    ] {
         metadata.remove(key);
     }
     metadata.insert("uid".into(), json!(uuid::Uuid::new_v4().to_string()));

@@ -55,7 +55,9 @@ pub async fn delete_object(api: &Api, key: &ObjectKey, options: &DeleteOptions) 
                 let gone = api.store.delete(key, stored.revision).await;
                 gone.map(|object| Deletion::Gone(last_form(resource, object)))
             }
-            Step::Mark(marked) => api.store.put(key, Expect::Revision(stored.revision), marked).await.map(Deletion::Marked),
+            Step::Mark(marked) => {
+                api.store.put(key, Expect::Revision(stored.revision), marked).await.map(Deletion::Marked)
+            }
         };
         match done {
             Ok(done) => return Ok(done),
@@ -136,9 +138,13 @@ fn plan(resource: &Resource, old: &Value, options: &DeleteOptions, now: Timestam
 
 fn set_deletion(object: &mut Value, asked: Timestamp, grace_seconds: i64) {
     let at = asked.checked_add(SignedDuration::from_secs(grace_seconds)).unwrap_or(Timestamp::MAX);
+    let namespace = object.pointer("/spec/finalizers").is_some();
     let metadata = object::metadata(object);
     metadata.insert("deletionTimestamp".into(), json!(object::time_text(at)));
-    metadata.insert("deletionGracePeriodSeconds".into(), json!(grace_seconds));
+    // A namespace has no grace, not even none.
+    if !namespace {
+        metadata.insert("deletionGracePeriodSeconds".into(), json!(grace_seconds));
+    }
 }
 
 fn set_finalizer(object: &mut Value, propagation: Propagation) {
@@ -147,8 +153,11 @@ fn set_finalizer(object: &mut Value, propagation: Propagation) {
         Propagation::Foreground => Some(FOREGROUND),
         Propagation::Orphan => Some(ORPHAN),
     };
-    let mut finalizers: Vec<String> =
-        object::finalizers(object).into_iter().filter(|name| *name != FOREGROUND && *name != ORPHAN).map(String::from).collect();
+    let mut finalizers: Vec<String> = object::finalizers(object)
+        .into_iter()
+        .filter(|name| *name != FOREGROUND && *name != ORPHAN)
+        .map(String::from)
+        .collect();
     finalizers.extend(wanted.map(String::from));
     if finalizers.is_empty() {
         object::metadata(object).remove("finalizers");
@@ -186,7 +195,8 @@ mod tests {
     fn pods_go_with_grace() {
         let pods = registry::core("pods");
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let running = pod(json!({"nodeName": "n", "terminationGracePeriodSeconds": 10}), json!({"name": "x", "generation": 1}));
+        let running =
+            pod(json!({"nodeName": "n", "terminationGracePeriodSeconds": 10}), json!({"name": "x", "generation": 1}));
         let Step::Mark(marked) = plan(pods, &running, &after(None), now) else { panic!("marked") };
         assert_eq!(marked["metadata"]["deletionTimestamp"], "2026-01-01T00:00:10Z");
         assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 10);

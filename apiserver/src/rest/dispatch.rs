@@ -20,6 +20,7 @@ use crate::admission;
 use crate::api::Api;
 use crate::auth::{self, Attributes, Decision, Peer, User};
 use crate::controllers;
+use crate::discovery;
 use crate::error::{self, ApiError, FieldError};
 use crate::object;
 use crate::patch::{Patch, PatchKind};
@@ -92,11 +93,22 @@ async fn answer_request(api: &Arc<Api>, peer: &Peer, request: Request<Incoming>)
     };
     match target {
         Target::Page(_) => {
-            let asked = Attributes { verb: request.method().as_str().to_lowercase(), path: path.clone(), ..Attributes::default() };
+            let asked = Attributes {
+                verb: request.method().as_str().to_lowercase(),
+                path: path.clone(),
+                ..Attributes::default()
+            };
             if let Decision::Denied(why) = auth::authorize(api, &user, &asked) {
                 return Err(auth::forbidden(&user, &asked, &why));
             }
-            pages::answer(api, &path, &query, request.headers(), request.method())
+            let answered = pages::answer(api, &path, &query, request.headers(), request.method());
+            match answered {
+                // What no handler is there for is told as text.
+                Err(error) if error.code == 404 && !discovery::is_in_group(&path) => {
+                    Ok(answer::text(StatusCode::NOT_FOUND, "404 page not found\n"))
+                }
+                other => other,
+            }
         }
         Target::Resource(address) => {
             let accept = Accept::parse(header_text(request.headers(), header::ACCEPT), &query);
@@ -104,14 +116,20 @@ async fn answer_request(api: &Arc<Api>, peer: &Peer, request: Request<Incoming>)
             if let Decision::Denied(why) = auth::authorize(api, &user, &asked) {
                 return Err(auth::forbidden(&user, &asked, &why));
             }
-            let long = asked.verb == "watch" || matches!(address.part(), "log" | "exec" | "attach" | "portforward" | "proxy");
+            let long =
+                asked.verb == "watch" || matches!(address.part(), "log" | "exec" | "attach" | "portforward" | "proxy");
             let _place = match long {
                 true => None,
-                false => Some(api.places.try_acquire().map_err(|_| ApiError::too_many_requests("Too many requests, please try again later."))?),
+                false => Some(
+                    api.places
+                        .try_acquire()
+                        .map_err(|_| ApiError::too_many_requests("Too many requests, please try again later."))?,
+                ),
             };
             // A stream or a log has its own media types.
             let own_media = matches!(address.part(), "log" | "exec" | "attach" | "portforward" | "proxy");
-            let accept = if own_media { Accept { shape: answer::Shape::Full, yaml: false, pretty: false } } else { accept? };
+            let accept =
+                if own_media { Accept { shape: answer::Shape::Full, yaml: false, pretty: false } } else { accept? };
             let call = Call { api: api.clone(), user, address, query, accept };
             let warnings = admission::warn_of_resource(call.address.resource);
             let mut answered = call_resource(call, request).await;
@@ -145,7 +163,11 @@ fn attributes(address: &Address, method: &Method, query: &Query) -> Attributes {
         resource: address.resource.plural.into(),
         subresource: address.part().into(),
         // A namespace itself is authorised in its own name.
-        namespace: if address.resource.plural == "namespaces" { address.name.clone() } else { address.namespace.clone() },
+        namespace: if address.resource.plural == "namespaces" {
+            address.name.clone()
+        } else {
+            address.namespace.clone()
+        },
         name: if address.name.is_empty() { named.unwrap_or_default() } else { address.name.clone() },
         path: String::new(),
         required_fields,
@@ -163,6 +185,10 @@ async fn call_resource(call: Call, request: Request<Incoming>) -> Result<Respons
     }
     // A name is given to what is made, and what is changed has one.
     let named = !call.address.name.is_empty();
+    let everywhere = resource.namespaced && call.address.namespace.is_empty();
+    if everywhere && !matches!(verb, "list" | "watch") {
+        return Err(ApiError::method_not_allowed());
+    }
     if (verb == "create" && named) || (matches!(verb, "update" | "patch") && !named) {
         return Err(ApiError::method_not_allowed());
     }
@@ -259,7 +285,9 @@ fn check_names(call: &Call, object: &Value) -> Result<(), ApiError> {
         )));
     }
     if !namespace.is_empty() && namespace != call.address.namespace {
-        return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     Ok(())
 }
@@ -295,7 +323,9 @@ async fn delete_options(call: &Call, request: Request<Incoming>) -> Result<Delet
     let document = body::parse(&content_type, &bytes, DELETE_OPTIONS)?.value;
     let kind = object::text(&document, "/kind");
     if !matches!(kind, "" | "DeleteOptions") {
-        return Err(ApiError::bad_request(format!("the object provided is unrecognized (must be of type DeleteOptions): {kind}")));
+        return Err(ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type DeleteOptions): {kind}"
+        )));
     }
     DeleteOptions::read(&call.query, Some(&document))
 }
@@ -313,9 +343,11 @@ pub fn answer_deletion(call: &Call, deletion: Deletion) -> Response<Body> {
     match deletion {
         Deletion::Marked(object) => call.answer_object(StatusCode::OK, object),
         Deletion::Gone(object) if resource.answers_deleted => call.answer_object(StatusCode::OK, object),
-        Deletion::Gone(object) => {
-            answer::document(StatusCode::OK, &error::success(resource, object::name(&object), object::uid(&object)), call.accept)
-        }
+        Deletion::Gone(object) => answer::document(
+            StatusCode::OK,
+            &error::success(resource, object::name(&object), object::uid(&object)),
+            call.accept,
+        ),
     }
 }
 
@@ -323,13 +355,15 @@ async fn delete_collection(call: Call, request: Request<Incoming>) -> Result<Res
     let options = delete_options(&call, request).await?;
     let resource = call.address.resource;
     let selector = Selector::parse(resource, call.query.get("labelSelector"), call.query.get("fieldSelector"))?;
-    let range = Range { namespace: Some(call.address.namespace.clone()).filter(|name| !name.is_empty()), ..Range::default() };
+    let range =
+        Range { namespace: Some(call.address.namespace.clone()).filter(|name| !name.is_empty()), ..Range::default() };
     let page = get::read_page(&call.api, resource, &range, usize::MAX, &selector)?;
-    let mut items = Vec::new();
+    let mut items: Vec<Value> = Vec::new();
     for item in page.items {
         let key = ObjectKey::new(resource, &item.namespace, &item.name);
         match delete_object(&call.api, &key, &options).await {
-            Ok(Deletion::Gone(object) | Deletion::Marked(object)) => items.push(answer::typed(resource, object)),
+            // They are shown as they were listed.
+            Ok(_) => items.push(answer::in_version(resource, serde_json::from_slice(&item.json).unwrap_or_default())),
             Err(error) if error.code == 404 => {}
             Err(error) => return Err(error),
         }

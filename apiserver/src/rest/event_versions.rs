@@ -22,6 +22,12 @@ pub fn from_core(mut event: Value) -> Value {
             event[other] = value;
         }
     }
+    // The one form writes what is empty, the other does not.
+    for key in ["reportingController", "reportingInstance"] {
+        if event.get(key).and_then(Value::as_str) == Some("") {
+            object::remove(&mut event, key);
+        }
+    }
     event
 }
 

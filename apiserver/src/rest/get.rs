@@ -32,6 +32,10 @@ pub fn get(api: &Api, address: &Address, query: &Query, accept: Accept) -> Resul
 /// Answers a list.
 pub fn list(api: &Api, address: &Address, query: &Query, accept: Accept) -> Result<Response<Body>, ApiError> {
     let resource = address.resource;
+    if query.has("sendInitialEvents") {
+        let error = FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+        return Err(ApiError::invalid_options("ListOptions", error));
+    }
     let selector = Selector::parse(resource, query.get("labelSelector"), query.get("fieldSelector"))?;
     let (range, limit) = range(api, address, query)?;
     let page = read_page(api, resource, &range, limit, &selector)?;
@@ -48,7 +52,8 @@ pub fn list(api: &Api, address: &Address, query: &Query, accept: Accept) -> Resu
     if accept.shape == Shape::Full && !accept.yaml && !accept.pretty && resource.group != "events.k8s.io" {
         return Ok(answer::bytes(StatusCode::OK, "application/json", join(resource, &metadata, &page)));
     }
-    let objects: Vec<Value> = page.items.iter().map(|item| serde_json::from_slice(&item.json).unwrap_or_default()).collect();
+    let objects: Vec<Value> =
+        page.items.iter().map(|item| serde_json::from_slice(&item.json).unwrap_or_default()).collect();
     let document = match accept.shape {
         Shape::Table(include) => table::render(resource, &objects, include, &metadata, true),
         Shape::Metadata => json!({
@@ -57,14 +62,20 @@ pub fn list(api: &Api, address: &Address, query: &Query, accept: Accept) -> Resu
         }),
         Shape::Full => json!({
             "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(), "metadata": metadata,
-            "items": objects.into_iter().map(|object| answer::typed(resource, object)).collect::<Vec<_>>(),
+            "items": objects.into_iter().map(|object| answer::in_version(resource, object)).collect::<Vec<_>>(),
         }),
     };
     Ok(answer::document(StatusCode::OK, &document, accept))
 }
 
 /// Reads the objects of a list that the selector takes.
-pub fn read_page(api: &Api, resource: &Resource, range: &Range, limit: usize, selector: &Selector) -> Result<Page, ApiError> {
+pub fn read_page(
+    api: &Api,
+    resource: &Resource,
+    range: &Range,
+    limit: usize,
+    selector: &Selector,
+) -> Result<Page, ApiError> {
     // A selector of one name needs no look at the others.
     let page = api.store.list(resource, range, limit, |listed| {
         if selector.is_everything() {
@@ -84,15 +95,17 @@ fn range(api: &Api, address: &Address, query: &Query) -> Result<(Range, usize), 
         Some(limit) if limit > 0 => usize::try_from(limit).unwrap_or(usize::MAX),
         _ => usize::MAX,
     };
-    let mut range = Range { namespace: Some(address.namespace.clone()).filter(|name| !name.is_empty()), ..Range::default() };
+    let mut range =
+        Range { namespace: Some(address.namespace.clone()).filter(|name| !name.is_empty()), ..Range::default() };
     let revision = query.revision("resourceVersion")?;
     let token = query.get("continue");
     if !token.is_empty() {
         if revision.is_some_and(|revision| revision != 0) {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let (revision, namespace, name) = decode_continue(token)
-            .ok_or_else(|| ApiError::bad_request("invalid continue token: continue key is not valid: it was not made by this server"))?;
+        let (revision, namespace, name) = decode_continue(token).ok_or_else(|| {
+            ApiError::bad_request("invalid continue token: continue key is not valid: it was not made by this server")
+        })?;
         range.revision = Some(revision);
         range.after = Some((namespace, name));
         return Ok((range, limit));
@@ -109,8 +122,12 @@ fn check_match(matching: &str, revision: Option<u64>) -> Result<(), ApiError> {
     let field = "resourceVersionMatch";
     let error = match (matching, revision) {
         ("", _) => return Ok(()),
-        (_, None) => FieldError::forbidden(field, "resourceVersionMatch is forbidden unless resourceVersion is provided"),
-        ("Exact", Some(0)) => FieldError::forbidden(field, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""),
+        (_, None) => {
+            FieldError::forbidden(field, "resourceVersionMatch is forbidden unless resourceVersion is provided")
+        }
+        ("Exact", Some(0)) => {
+            FieldError::forbidden(field, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
+        }
         ("Exact" | "NotOlderThan", _) => return Ok(()),
         (other, _) => FieldError::unsupported(field, other, &["Exact", "NotOlderThan", ""]),
     };
@@ -130,7 +147,11 @@ pub fn not_in_future(api: &Api, revision: Option<u64>) -> Result<(), ApiError> {
 fn join(resource: &Resource, metadata: &Value, page: &Page) -> Bytes {
     let size: usize = page.items.iter().map(|item| item.json.len() + 1).sum();
     let mut out = Vec::with_capacity(size + 256);
-    let head = format!("{{\"kind\":\"{}List\",\"apiVersion\":{:?},\"metadata\":{metadata},\"items\":[", resource.kind, resource.api_version());
+    let head = format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":{:?},\"metadata\":{metadata},\"items\":[",
+        resource.kind,
+        resource.api_version()
+    );
     out.extend_from_slice(head.as_bytes());
     for (index, item) in page.items.iter().enumerate() {
         if index > 0 {

@@ -17,7 +17,13 @@ pub const VERSION: &str = "v1.36.3+orlop";
 ///
 /// # Errors
 /// 404 for a page that is not there.
-pub fn answer(api: &Api, path: &str, query: &Query, headers: &HeaderMap, method: &Method) -> Result<Response<Body>, ApiError> {
+pub fn answer(
+    api: &Api,
+    path: &str,
+    query: &Query,
+    headers: &HeaderMap,
+    method: &Method,
+) -> Result<Response<Body>, ApiError> {
     if method != Method::GET && method != Method::HEAD {
         return Err(ApiError::method_not_allowed());
     }
@@ -41,7 +47,9 @@ pub fn answer(api: &Api, path: &str, query: &Query, headers: &HeaderMap, method:
             "id_token_signing_alg_values_supported": ["ES256"],
         }),
         "/openid/v1/jwks" => api.tokens.key_set(),
-        "" => json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+        "" => {
+            json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]})
+        }
         _ => return Err(ApiError::no_such_address()),
     };
     Ok(answer::document(StatusCode::OK, &document, Accept { shape: answer::Shape::Full, yaml: false, pretty: true }))

@@ -8,9 +8,9 @@ use super::answer::{self, Body};
 use super::body::{self, Expected};
 use super::delete::delete_object;
 use super::dispatch::{self, Call};
+use super::get;
 use super::query::DeleteOptions;
 use super::update::{Part, Update, update_object};
-use super::get;
 use crate::auth;
 use crate::error::ApiError;
 use crate::object;
@@ -25,13 +25,17 @@ pub async fn answer(call: Call, request: Request<Incoming>) -> Result<Response<B
         "ephemeralcontainers" => Part::EphemeralContainers,
         "finalize" => Part::Finalize,
         "resize" => {
-            return Err(ApiError::bad_request("resizing a running pod is not served by this API server; delete the pod and create it anew"));
+            return Err(ApiError::bad_request(
+                "resizing a running pod is not served by this API server; delete the pod and create it anew",
+            ));
         }
         "binding" if method == Method::POST => return bind(call, request).await,
         "eviction" if method == Method::POST => return evict(call, request).await,
         "token" if method == Method::POST => return token(call, request).await,
         "log" if method == Method::GET => return proxy::logs(call).await,
-        "exec" | "attach" | "portforward" if method == Method::GET || method == Method::POST => return proxy::stream(call, request).await,
+        "exec" | "attach" | "portforward" if method == Method::GET || method == Method::POST => {
+            return proxy::stream(call, request).await;
+        }
         "proxy" => return proxy::node(call, request).await,
         _ => return Err(ApiError::method_not_allowed()),
     };
@@ -45,7 +49,12 @@ pub async fn answer(call: Call, request: Request<Incoming>) -> Result<Response<B
 
 async fn read(request: Request<Incoming>, call: &Call, expected: Expected<'_>) -> Result<Value, ApiError> {
     let validation = call.query.field_validation("CreateOptions")?;
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_string();
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .to_string();
     let bytes = body::read(request.into_body()).await?;
     Ok(body::decode(&content_type, &bytes, expected, validation)?.object)
 }
@@ -59,7 +68,13 @@ async fn bind(call: Call, request: Request<Incoming>) -> Result<Response<Body>, 
     if node.is_empty() {
         return Err(ApiError::unforeseen("target.name: Required value"));
     }
-    let update = Update { key: &key, part: Part::Binding, user: &call.user, dry_run: call.query.dry_run("CreateOptions")?, patched: false };
+    let update = Update {
+        key: &key,
+        part: Part::Binding,
+        user: &call.user,
+        dry_run: call.query.dry_run("CreateOptions")?,
+        patched: false,
+    };
     bind_pod(&call.api, update, &node).await?;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(answer::document(StatusCode::CREATED, &status, call.accept))
@@ -77,7 +92,10 @@ pub async fn bind_pod(api: &crate::api::Api, update: Update<'_>, node: &str) -> 
             return Err(binding_conflict(key, &format!("pod {} is already assigned to node {bound:?}", key.name)));
         }
         if object::is_terminating(old) {
-            return Err(binding_conflict(key, &format!("pod {} is being deleted, cannot be assigned to a host", key.name)));
+            return Err(binding_conflict(
+                key,
+                &format!("pod {} is being deleted, cannot be assigned to a host", key.name),
+            ));
         }
         let mut new = old.clone();
         new["spec"]["nodeName"] = json!(node);
@@ -134,7 +152,11 @@ fn check_node_token(call: &Call, node: &str, question: &Value) -> Result<(), Api
     if object::text(reference, "/kind") != "Pod" || object::text(reference, "/uid").is_empty() {
         return refuse(&format!("node {node:?} may only request tokens bound to a pod, by name and UID"));
     }
-    let key = crate::storage::ObjectKey::new(crate::registry::core("pods"), &call.address.namespace, object::text(reference, "/name"));
+    let key = crate::storage::ObjectKey::new(
+        crate::registry::core("pods"),
+        &call.address.namespace,
+        object::text(reference, "/name"),
+    );
     let pod = call.api.store.get_value(&key).map_err(|error| ApiError::from_store(error, key.resource, &key.name))?;
     match pod {
         Some(pod) if object::text(&pod, "/spec/nodeName") == node => Ok(()),

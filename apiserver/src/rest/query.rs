@@ -38,7 +38,10 @@ impl Query {
 
     /// True for `true`, `1` and a parameter without a value.
     pub fn flag(&self, key: &str) -> bool {
-        self.0.iter().find(|(other, _)| other == key).is_some_and(|(_, value)| !matches!(value.as_str(), "false" | "0" | "False"))
+        self.0
+            .iter()
+            .find(|(other, _)| other == key)
+            .is_some_and(|(_, value)| !matches!(value.as_str(), "false" | "0" | "False"))
     }
 
     /// True when the parameter is there.
@@ -53,9 +56,10 @@ impl Query {
     pub fn number(&self, key: &str) -> Result<Option<i64>, ApiError> {
         match self.get(key) {
             "" => Ok(None),
-            text => {
-                text.parse().map(Some).map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
-            }
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
         }
     }
 
@@ -95,15 +99,17 @@ impl Query {
             "" | "Warn" => Ok(FieldValidation::Warn),
             "Strict" => Ok(FieldValidation::Strict),
             "Ignore" => Ok(FieldValidation::Ignore),
-            other => {
-                Err(ApiError::invalid_options(options, FieldError::unsupported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"])))
-            }
+            other => Err(ApiError::invalid_options(
+                options,
+                FieldError::unsupported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"]),
+            )),
         }
     }
 
     /// The query without a leading `?`, escaped again.
     pub fn encode(&self) -> String {
-        let pairs: Vec<String> = self.0.iter().map(|(key, value)| format!("{}={}", percent_encode(key), percent_encode(value))).collect();
+        let pairs: Vec<String> =
+            self.0.iter().map(|(key, value)| format!("{}={}", percent_encode(key), percent_encode(value))).collect();
         pairs.join("&")
     }
 
@@ -171,12 +177,16 @@ impl DeleteOptions {
         let Some(body) = body else {
             return Ok(DeleteOptions {
                 grace_period_seconds: query.number("gracePeriodSeconds")?,
-                propagation: propagation(query.get("propagationPolicy"), query.has("orphanDependents").then(|| query.flag("orphanDependents")))?,
+                propagation: propagation(
+                    query.get("propagationPolicy"),
+                    query.has("orphanDependents").then(|| query.flag("orphanDependents")),
+                )?,
                 dry_run: query.dry_run("DeleteOptions")?,
                 ..DeleteOptions::default()
             });
         };
-        let precondition = |pointer: &str| Some(object::text(body, pointer)).filter(|text| !text.is_empty()).map(String::from);
+        let precondition =
+            |pointer: &str| Some(object::text(body, pointer)).filter(|text| !text.is_empty()).map(String::from);
         Ok(DeleteOptions {
             grace_period_seconds: object::number(body, "/gracePeriodSeconds"),
             propagation: propagation(
@@ -185,14 +195,19 @@ impl DeleteOptions {
             )?,
             uid: precondition("/preconditions/uid"),
             revision: precondition("/preconditions/resourceVersion"),
-            dry_run: check_dry_run(&object::strings(body, "/dryRun"), "DeleteOptions")? || query.dry_run("DeleteOptions")?,
+            dry_run: check_dry_run(&object::strings(body, "/dryRun"), "DeleteOptions")?
+                || query.dry_run("DeleteOptions")?,
         })
     }
 }
 
 fn propagation(text: &str, orphan: Option<bool>) -> Result<Propagation, ApiError> {
     if orphan.is_some() && !text.is_empty() {
-        let error = FieldError::invalid("propagationPolicy", text, "orphanDependents and deletionPropagation cannot be both set");
+        let error = FieldError::invalid(
+            "propagationPolicy",
+            text,
+            "orphanDependents and deletionPropagation cannot be both set",
+        );
         return Err(ApiError::invalid_options("DeleteOptions", error));
     }
     match text {
@@ -201,7 +216,8 @@ fn propagation(text: &str, orphan: Option<bool>) -> Result<Propagation, ApiError
         "Foreground" => Ok(Propagation::Foreground),
         "Orphan" => Ok(Propagation::Orphan),
         other => {
-            let error = FieldError::unsupported("propagationPolicy", other, &["Foreground", "Background", "Orphan", "nil"]);
+            let error =
+                FieldError::unsupported("propagationPolicy", other, &["Foreground", "Background", "Orphan", "nil"]);
             Err(ApiError::invalid_options("DeleteOptions", error))
         }
     }

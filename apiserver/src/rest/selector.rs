@@ -29,20 +29,22 @@ impl Selector {
     /// # Errors
     /// 400 for what can't be read, or a field that the resource does not let be selected.
     pub fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Selector, ApiError> {
-        let labels = parse_labels(labels).map_err(|reason| {
-            ApiError::bad_request(format!("unable to parse requirement: {reason}"))
-        })?;
+        let labels = parse_labels(labels)
+            .map_err(|reason| ApiError::bad_request(format!("unable to parse requirement: {reason}")))?;
         let mut found = Vec::new();
         for term in fields.split(',').filter(|term| !term.trim().is_empty()) {
-            let (field, value, equal) = parse_field(term)
-                .ok_or_else(|| ApiError::bad_request(format!("invalid selector: '{fields}'; can't understand '{term}'")))?;
+            let (field, value, equal) = parse_field(term).ok_or_else(|| {
+                ApiError::bad_request(format!("invalid selector: '{fields}'; can't understand '{term}'"))
+            })?;
             let known = ["metadata.name", "metadata.namespace"]
                 .into_iter()
                 .chain(resource.selectable_fields.iter().map(|(name, _)| *name))
                 .find(|name| *name == field);
             let Some(known) = known else {
                 return Err(ApiError::bad_request(match resource.selectable_fields.is_empty() {
-                    true => format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+                    true => format!(
+                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    ),
                     false => format!("field label not supported: {field}"),
                 }));
             };
@@ -152,7 +154,8 @@ fn parse_label(term: &str) -> Result<LabelRequirement, String> {
 
 fn check_key(key: &str) -> Result<String, String> {
     let key = key.trim();
-    let good = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/'));
+    let good =
+        !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/'));
     if good { Ok(key.into()) } else { Err(format!("invalid label key {key:?}")) }
 }
 

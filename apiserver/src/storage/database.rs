@@ -46,8 +46,10 @@ pub(super) fn open_or_quarantine(path: &Path) -> Result<(Database, Opened), Stor
         Err(Trouble::Other(error)) => return Err(error),
     };
     let moved = quarantine_path(path);
-    std::fs::rename(path, &moved)
-        .map_err(|error| StoreError::Failed { path: path.into(), reason: format!("move the damaged file aside: {error}") })?;
+    std::fs::rename(path, &moved).map_err(|error| StoreError::Failed {
+        path: path.into(),
+        reason: format!("move the damaged file aside: {error}"),
+    })?;
     tracing::error!(
         file = %path.display(), moved = %moved.display(), reason,
         "the store was damaged and has been moved aside; starting with an empty one (put a backup in its place and restart to have the old state)"
@@ -64,7 +66,10 @@ pub(super) fn open_or_quarantine(path: &Path) -> Result<(Database, Opened), Stor
 
 /// Opens the file again after it failed, without looking through it.
 pub(super) fn reopen(path: &Path) -> Result<Database, StoreError> {
-    Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| StoreError::Failed { path: path.into(), reason: error.to_string() })
+    Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create(path)
+        .map_err(|error| StoreError::Failed { path: path.into(), reason: error.to_string() })
 }
 
 enum Trouble {
@@ -83,9 +88,13 @@ fn open_and_look_through(path: &Path) -> Result<(Database, Opened), Trouble> {
     let mut database = match Builder::new().set_cache_size(CACHE_BYTES).create(path) {
         Ok(database) => database,
         Err(DatabaseError::DatabaseAlreadyOpen) => return Err(Trouble::Other(StoreError::InUse(path.into()))),
-        Err(DatabaseError::Storage(StorageError::Io(error))) if !is_damage(&error) => return Err(other(error.to_string())),
+        Err(DatabaseError::Storage(StorageError::Io(error))) if !is_damage(&error) => {
+            return Err(other(error.to_string()));
+        }
         Err(DatabaseError::UpgradeRequired(version)) => {
-            return Err(other(format!("it has the old file format {version}; convert it with the version that wrote it")));
+            return Err(other(format!(
+                "it has the old file format {version}; convert it with the version that wrote it"
+            )));
         }
         Err(error) => return Err(Trouble::Damaged(error.to_string())),
     };

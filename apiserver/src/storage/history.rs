@@ -77,8 +77,15 @@ pub struct Change {
     pub json: Bytes,
     /// What selectors see.
     pub selectable: Selectable,
-    /// What selectors saw before and the old form, when they see another thing now.
+    /// What selectors saw before and the old form (at the new revision), when they see another thing now.
     pub before: Option<(Selectable, Bytes)>,
+}
+
+impl Change {
+    /// The object as one sees it last from whose view it goes: its old form, at the new revision.
+    pub fn left(&self) -> &Bytes {
+        self.before.as_ref().map_or(&self.json, |(_, json)| json)
+    }
 }
 
 /// The answer to a watch that asks what is new.

@@ -94,7 +94,11 @@ struct Done {
 impl Batches {
     fn run(&mut self, receiver: &Receiver<Request>) {
         loop {
-            let first = match receiver.recv_timeout(if self.unsynced > 0 { UNSYNCED_LIFE } else { Duration::from_secs(3600) }) {
+            let first = match receiver.recv_timeout(if self.unsynced > 0 {
+                UNSYNCED_LIFE
+            } else {
+                Duration::from_secs(3600)
+            }) {
                 Ok(request) => request,
                 Err(RecvTimeoutError::Timeout) => {
                     self.sync();
@@ -170,7 +174,13 @@ impl Batches {
         Ok(database)
     }
 
-    fn commit(&mut self, database: &Database, waiting: &mut Vec<Request>, done: &mut Done, durable: bool) -> Result<(), redb::Error> {
+    fn commit(
+        &mut self,
+        database: &Database,
+        waiting: &mut Vec<Request>,
+        done: &mut Done,
+        durable: bool,
+    ) -> Result<(), redb::Error> {
         let mut write = database.begin_write()?;
         write.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         {
@@ -208,7 +218,9 @@ impl Batches {
         match (expect, &before) {
             (Expect::Absent, Some(_)) => return Ok(Err(StoreError::Exists)),
             (Expect::Revision(_), None) => return Ok(Err(StoreError::Missing)),
-            (Expect::Revision(expected), Some((revision, _))) if *revision != expected => return Ok(Err(StoreError::Changed)),
+            (Expect::Revision(expected), Some((revision, _))) if *revision != expected => {
+                return Ok(Err(StoreError::Changed));
+            }
             _ => {}
         }
         self.revision += 1;
@@ -231,7 +243,11 @@ impl Batches {
         };
         // The old form is only needed where a selector may have stopped to match.
         let before = match (kind, old_selectable) {
-            (ChangeKind::Modified, Some(old)) if old != selectable => before.map(|(_, json)| (old, json)),
+            (ChangeKind::Modified, Some(seen)) if seen != selectable => before.map(|(_, json)| {
+                let mut left: Value = serde_json::from_slice(&json).unwrap_or_default();
+                left["metadata"]["resourceVersion"] = json!(self.revision.to_string());
+                (seen, Bytes::from(left.to_string()))
+            }),
             _ => None,
         };
         done.changes.push((key.resource.storage, Change { revision: self.revision, kind, json, selectable, before }));

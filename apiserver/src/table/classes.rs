@@ -6,7 +6,8 @@ use super::column::{AGE, Layout, NAME, age, column, flag, name, text_or};
 use crate::object;
 
 /// Annotations that mark the class of claims that name none.
-const DEFAULT_MARKS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+const DEFAULT_MARKS: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 
 /// Storage classes.
 pub(super) static STORAGE_CLASSES: Layout = Layout {
@@ -20,7 +21,9 @@ pub(super) static STORAGE_CLASSES: Layout = Layout {
     ],
     cells: |object, now| {
         let marks = object.pointer("/metadata/annotations");
-        let is_default = DEFAULT_MARKS.iter().any(|mark| marks.and_then(|marks| marks.get(mark)).and_then(Value::as_str) == Some("true"));
+        let is_default = DEFAULT_MARKS
+            .iter()
+            .any(|mark| marks.and_then(|marks| marks.get(mark)).and_then(Value::as_str) == Some("true"));
         vec![
             if is_default { json!(format!("{} (default)", object::name(object))) } else { name(object) },
             json!(object::text(object, "/provisioner")),

@@ -10,18 +10,28 @@ fn entries(object: &Value, key: &str) -> usize {
 }
 
 /// Name and age.
-pub(super) static PLAIN: Layout = Layout { columns: &[NAME, AGE], cells: |object, now| vec![name(object), age(object, now)] };
+pub(super) static PLAIN: Layout =
+    Layout { columns: &[NAME, AGE], cells: |object, now| vec![name(object), age(object, now)] };
 
 /// Config maps.
 pub(super) static CONFIG_MAPS: Layout = Layout {
     columns: &[NAME, column("Data", "How many keys it has, of text and of bytes."), AGE],
-    cells: |object, now| vec![name(object), json!(entries(object, "data") + entries(object, "binaryData")), age(object, now)],
+    cells: |object, now| {
+        vec![name(object), json!(entries(object, "data") + entries(object, "binaryData")), age(object, now)]
+    },
 };
 
 /// Secrets.
 pub(super) static SECRETS: Layout = Layout {
-    columns: &[NAME, column("Type", "What the secret is for; some types require keys."), column("Data", "How many keys it has."), AGE],
-    cells: |object, now| vec![name(object), json!(object::text(object, "/type")), json!(entries(object, "data")), age(object, now)],
+    columns: &[
+        NAME,
+        column("Type", "What the secret is for; some types require keys."),
+        column("Data", "How many keys it has."),
+        AGE,
+    ],
+    cells: |object, now| {
+        vec![name(object), json!(object::text(object, "/type")), json!(entries(object, "data")), age(object, now)]
+    },
 };
 
 /// Namespaces.

@@ -79,7 +79,8 @@ mod tests {
             "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:04:50Z",
             "involvedObject": {"kind": "Pod", "name": "p", "fieldPath": "spec.containers{a}"}, "source": {"component": "kubelet", "host": "n"},
         });
-        let expected = json!(["10s", "Warning", "BackOff", "pod/p", "spec.containers{a}", "kubelet, n", "again", "5m", 4, "e"]);
+        let expected =
+            json!(["10s", "Warning", "BackOff", "pod/p", "spec.containers{a}", "kubelet, n", "again", "5m", 4, "e"]);
         assert_eq!(json!(cells(&old, now)), expected);
         let new = json!({
             "metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.5Z", "involvedObject": {"kind": "Node"},

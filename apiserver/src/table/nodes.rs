@@ -52,7 +52,8 @@ fn cells(node: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn status(node: &Value) -> String {
-    let ready = object::items(node, "/status/conditions").iter().rfind(|condition| object::text(condition, "/type") == "Ready");
+    let ready =
+        object::items(node, "/status/conditions").iter().rfind(|condition| object::text(condition, "/type") == "Ready");
     let mut status = match ready {
         Some(condition) if object::text(condition, "/status") == "True" => "Ready",
         Some(_) => "NotReady",
@@ -99,7 +100,18 @@ mod tests {
                 "nodeInfo": {"kubeletVersion": "v1", "kernelVersion": "6.1", "architecture": "amd64"},
             },
         });
-        let expected = json!(["n", "NotReady,SchedulingDisabled", "edge,worker", "<unknown>", "v1", "10.0.0.1", "<none>", "<unknown>", "6.1 (amd64)", "<unknown>"]);
+        let expected = json!([
+            "n",
+            "NotReady,SchedulingDisabled",
+            "edge,worker",
+            "<unknown>",
+            "v1",
+            "10.0.0.1",
+            "<none>",
+            "<unknown>",
+            "6.1 (amd64)",
+            "<unknown>"
+        ]);
         assert_eq!(json!(cells(&node, Timestamp::UNIX_EPOCH)), expected);
     }
 }

@@ -31,7 +31,9 @@ pub(super) fn row_conditions(resource: &Resource, pod: &Value) -> Option<Value> 
         ("pods", "Failed") => "The pod failed.",
         _ => return None,
     };
-    Some(json!([{"type": "Completed", "status": "True", "reason": object::text(pod, "/status/phase"), "message": message}]))
+    Some(
+        json!([{"type": "Completed", "status": "True", "reason": object::text(pod, "/status/phase"), "message": message}]),
+    )
 }
 
 fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
@@ -105,7 +107,9 @@ struct Beginning {
 
 fn is_sidecar(pod: &Value, name: &str) -> bool {
     let mut containers = object::items(pod, "/spec/initContainers").iter();
-    containers.any(|container| object::text(container, "/name") == name && object::text(container, "/restartPolicy") == "Always")
+    containers.any(|container| {
+        object::text(container, "/name") == name && object::text(container, "/restartPolicy") == "Always"
+    })
 }
 
 fn summarize(pod: &Value) -> Summary {
@@ -246,14 +250,27 @@ mod tests {
                 {"name": "i", "restartCount": 1, "state": i}, {"name": "s", "restartCount": 2, "started": true, "ready": true, "state": s}, {"name": "j", "state": j},
             ], "containerStatuses": [{"name": "a", "state": {"waiting": {"reason": "PodInitializing"}}}]})
         };
-        let (done, waiting) = (json!({"terminated": {"exitCode": 0}}), json!({"waiting": {"reason": "PodInitializing"}}));
+        let (done, waiting) =
+            (json!({"terminated": {"exitCode": 0}}), json!({"waiting": {"reason": "PodInitializing"}}));
         let running = json!({"running": {}});
-        assert_eq!(row(init(running.clone(), waiting.clone(), waiting.clone()), spec.clone()), shown("0/2", "Init:0/3", "1"));
-        assert_eq!(row(init(done.clone(), running.clone(), waiting.clone()), spec.clone()), shown("1/2", "Init:2/3", "3"));
+        assert_eq!(
+            row(init(running.clone(), waiting.clone(), waiting.clone()), spec.clone()),
+            shown("0/2", "Init:0/3", "1")
+        );
+        assert_eq!(
+            row(init(done.clone(), running.clone(), waiting.clone()), spec.clone()),
+            shown("1/2", "Init:2/3", "3")
+        );
         let failed = json!({"terminated": {"exitCode": 3}});
-        assert_eq!(row(init(done.clone(), running.clone(), failed), spec.clone()), shown("1/2", "Init:ExitCode:3", "3"));
+        assert_eq!(
+            row(init(done.clone(), running.clone(), failed), spec.clone()),
+            shown("1/2", "Init:ExitCode:3", "3")
+        );
         let back_off = json!({"waiting": {"reason": "CrashLoopBackOff"}});
-        assert_eq!(row(init(back_off, waiting.clone(), waiting), spec.clone()), shown("0/2", "Init:CrashLoopBackOff", "1"));
+        assert_eq!(
+            row(init(back_off, waiting.clone(), waiting), spec.clone()),
+            shown("0/2", "Init:CrashLoopBackOff", "1")
+        );
         assert_eq!(row(init(done.clone(), running, done), spec), shown("1/2", "PodInitializing", "2"));
     }
 

@@ -41,7 +41,8 @@ pub(super) static ENDPOINT_SLICES: Layout = Layout {
         AGE,
     ],
     cells: |object, now| {
-        let addresses = object::items(object, "/endpoints").iter().flat_map(|endpoint| object::strings(endpoint, "/addresses"));
+        let addresses =
+            object::items(object, "/endpoints").iter().flat_map(|endpoint| object::strings(endpoint, "/addresses"));
         vec![
             name(object),
             json!(object::text(object, "/addressType")),
@@ -56,8 +57,11 @@ fn service_cells(service: &Value, now: Timestamp) -> Vec<Value> {
     let cluster_ips = object::strings(service, "/spec/clusterIPs");
     let ports: Vec<String> = object::items(service, "/spec/ports").iter().map(service_port).collect();
     let selector = service.pointer("/spec/selector").and_then(Value::as_object);
-    let selector: Vec<String> =
-        selector.into_iter().flatten().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let selector: Vec<String> = selector
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
     let or_none = |text: String| if text.is_empty() { "<none>".to_string() } else { text };
     vec![
         name(service),
@@ -87,7 +91,11 @@ fn external(service: &Value) -> String {
     if kind == "LoadBalancer" {
         let given = object::items(service, "/status/loadBalancer/ingress").iter();
         let given: BTreeSet<&str> = given
-            .map(|ingress| Some(object::text(ingress, "/ip")).filter(|ip| !ip.is_empty()).unwrap_or(object::text(ingress, "/hostname")))
+            .map(|ingress| {
+                Some(object::text(ingress, "/ip"))
+                    .filter(|ip| !ip.is_empty())
+                    .unwrap_or(object::text(ingress, "/hostname"))
+            })
             .filter(|text| !text.is_empty())
             .collect();
         found.extend(given);
@@ -111,14 +119,19 @@ fn slice_port(port: &Value) -> String {
 fn endpoints(object: &Value) -> String {
     let mut found = Vec::new();
     for subset in object::items(object, "/subsets") {
-        let addresses: Vec<&str> = object::items(subset, "/addresses").iter().map(|address| object::text(address, "/ip")).collect();
+        let addresses: Vec<&str> =
+            object::items(subset, "/addresses").iter().map(|address| object::text(address, "/ip")).collect();
         let ports = object::items(subset, "/ports");
         if ports.is_empty() {
             found.extend(addresses.iter().map(ToString::to_string));
         }
         for port in ports {
             let number = object::number(port, "/port").unwrap_or(0);
-            found.extend(addresses.iter().map(|ip| if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }));
+            found.extend(
+                addresses
+                    .iter()
+                    .map(|ip| if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }),
+            );
         }
     }
     let more = found.len().saturating_sub(SHOWN_MAX);

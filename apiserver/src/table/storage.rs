@@ -66,7 +66,8 @@ pub(super) static CSI_DRIVERS: Layout = Layout {
 
 fn modes(object: &Value, pointer: &str) -> String {
     let given = object::strings(object, pointer);
-    let known = [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
+    let known =
+        [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
     let short: Vec<&str> = known.into_iter().filter(|(mode, _)| given.contains(mode)).map(|(_, short)| short).collect();
     short.join(",")
 }
@@ -152,7 +153,8 @@ mod tests {
             "metadata": {"name": "v", "deletionTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadOnlyMany"], "persistentVolumeReclaimPolicy": "Delete", "claimRef": {"namespace": "n", "name": "c"}},
         });
-        let expected = json!(["v", "1Gi", "ROX", "Delete", "Terminating", "n/c", "", "<unset>", "", "<unknown>", "<unset>"]);
+        let expected =
+            json!(["v", "1Gi", "ROX", "Delete", "Terminating", "n/c", "", "<unset>", "", "<unknown>", "<unset>"]);
         assert_eq!(json!(volume_cells(&volume, Timestamp::UNIX_EPOCH)), expected);
     }
 }

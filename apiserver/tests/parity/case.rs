@@ -32,6 +32,9 @@ pub struct Case {
     /// What is saved of the answer: name and pointer.
     #[serde(default)]
     pub save: BTreeMap<String, String>,
+    /// Lists of which ours is a part: pointer to the list, key or pointer that names an item.
+    #[serde(default)]
+    pub subset: BTreeMap<String, String>,
     /// Pointers (with `*` for any part) whose difference is meant, each with the reason.
     #[serde(default)]
     pub ignore: BTreeMap<String, String>,
@@ -57,7 +60,8 @@ impl Script {
 
 impl Case {
     pub fn title(&self) -> String {
-        let body: String = if self.body.is_null() { self.text.clone().unwrap_or_default() } else { self.body.to_string() };
+        let body: String =
+            if self.body.is_null() { self.text.clone().unwrap_or_default() } else { self.body.to_string() };
         let body: String = body.chars().take(150).collect();
         format!("{} {body}", self.send)
     }
@@ -81,7 +85,8 @@ pub async fn send(client: &reqwest::Client, url: &str, case: &Case, saved: &BTre
     };
     if let Some(text) = text {
         let media = case.media.as_deref().unwrap_or("json");
-        let media = if media.contains('/') || media.is_empty() { media.to_string() } else { format!("application/{media}") };
+        let media =
+            if media.contains('/') || media.is_empty() { media.to_string() } else { format!("application/{media}") };
         request = request.header("content-type", media).body(fill(&text, saved));
     }
     let response = request.send().await.unwrap_or_else(|error| panic!("{}: {error}", case.send));
@@ -92,7 +97,11 @@ pub async fn send(client: &reqwest::Client, url: &str, case: &Case, saved: &BTre
     warnings.sort();
     let code = response.status().as_u16();
     let text = response.text().await.unwrap();
-    let body = serde_json::from_str(&text).unwrap_or_else(|_| {
+    let parsed = match media.as_str() {
+        "application/yaml" => serde_saphyr::from_str(&text).map_err(|error| error.to_string()),
+        _ => serde_json::from_str(&text).map_err(|error| error.to_string()),
+    };
+    let body = parsed.unwrap_or_else(|_| {
         let lines: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
         match lines {
             Ok(lines) if !lines.is_empty() => Value::Array(lines),

@@ -9,12 +9,13 @@ use serde_json::Value;
 use crate::case::Answer;
 
 /// Keys that only the server's own software, time or random source decides.
-const DROPPED: [&str; 1] = ["managedFields"];
+const DROPPED: [&str; 2] = ["managedFields", "storageVersionHash"];
 
 /// Patterns in texts, and what stands for them.
 static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
     [
         (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<uid>"),
+        (r"-----BEGIN [^\x00]*", "<certificate>"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
         (r"^((\d+[ydhms]){1,2}|<invalid>)$", "<age>"),
         (r"kube-api-access-[a-z0-9]{5}", "kube-api-access-<random>"),
@@ -40,7 +41,9 @@ fn normal(key: &str, value: &Value) -> Value {
                 entries
                     .map(|(key, value)| {
                         let value = match (key.as_str(), &generated, value) {
-                            ("name", Some(stem), Value::String(name)) if name.starts_with(stem.as_str()) => format!("{stem}<random>").into(),
+                            ("name", Some(stem), Value::String(name)) if name.starts_with(stem.as_str()) => {
+                                format!("{stem}<random>").into()
+                            }
                             // Ours are words about the same column.
                             ("description", _, _) if map.contains_key("priority") => "<text>".into(),
                             _ => normal(key, value),
@@ -51,31 +54,40 @@ fn normal(key: &str, value: &Value) -> Value {
             )
         }
         Value::Array(items) => {
-            let mut items: Vec<Value> = items.iter().filter(|item| !is_made_by_controllers(item)).map(|item| normal(key, item)).collect();
+            let mut items: Vec<Value> =
+                items.iter().filter(|item| !is_made_by_controllers(item)).map(|item| normal(key, item)).collect();
             // The order of several faults says nothing.
             if key == "causes" {
                 items.sort_by_key(Value::to_string);
             }
             Value::Array(items)
         }
-        Value::String(_) if matches!(key, "resourceVersion" | "continue") && value.as_str() != Some("") => format!("<{key}>").into(),
-        Value::Number(number) if matches!(key, "nodePort" | "healthCheckNodePort") && number.as_i64() > Some(0) => "<node port>".into(),
-        Value::String(text) => {
-            PATTERNS.iter().fold(text.clone(), |text, (pattern, stand_in)| pattern.replace_all(&text, *stand_in).into_owned()).into()
+        Value::String(_) if matches!(key, "resourceVersion" | "continue") && value.as_str() != Some("") => {
+            format!("<{key}>").into()
         }
+        Value::Number(number) if matches!(key, "nodePort" | "healthCheckNodePort") && number.as_i64() > Some(0) => {
+            "<node port>".into()
+        }
+        Value::String(text) => PATTERNS
+            .iter()
+            .fold(text.clone(), |text, (pattern, stand_in)| pattern.replace_all(&text, *stand_in).into_owned())
+            .into(),
         other => other.clone(),
     }
 }
 
 /// The certificate of the authority, which the controller manager makes in every namespace.
 fn is_made_by_controllers(item: &Value) -> bool {
-    ["/metadata/name", "/object/metadata/name"].iter().any(|name| item.pointer(name).and_then(Value::as_str) == Some("kube-root-ca.crt"))
+    ["/metadata/name", "/object/metadata/name"]
+        .iter()
+        .any(|name| item.pointer(name).and_then(Value::as_str) == Some("kube-root-ca.crt"))
 }
 
 /// Several faults are told in the causes; the message only repeats them.
 fn without_repetition(mut body: Value) -> Value {
     let several = body.pointer("/details/causes").and_then(Value::as_array).is_some_and(|causes| causes.len() > 1);
-    if several && let Some((head, _)) = body["message"].as_str().and_then(|message| message.split_once(" is invalid: ")) {
+    if several && let Some((head, _)) = body["message"].as_str().and_then(|message| message.split_once(" is invalid: "))
+    {
         body["message"] = format!("{head} is invalid: <causes>").into();
     }
     body
@@ -84,7 +96,7 @@ fn without_repetition(mut body: Value) -> Value {
 /// What differs, as pointer, real value, own value.
 pub fn differences(real: &Answer, own: &Answer, ignored: &BTreeMap<String, String>) -> Vec<String> {
     let mut found = Vec::new();
-    if real.code != own.code {
+    if real.code != own.code && !ignored.contains_key("/code") {
         found.push(format!("code: {} | {}", real.code, own.code));
     }
     if real.media != own.media && !ignored.contains_key("media") {
@@ -98,10 +110,28 @@ pub fn differences(real: &Answer, own: &Answer, ignored: &BTreeMap<String, Strin
     found
 }
 
+/// Takes out of the real lists what ours does not have.
+pub fn narrow(real: &mut Value, own: &Value, subset: &BTreeMap<String, String>) {
+    for (pointer, key) in subset {
+        let id = |item: &Value| if key.starts_with('/') { item.pointer(key).cloned() } else { item.get(key).cloned() };
+        let own: Vec<Option<Value>> =
+            own.pointer(pointer).and_then(Value::as_array).into_iter().flatten().map(id).collect();
+        let Some(list) = real.pointer_mut(pointer).and_then(Value::as_array_mut) else { continue };
+        list.retain(|item| own.contains(&id(item)));
+        // Inside the groups that both have, a version or resource that ours does not serve.
+        for item in list {
+            if let Some(versions) = item.get_mut("versions").and_then(Value::as_array_mut) {
+                versions.retain(|version| version["version"] == "v1");
+            }
+        }
+    }
+}
+
 fn is_ignored(pointer: &str, ignored: &BTreeMap<String, String>) -> bool {
     ignored.keys().any(|pattern| {
         let (pattern, pointer): (Vec<&str>, Vec<&str>) = (pattern.split('/').collect(), pointer.split('/').collect());
-        pattern.len() == pointer.len() && pattern.iter().zip(&pointer).all(|(pattern, part)| *pattern == "*" || pattern == part)
+        pattern.len() == pointer.len()
+            && pattern.iter().zip(&pointer).all(|(pattern, part)| *pattern == "*" || pattern == part)
     })
 }
 

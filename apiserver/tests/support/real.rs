@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 
 /// How long the control plane may take to be ready.
 const START_DEADLINE: Duration = Duration::from_secs(90);
@@ -50,7 +52,11 @@ impl RealServer {
         issue(folder.path(), &authority, "admin", "admin", &["system:masters"]);
         let (etcd_port, port) = (free_port(), free_port());
         let children = vec![start_etcd(folder.path(), etcd_port), start_apiserver(folder.path(), etcd_port, port)];
-        let pem = [std::fs::read(folder.path().join("admin.crt")).unwrap(), std::fs::read(folder.path().join("admin.key")).unwrap()].concat();
+        let pem = [
+            std::fs::read(folder.path().join("admin.crt")).unwrap(),
+            std::fs::read(folder.path().join("admin.key")).unwrap(),
+        ]
+        .concat();
         let admin = reqwest::Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(authority_pem.as_bytes()).unwrap()])
             .identity(reqwest::Identity::from_pem(&pem).unwrap())
@@ -64,7 +70,8 @@ impl RealServer {
     async fn wait_until_ready(&mut self) {
         let deadline = Instant::now() + START_DEADLINE;
         loop {
-            if let Ok(answer) = self.admin.get(format!("{}/readyz", self.url)).timeout(Duration::from_secs(2)).send().await
+            if let Ok(answer) =
+                self.admin.get(format!("{}/readyz", self.url)).timeout(Duration::from_secs(2)).send().await
                 && answer.status().is_success()
             {
                 return;

@@ -46,7 +46,8 @@ impl Server {
     async fn start_as(dir: tempfile::TempDir, change: impl FnOnce(&mut ApiServerConfig)) -> Server {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let pki = Pki::ensure(&dir.path().join("pki"), &PkiOptions { node_name: "n1".into(), ..PkiOptions::default() }).unwrap();
+        let pki = Pki::ensure(&dir.path().join("pki"), &PkiOptions { node_name: "n1".into(), ..PkiOptions::default() })
+            .unwrap();
         let mut config = ApiServerConfig::new(dir.path().join("api"), &pki, ([127, 0, 0, 1], port).into());
         let ready = Arc::new(Notify::new());
         config.ready = Some(ready.clone());
@@ -77,7 +78,14 @@ impl Server {
     }
 
     /// Sends a request as a client; returns code and document.
-    pub async fn call(&self, client: &reqwest::Client, method: &str, path: &str, media: &str, body: Option<&Value>) -> (u16, Value) {
+    pub async fn call(
+        &self,
+        client: &reqwest::Client,
+        method: &str,
+        path: &str,
+        media: &str,
+        body: Option<&Value>,
+    ) -> (u16, Value) {
         let mut request = client.request(method.parse().unwrap(), format!("{}{path}", self.url));
         if let Some(body) = body {
             request = request.header("content-type", media).body(body.to_string());

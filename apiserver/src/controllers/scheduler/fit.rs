@@ -73,7 +73,9 @@ pub(super) fn term_matches(term: &Value, node: &Value, labels: &Value) -> bool {
         return false;
     }
     expressions.iter().all(|item| matches(item, labels.get(object::text(item, "/key")).and_then(Value::as_str)))
-        && fields.iter().all(|item| object::text(item, "/key") == "metadata.name" && matches(item, Some(object::name(node))))
+        && fields
+            .iter()
+            .all(|item| object::text(item, "/key") == "metadata.name" && matches(item, Some(object::name(node))))
 }
 
 /// What a pod asks for, in thousandths; the pod itself counts as one `pods`.
@@ -122,7 +124,8 @@ fn lacks_room(pod: &Value, node: &Value, pods: &[Value]) -> Option<String> {
     let mut used: BTreeMap<String, i128> = BTreeMap::new();
     let mut host_ports = Vec::new();
     for other in pods {
-        let here = object::text(other, "/spec/nodeName") == name && !matches!(object::text(other, "/status/phase"), "Succeeded" | "Failed");
+        let here = object::text(other, "/spec/nodeName") == name
+            && !matches!(object::text(other, "/status/phase"), "Succeeded" | "Failed");
         if !here {
             continue;
         }
@@ -135,7 +138,8 @@ fn lacks_room(pod: &Value, node: &Value, pods: &[Value]) -> Option<String> {
         return Some("node(s) didn't have free ports for the requested pod ports".into());
     }
     for (resource, amount) in requests(pod) {
-        let allocatable = node.pointer("/status/allocatable").and_then(|map| map.get(&resource)).and_then(Value::as_str);
+        let allocatable =
+            node.pointer("/status/allocatable").and_then(|map| map.get(&resource)).and_then(Value::as_str);
         let room = allocatable.and_then(Quantity::parse).map_or(0, |room| room.milli());
         if amount > 0 && used.get(&resource).copied().unwrap_or(0) + amount > room {
             return Some(if resource == "pods" { "Too many pods".into() } else { format!("Insufficient {resource}") });

@@ -8,7 +8,12 @@ use crate::object;
 use crate::quantity::Quantity;
 
 /// The volume that the claim names, that names the claim, or the smallest that fits.
-pub(super) fn volume_for<'a>(claim: &Value, volumes: &'a [Value], taken: &BTreeSet<String>, waits: bool) -> Option<&'a Value> {
+pub(super) fn volume_for<'a>(
+    claim: &Value,
+    volumes: &'a [Value],
+    taken: &BTreeSet<String>,
+    waits: bool,
+) -> Option<&'a Value> {
     let free = |volume: &&Value| !taken.contains(object::name(volume)) && !object::is_terminating(volume);
     let prebound = |volume: &&Value| {
         object::text(volume, "/spec/claimRef/name") == object::name(claim)
@@ -67,7 +72,12 @@ mod tests {
     #[test]
     fn the_smallest_that_fits() {
         let claim = json!({"metadata": {"name": "c", "namespace": "a", "uid": "u"}, "spec": {"storageClassName": "s", "volumeMode": "Filesystem", "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}});
-        let volumes = [volume("small", "1Gi", None), volume("large", "9Gi", None), volume("right", "2Gi", None), volume("other", "2Gi", Some("x"))];
+        let volumes = [
+            volume("small", "1Gi", None),
+            volume("large", "9Gi", None),
+            volume("right", "2Gi", None),
+            volume("other", "2Gi", Some("x")),
+        ];
         let none = BTreeSet::new();
         assert_eq!(object::name(volume_for(&claim, &volumes, &none, false).unwrap()), "right");
         assert!(volume_for(&claim, &volumes, &none, true).is_none());

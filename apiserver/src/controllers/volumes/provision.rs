@@ -29,7 +29,11 @@ async fn tell(api: &Api, claim: &Value, kind: &'static str, reason: &'static str
 }
 
 /// Makes the claim's volume if its class has a driver here and the time has come.
-pub(super) async fn provision(api: &Arc<Api>, claim: &Value, classes: &BTreeMap<String, Value>) -> Result<(), ApiError> {
+pub(super) async fn provision(
+    api: &Arc<Api>,
+    claim: &Value,
+    classes: &BTreeMap<String, Value>,
+) -> Result<(), ApiError> {
     let class_name = object::text(claim, "/spec/storageClassName");
     if class_name.is_empty() || !object::text(claim, "/spec/volumeName").is_empty() {
         let message = "no persistent volumes available for this claim and no storage class is set";
@@ -37,19 +41,29 @@ pub(super) async fn provision(api: &Arc<Api>, claim: &Value, classes: &BTreeMap<
         return Ok(());
     }
     let Some(class) = classes.get(class_name) else {
-        tell(api, claim, "Warning", "ProvisioningFailed", &format!("storageclass.storage.k8s.io {class_name:?} not found")).await;
+        tell(
+            api,
+            claim,
+            "Warning",
+            "ProvisioningFailed",
+            &format!("storageclass.storage.k8s.io {class_name:?} not found"),
+        )
+        .await;
         return Ok(());
     };
     let driver = object::text(class, "/provisioner").to_string();
     let late = object::text(class, "/volumeBindingMode") == "WaitForFirstConsumer";
     let node = annotation(claim, SELECTED_NODE).to_string();
     if late && node.is_empty() {
-        tell(api, claim, "Normal", "WaitForFirstConsumer", "waiting for first consumer to be created before binding").await;
+        tell(api, claim, "Normal", "WaitForFirstConsumer", "waiting for first consumer to be created before binding")
+            .await;
         return Ok(());
     }
     let Some(socket) = api.config.csi_sockets.get(&driver) else {
         if driver != "kubernetes.io/no-provisioner" {
-            let message = format!("Waiting for a volume to be created either by the external provisioner '{driver}' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.");
+            let message = format!(
+                "Waiting for a volume to be created either by the external provisioner '{driver}' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."
+            );
             tell(api, claim, "Normal", "ExternalProvisioning", &message).await;
         }
         return Ok(());
@@ -57,7 +71,14 @@ pub(super) async fn provision(api: &Arc<Api>, claim: &Value, classes: &BTreeMap<
     let request = match request(api, claim, class, &driver, &node) {
         Ok(request) => request,
         Err(why) => {
-            tell(api, claim, "Warning", "ProvisioningFailed", &format!("failed to provision volume with StorageClass {class_name:?}: {why}")).await;
+            tell(
+                api,
+                claim,
+                "Warning",
+                "ProvisioningFailed",
+                &format!("failed to provision volume with StorageClass {class_name:?}: {why}"),
+            )
+            .await;
             return Ok(());
         }
     };
@@ -65,7 +86,14 @@ pub(super) async fn provision(api: &Arc<Api>, claim: &Value, classes: &BTreeMap<
     match csi::create_volume(socket, request).await {
         Ok(volume) => store(api, claim, class, &driver, &name, volume).await,
         Err(error) => {
-            tell(api, claim, "Warning", "ProvisioningFailed", &format!("failed to provision volume with StorageClass {class_name:?}: {error}")).await;
+            tell(
+                api,
+                claim,
+                "Warning",
+                "ProvisioningFailed",
+                &format!("failed to provision volume with StorageClass {class_name:?}: {error}"),
+            )
+            .await;
             Err(ApiError::unavailable(format!("claim {}/{}: {error}", object::namespace(claim), object::name(claim))))
         }
     }
@@ -91,7 +119,8 @@ fn request(api: &Api, claim: &Value, class: &Value, driver: &str, node: &str) ->
             access_type: Some(access_type.clone()),
         })
         .collect();
-    let size = Quantity::parse(object::text(claim, "/spec/resources/requests/storage")).ok_or("the claim asks for no size")?;
+    let size =
+        Quantity::parse(object::text(claim, "/spec/resources/requests/storage")).ok_or("the claim asks for no size")?;
     let required_bytes = i64::try_from(size.units()).map_err(|_| "the claim asks for more than there can be")?;
     Ok(CreateVolumeRequest {
         name: format!("pvc-{}", object::uid(claim)),
@@ -122,7 +151,8 @@ fn topology(api: &Api, driver: &str, node: &str) -> Option<TopologyRequirement> 
     let node = nodes.iter().find(|other| object::name(other) == node).or_else(|| nodes.first())?;
     let csi_nodes = resource("storage.k8s.io", "csinodes").ok()?;
     let csi_node = api.store.get_value(&ObjectKey::new(csi_nodes, "", object::name(node))).ok()??;
-    let entry = object::items(&csi_node, "/spec/drivers").iter().find(|entry| object::text(entry, "/name") == driver)?;
+    let entry =
+        object::items(&csi_node, "/spec/drivers").iter().find(|entry| object::text(entry, "/name") == driver)?;
     let labels = node.pointer("/metadata/labels")?;
     let segments: std::collections::HashMap<String, String> = object::strings(entry, "/topologyKeys")
         .into_iter()
@@ -136,7 +166,14 @@ fn topology(api: &Api, driver: &str, node: &str) -> Option<TopologyRequirement> 
 }
 
 /// Stores the volume that the driver made and binds it.
-async fn store(api: &Arc<Api>, claim: &Value, class: &Value, driver: &str, name: &str, made: Volume) -> Result<(), ApiError> {
+async fn store(
+    api: &Arc<Api>,
+    claim: &Value,
+    class: &Value,
+    driver: &str,
+    name: &str,
+    made: Volume,
+) -> Result<(), ApiError> {
     let volumes = registry::core("persistentvolumes");
     let bytes = if made.capacity_bytes > 0 {
         made.capacity_bytes.to_string()
@@ -165,8 +202,11 @@ async fn store(api: &Arc<Api>, claim: &Value, class: &Value, driver: &str, name:
         .iter()
         .filter(|topology| !topology.segments.is_empty())
         .map(|topology| {
-            let expressions: Vec<Value> =
-                topology.segments.iter().map(|(key, value)| json!({"key": key, "operator": "In", "values": [value]})).collect();
+            let expressions: Vec<Value> = topology
+                .segments
+                .iter()
+                .map(|(key, value)| json!({"key": key, "operator": "In", "values": [value]}))
+                .collect();
             json!({"matchExpressions": expressions})
         })
         .collect();
@@ -175,15 +215,18 @@ async fn store(api: &Arc<Api>, claim: &Value, class: &Value, driver: &str, name:
     }
     let object = json!({"metadata": {"name": name, "annotations": {PROVISIONED_BY: driver}, "finalizers": [VOLUME_PROTECTION]}, "spec": spec});
     let user = User::server();
-    let volume = match create_object(api, Creation { resource: volumes, namespace: "", object, user: &user, dry_run: false }).await {
-        Ok(volume) => volume,
-        // Made by a pass that was interrupted.
-        Err(error) if error.code == 409 => {
-            let key = ObjectKey::new(volumes, "", name);
-            api.store.get_value(&key).map_err(|error| ApiError::from_store(error, volumes, name))?.ok_or(error)?
-        }
-        Err(error) => return Err(error),
-    };
+    let volume =
+        match create_object(api, Creation { resource: volumes, namespace: "", object, user: &user, dry_run: false })
+            .await
+        {
+            Ok(volume) => volume,
+            // Made by a pass that was interrupted.
+            Err(error) if error.code == 409 => {
+                let key = ObjectKey::new(volumes, "", name);
+                api.store.get_value(&key).map_err(|error| ApiError::from_store(error, volumes, name))?.ok_or(error)?
+            }
+            Err(error) => return Err(error),
+        };
     bind(api, claim, &volume).await?;
     tell(api, claim, "Normal", "ProvisioningSucceeded", &format!("Successfully provisioned volume {name}")).await;
     Ok(())
@@ -207,7 +250,14 @@ pub(super) async fn delete(api: &Arc<Api>, volume: &Value) -> Result<(), ApiErro
     let key = key_of(registry::core("persistentvolumes"), volume);
     if let Err(error) = csi::delete_volume(socket, object::text(volume, "/spec/csi/volumeHandle")).await {
         let message = error.to_string();
-        record(api, "PersistentVolume", "v1", volume, Note { kind: "Warning", reason: "VolumeFailedDelete", message: &message, component: NAME }).await;
+        record(
+            api,
+            "PersistentVolume",
+            "v1",
+            volume,
+            Note { kind: "Warning", reason: "VolumeFailedDelete", message: &message, component: NAME },
+        )
+        .await;
         change(api, &key, |old| {
             let mut new = old.clone();
             new["status"] = json!({"phase": "Failed", "message": message});
