@@ -128,7 +128,7 @@ pub fn raise_loopback(path: &Path) -> Result<(), NamespaceError> {
         request.ifr_name[1] = b'o' as libc::c_char;
         request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
         // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives during the call.
-        match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
+        match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) } {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         }

@@ -146,8 +146,7 @@ impl Links {
     /// # Errors
     /// When the kernel refuses.
     pub fn list(&self) -> Result<Vec<Link>, NetworkError> {
-        let all: Result<Vec<LinkMessage>, _> =
-            self.runtime.block_on(self.handle.link().get().execute().try_collect());
+        let all: Result<Vec<LinkMessage>, _> = self.runtime.block_on(self.handle.link().get().execute().try_collect());
         Ok(all.map_err(failed("list the links"))?.iter().map(read_link).collect())
     }
 
@@ -366,7 +365,9 @@ impl Links {
             let listed: Result<Vec<RouteMessage>, _> =
                 self.runtime.block_on(self.handle.route().get(message).execute().try_collect());
             let listed = listed.map_err(failed("list the routes"))?;
-            found.extend(listed.iter().filter_map(|message| read_route(message, any)).filter(|route| route.link == index));
+            found.extend(
+                listed.iter().filter_map(|message| read_route(message, any)).filter(|route| route.link == index),
+            );
         }
         Ok(found)
     }

@@ -3,8 +3,8 @@
 use std::io;
 
 use netlink_bindings::nftables::{
-    Chained, CmpOps, FibFlags, FibResult, MetaKeys, NatRangeFlags, Nfgenmsg, PayloadBase, PushExprListAttrs,
-    PushRuleAttrs, Registers, Request, VerdictCode,
+    Chained, CmpOps, FibFlags, MetaKeys, NatRangeFlags, Nfgenmsg, PayloadBase, PushExprListAttrs, PushRuleAttrs,
+    Registers, Request, VerdictCode,
 };
 use netlink_bindings::utils::RequestBuf;
 use netlink_socket2::{NetlinkSocket, ReplyError};
@@ -50,6 +50,9 @@ pub const PRIORITY_DNAT: i32 = -100;
 pub const PRIORITY_SNAT: i32 = 100;
 /// Type of a local address (`RTN_LOCAL`).
 pub const LOCAL: u32 = 2;
+
+/// `NFT_FIB_RESULT_ADDRTYPE`; the bindings count it without the value that stands for none.
+const FIB_ADDRTYPE: u32 = 3;
 
 /// One step of a rule. Comparisons end the rule when they don't hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -339,15 +342,14 @@ fn encode(chained: &mut Chained<'static>, change: &Change) {
             for step in steps {
                 steps_encoder = push_step(steps_encoder, step);
             }
-            steps_encoder.end_nested().push_userdata(&comment_bytes(comment));
+            let rule = steps_encoder.end_nested();
+            if !comment.is_empty() {
+                rule.push_userdata(&comment_bytes(comment));
+            }
         }
         Change::DeleteRule { family, table, chain, handle } => {
             let mut request = chained.request().op_delrule_do(&header(*family));
-            request
-                .encode()
-                .push_table_bytes(table.as_bytes())
-                .push_chain_bytes(chain.as_bytes())
-                .push_handle(*handle);
+            request.encode().push_table_bytes(table.as_bytes()).push_chain_bytes(chain.as_bytes()).push_handle(*handle);
         }
         Change::FlushChain(family, table, chain) => {
             let mut request = chained.request().op_delrule_do(&header(*family));
@@ -384,7 +386,7 @@ fn push_step<'a>(steps: Steps<'a>, step: &Step) -> Steps<'a> {
                 .nested_elem()
                 .nested_data_fib()
                 .push_dreg(VALUE)
-                .push_result(FibResult::Addrtype as u32)
+                .push_result(FIB_ADDRTYPE)
                 .push_flags(FibFlags::Daddr as u32)
                 .end_nested()
                 .end_nested();
@@ -479,7 +481,7 @@ fn dnat(steps: Steps<'_>, address: std::net::IpAddr, port: u16) -> Steps<'_> {
         std::net::IpAddr::V4(v4) => (v4.octets().to_vec(), Family::Ipv4),
         std::net::IpAddr::V6(v6) => (v6.octets().to_vec(), Family::Ipv6),
     };
-    let flags = NatRangeFlags::MapIps as u32 | NatRangeFlags::ProtoSpecified as u32;
+    let flags = NatRangeFlags::ProtoSpecified as u32;
     let steps = immediate(immediate(steps, VALUE, &bytes), PORT, &port.to_be_bytes());
     steps
         .nested_elem()

@@ -140,8 +140,7 @@ fn prepare(
     };
     let folder = sandbox.folder.join("containers").join(&id);
     make_folders(&[&folder, &shim_spec.upper_dir, &shim_spec.work_dir])?;
-    for (name, text) in
-        [("container.json", serde_json::to_vec(&shim_spec)), ("config.json", serde_json::to_vec(&spec))]
+    for (name, text) in [("container.json", serde_json::to_vec(&shim_spec)), ("config.json", serde_json::to_vec(&spec))]
     {
         let path = folder.join(name);
         let written = text.map_err(std::io::Error::from).and_then(|text| std::fs::write(&path, text));
@@ -187,7 +186,12 @@ fn new_record(
 /// Removes what a failed creation has made.
 async fn undo(server: &Server, sandbox: &Sandbox, id: &str) {
     if let Err(error) = crate::container_remove::remove_parts(server, sandbox, id).await {
-        tracing::warn!(pod = sandbox.pod(), id, error = chain(&error), "undo a failed container; removing the sandbox removes the rest");
+        tracing::warn!(
+            pod = sandbox.pod(),
+            id,
+            error = chain(&error),
+            "undo a failed container; removing the sandbox removes the rest"
+        );
     }
 }
 

@@ -86,10 +86,7 @@ pub(crate) async fn start(
 }
 
 /// Starts a command with a terminal and returns the terminal's master.
-pub(crate) async fn start_terminal(
-    container: &Container,
-    args: Vec<String>,
-) -> Result<(ShimCall, OwnedFd), RpcError> {
+pub(crate) async fn start_terminal(container: &Container, args: Vec<String>) -> Result<(ShimCall, OwnedFd), RpcError> {
     let env = vec!["TERM=xterm".to_string()];
     let request = Request::Exec { id: container.id.clone(), args, env, tty: true };
     let started = async {

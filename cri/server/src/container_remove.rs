@@ -45,7 +45,11 @@ pub(crate) async fn remove_parts(server: &Server, sandbox: &Sandbox, id: &str) -
     match shim::tell(&sandbox.folder, &Request::Delete { id: id.into() }).await {
         Ok(()) | Err(ShimError::Gone { .. }) => {}
         Err(source) => {
-            return Err(RpcError::Shim { step: "remove the container", object: format!("{id} in {}", sandbox.pod()), source });
+            return Err(RpcError::Shim {
+                step: "remove the container",
+                object: format!("{id} in {}", sandbox.pod()),
+                source,
+            });
         }
     }
     remove_files(server, sandbox.folder.join("containers").join(id), id).await

@@ -25,11 +25,7 @@ pub(crate) async fn start(
             wanted: "only a created one can be started",
         });
     }
-    let failed = |source: ShimError| RpcError::Shim {
-        step: "start the container",
-        object: container.title(),
-        source,
-    };
+    let failed = |source: ShimError| RpcError::Shim { step: "start the container", object: container.title(), source };
     let request = Request::Start { id: container.id.clone() };
     match shim::call(&container.sandbox.folder, &request).await.map_err(failed)? {
         Reply::Started { started_at } => container.set_running(started_at),

@@ -38,10 +38,10 @@ pub(crate) fn status_of(container: &Container) -> cri::ContainerStatus {
         annotations: config.annotations.clone(),
         mounts: config.mounts.clone(),
         log_path: record.log_path.map(|path| path.display().to_string()).unwrap_or_default(),
-        resources: config.linux.as_ref().map(|linux| cri::ContainerResources {
-            linux: linux.resources.clone(),
-            ..Default::default()
-        }),
+        resources: config
+            .linux
+            .as_ref()
+            .map(|linux| cri::ContainerResources { linux: linux.resources.clone(), ..Default::default() }),
         user: Some(cri::ContainerUser {
             linux: Some(cri::LinuxContainerUser {
                 uid: record.user.uid.into(),

@@ -40,7 +40,11 @@ pub(crate) async fn stop_container(container: &Container, grace: Duration) -> Re
         if has_ended(container, grace).await {
             return Ok(());
         }
-        tracing::info!(container = container.title(), ?grace, "the container did not end in its grace time and is killed");
+        tracing::info!(
+            container = container.title(),
+            ?grace,
+            "the container did not end in its grace time and is killed"
+        );
     }
     kill(container, SIGKILL, true).await?;
     if has_ended(container, KILL_TIME).await {

@@ -34,7 +34,8 @@ pub(crate) fn resolve(config: &cri::ContainerConfig, image: &ImageRecord) -> Res
 fn read(view: &OwnedFd, name: &str) -> String {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let Ok(found) = path::open_in_root(view, Path::new(name), flags) else { return String::new() };
-    let plain = rustix::fs::fstat(&found).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    let plain =
+        rustix::fs::fstat(&found).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
     let mut text = Vec::new();
     if !plain || std::fs::File::from(found).take(ACCOUNTS_BYTES_MAX).read_to_end(&mut text).is_err() {
         return String::new();

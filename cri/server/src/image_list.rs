@@ -20,6 +20,10 @@ pub(crate) fn list(images: &Images, filter: Option<cri::ImageFilter>) -> Result<
 }
 
 /// The same, one message each, so that no message grows with the number of images.
-pub(crate) fn stream(images: Vec<cri::Image>) -> Pin<Box<dyn Stream<Item = Result<cri::StreamImagesResponse, Status>> + Send>> {
-    Box::pin(futures::stream::iter(images.into_iter().map(|image| Ok(cri::StreamImagesResponse { images: vec![image] }))))
+pub(crate) fn stream(
+    images: Vec<cri::Image>,
+) -> Pin<Box<dyn Stream<Item = Result<cri::StreamImagesResponse, Status>> + Send>> {
+    Box::pin(futures::stream::iter(
+        images.into_iter().map(|image| Ok(cri::StreamImagesResponse { images: vec![image] })),
+    ))
 }

@@ -10,9 +10,14 @@ use tonic::Status;
 use crate::image_service::{name_of, to_status};
 
 /// Pulls and answers with the image id.
-pub(crate) async fn pull(images: &Arc<Images>, request: cri::PullImageRequest) -> Result<cri::PullImageResponse, Status> {
+pub(crate) async fn pull(
+    images: &Arc<Images>,
+    request: cri::PullImageRequest,
+) -> Result<cri::PullImageResponse, Status> {
     let name = name_of(request.image)?;
-    let reference: Reference = name.parse().map_err(|error: orlop_image::reference::ReferenceError| Status::invalid_argument(error.to_string()))?;
+    let reference: Reference = name
+        .parse()
+        .map_err(|error: orlop_image::reference::ReferenceError| Status::invalid_argument(error.to_string()))?;
     let credentials = request.auth.map(|auth| credentials_of(auth, &reference)).transpose()?.flatten();
     let image_ref = images.pull(&name, credentials).await.map_err(|error| to_status(&error))?;
     Ok(cri::PullImageResponse { image_ref })
@@ -30,8 +35,9 @@ fn credentials_of(auth: cri::AuthConfig, reference: &Reference) -> Result<Option
         registry_token: auth.registry_token,
     };
     if credentials.is_empty() && !auth.auth.is_empty() {
-        credentials = Credentials::from_encoded(&auth.auth)
-            .ok_or_else(|| Status::invalid_argument("auth.auth must be user:password in base64: correct the imagePullSecret"))?;
+        credentials = Credentials::from_encoded(&auth.auth).ok_or_else(|| {
+            Status::invalid_argument("auth.auth must be user:password in base64: correct the imagePullSecret")
+        })?;
     }
     Ok(Some(credentials).filter(|given| !given.is_empty()))
 }
@@ -43,7 +49,12 @@ mod tests {
     #[test]
     fn credentials_stay_with_their_server() {
         let reference: Reference = "registry.example/app".parse().unwrap();
-        let auth = |server: &str| cri::AuthConfig { username: "me".into(), password: "p".into(), server_address: server.into(), ..Default::default() };
+        let auth = |server: &str| cri::AuthConfig {
+            username: "me".into(),
+            password: "p".into(),
+            server_address: server.into(),
+            ..Default::default()
+        };
         assert!(credentials_of(auth(""), &reference).unwrap().is_some());
         assert!(credentials_of(auth("https://registry.example/v1/"), &reference).unwrap().is_some());
         assert!(credentials_of(auth("other.example"), &reference).unwrap().is_none());

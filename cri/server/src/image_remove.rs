@@ -7,7 +7,10 @@ use tonic::Status;
 use crate::image_service::{name_of, to_status};
 
 /// Removes an image by reference or id.
-pub(crate) async fn remove(images: &Images, request: cri::RemoveImageRequest) -> Result<cri::RemoveImageResponse, Status> {
+pub(crate) async fn remove(
+    images: &Images,
+    request: cri::RemoveImageRequest,
+) -> Result<cri::RemoveImageResponse, Status> {
     match images.remove(&name_of(request.image)?).await {
         Ok(_) | Err(ImageError::NotFound(_)) => Ok(cri::RemoveImageResponse {}),
         Err(error) => Err(to_status(&error)),

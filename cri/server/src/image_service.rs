@@ -22,30 +22,48 @@ pub struct ImageRpc {
 
 #[tonic::async_trait]
 impl ImageService for ImageRpc {
-    async fn list_images(&self, request: Request<cri::ListImagesRequest>) -> Result<Response<cri::ListImagesResponse>, Status> {
+    async fn list_images(
+        &self,
+        request: Request<cri::ListImagesRequest>,
+    ) -> Result<Response<cri::ListImagesResponse>, Status> {
         let images = image_list::list(&self.images, request.into_inner().filter)?;
         Ok(Response::new(cri::ListImagesResponse { images }))
     }
 
-    async fn image_status(&self, request: Request<cri::ImageStatusRequest>) -> Result<Response<cri::ImageStatusResponse>, Status> {
+    async fn image_status(
+        &self,
+        request: Request<cri::ImageStatusRequest>,
+    ) -> Result<Response<cri::ImageStatusResponse>, Status> {
         image_status::status(&self.images, request.into_inner()).map(Response::new)
     }
 
-    async fn pull_image(&self, request: Request<cri::PullImageRequest>) -> Result<Response<cri::PullImageResponse>, Status> {
+    async fn pull_image(
+        &self,
+        request: Request<cri::PullImageRequest>,
+    ) -> Result<Response<cri::PullImageResponse>, Status> {
         image_pull::pull(&self.images, request.into_inner()).await.map(Response::new)
     }
 
-    async fn remove_image(&self, request: Request<cri::RemoveImageRequest>) -> Result<Response<cri::RemoveImageResponse>, Status> {
+    async fn remove_image(
+        &self,
+        request: Request<cri::RemoveImageRequest>,
+    ) -> Result<Response<cri::RemoveImageResponse>, Status> {
         image_remove::remove(&self.images, request.into_inner()).await.map(Response::new)
     }
 
-    async fn image_fs_info(&self, _: Request<cri::ImageFsInfoRequest>) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
+    async fn image_fs_info(
+        &self,
+        _: Request<cri::ImageFsInfoRequest>,
+    ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
         Ok(Response::new(image_fs_info::fs_info(&self.images)))
     }
 
     type StreamImagesStream = Pin<Box<dyn Stream<Item = Result<cri::StreamImagesResponse, Status>> + Send>>;
 
-    async fn stream_images(&self, request: Request<cri::StreamImagesRequest>) -> Result<Response<Self::StreamImagesStream>, Status> {
+    async fn stream_images(
+        &self,
+        request: Request<cri::StreamImagesRequest>,
+    ) -> Result<Response<Self::StreamImagesStream>, Status> {
         let images = image_list::list(&self.images, request.into_inner().filter)?;
         Ok(Response::new(image_list::stream(images)))
     }
@@ -54,7 +72,11 @@ impl ImageService for ImageRpc {
 /// The name in a request; every RPC about one image needs it.
 pub(crate) fn name_of(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
     let name = spec.unwrap_or_default().image;
-    if name.is_empty() { Err(Status::invalid_argument("image.image is empty: give a reference or an id")) } else { Ok(name) }
+    if name.is_empty() {
+        Err(Status::invalid_argument("image.image is empty: give a reference or an id"))
+    } else {
+        Ok(name)
+    }
 }
 
 /// An image as CRI shows it.

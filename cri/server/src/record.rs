@@ -163,13 +163,13 @@ impl Records {
                 continue;
             }
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let read = std::fs::read(&path)
-                .and_then(|bytes| Ok(serde_json::from_slice::<T>(&bytes)?))
-                .and_then(|record| match (record.version(), record.id() == stem) {
+            let read = std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice::<T>(&bytes)?)).and_then(
+                |record| match (record.version(), record.id() == stem) {
                     (VERSION, true) => Ok(record),
                     (VERSION, false) => Err(std::io::Error::other(format!("its id is {:?}", record.id()))),
                     (other, _) => Err(std::io::Error::other(format!("its version is {other}, not {VERSION}"))),
-                });
+                },
+            );
             match read {
                 Ok(record) => found.push(record),
                 Err(error) => {

@@ -30,7 +30,9 @@ pub(crate) async fn recover(server: &Arc<Server>) -> Result<(), RpcError> {
         let id = record.id.clone();
         match Sandbox::from_record(record, &server.config) {
             Ok(sandbox) => server.store.insert_sandbox(Arc::new(sandbox)),
-            Err(error) => tracing::warn!(sandbox = id, %error, "the record holds no configuration; the sandbox is removed"),
+            Err(error) => {
+                tracing::warn!(sandbox = id, %error, "the record holds no configuration; the sandbox is removed")
+            }
         }
     }
     let records = server.records.load::<ContainerRecord>();
@@ -62,7 +64,12 @@ async fn recover_sandbox(server: &Arc<Server>, sandbox: &Arc<Sandbox>) {
         Ok((call, listing)) => join(server, sandbox, call, &listing).await,
         Err(error) => {
             if !matches!(error, ShimError::Gone { .. }) {
-                tracing::warn!(pod = sandbox.pod(), sandbox = sandbox.id, error = chain(&error), "the shim gives no answer; the sandbox counts as ended");
+                tracing::warn!(
+                    pod = sandbox.pod(),
+                    sandbox = sandbox.id,
+                    error = chain(&error),
+                    "the shim gives no answer; the sandbox counts as ended"
+                );
             }
             shim_watch::clean_up(sandbox).await;
             for container in server.store.containers_of(&sandbox.id) {
@@ -95,8 +102,7 @@ async fn join(server: &Arc<Server>, sandbox: &Arc<Sandbox>, call: ShimCall, list
 /// Removes what no record knows.
 async fn remove_leftovers(server: &Arc<Server>) -> Result<(), RpcError> {
     let sandboxes: BTreeSet<String> = server.store.sandboxes().iter().map(|sandbox| sandbox.id.clone()).collect();
-    let containers: BTreeSet<String> =
-        server.store.containers().iter().map(|container| container.id.clone()).collect();
+    let containers: BTreeSet<String> = server.store.containers().iter().map(|container| container.id.clone()).collect();
     for id in names(&server.config.run_dir.join("sandboxes"))?.difference(&sandboxes) {
         tracing::info!(sandbox = id, "a sandbox that was not finished, or whose record is gone, is removed");
         remove_sandbox(server, id).await;
@@ -134,7 +140,11 @@ async fn remove_sandbox(server: &Arc<Server>, id: &str) {
 
 async fn remove_container(server: &Arc<Server>, folder: std::path::PathBuf, id: &str) {
     if let Err(error) = container_remove::remove_files(server, folder, id).await {
-        tracing::warn!(container = id, error = chain(&error), "remove a leftover container; the next start tries again");
+        tracing::warn!(
+            container = id,
+            error = chain(&error),
+            "remove a leftover container; the next start tries again"
+        );
     }
 }
 

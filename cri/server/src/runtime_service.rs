@@ -67,28 +67,46 @@ impl RuntimeService for RuntimeRpc {
         finish(sandbox_run::run(self.server.clone(), request.into_inner())).await
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<cri::StopPodSandboxRequest>) -> Answer<cri::StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Answer<cri::StopPodSandboxResponse> {
         finish(sandbox_stop::stop(self.server.clone(), request.into_inner())).await
     }
 
-    async fn remove_pod_sandbox(&self, request: Request<cri::RemovePodSandboxRequest>) -> Answer<cri::RemovePodSandboxResponse> {
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Answer<cri::RemovePodSandboxResponse> {
         finish(sandbox_remove::remove(self.server.clone(), request.into_inner())).await
     }
 
-    async fn pod_sandbox_status(&self, request: Request<cri::PodSandboxStatusRequest>) -> Answer<cri::PodSandboxStatusResponse> {
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Answer<cri::PodSandboxStatusResponse> {
         Ok(Response::new(sandbox_status::status(&self.server, &request.into_inner())?))
     }
 
-    async fn list_pod_sandbox(&self, request: Request<cri::ListPodSandboxRequest>) -> Answer<cri::ListPodSandboxResponse> {
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Answer<cri::ListPodSandboxResponse> {
         let items = sandbox_list::list(&self.server, request.into_inner().filter);
         Ok(Response::new(cri::ListPodSandboxResponse { items }))
     }
 
-    async fn create_container(&self, request: Request<cri::CreateContainerRequest>) -> Answer<cri::CreateContainerResponse> {
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Answer<cri::CreateContainerResponse> {
         finish(container_create::create(self.server.clone(), request.into_inner())).await
     }
 
-    async fn start_container(&self, request: Request<cri::StartContainerRequest>) -> Answer<cri::StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Answer<cri::StartContainerResponse> {
         finish(container_start::start(self.server.clone(), request.into_inner())).await
     }
 
@@ -96,19 +114,31 @@ impl RuntimeService for RuntimeRpc {
         finish(container_stop::stop(self.server.clone(), request.into_inner())).await
     }
 
-    async fn remove_container(&self, request: Request<cri::RemoveContainerRequest>) -> Answer<cri::RemoveContainerResponse> {
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Answer<cri::RemoveContainerResponse> {
         finish(container_remove::remove(self.server.clone(), request.into_inner())).await
     }
 
-    async fn reopen_container_log(&self, request: Request<cri::ReopenContainerLogRequest>) -> Answer<cri::ReopenContainerLogResponse> {
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Answer<cri::ReopenContainerLogResponse> {
         finish(container_reopen_log::reopen(self.server.clone(), request.into_inner())).await
     }
 
-    async fn container_status(&self, request: Request<cri::ContainerStatusRequest>) -> Answer<cri::ContainerStatusResponse> {
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Answer<cri::ContainerStatusResponse> {
         Ok(Response::new(container_status::status(&self.server, &request.into_inner())?))
     }
 
-    async fn list_containers(&self, request: Request<cri::ListContainersRequest>) -> Answer<cri::ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Answer<cri::ListContainersResponse> {
         let containers = container_list::list(&self.server, request.into_inner().filter);
         Ok(Response::new(cri::ListContainersResponse { containers }))
     }
@@ -138,7 +168,10 @@ impl RuntimeService for RuntimeRpc {
 
     type StreamPodSandboxesStream = Items<cri::StreamPodSandboxesResponse>;
 
-    async fn stream_pod_sandboxes(&self, request: Request<cri::StreamPodSandboxesRequest>) -> Answer<Self::StreamPodSandboxesStream> {
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
         let all = sandbox_list::list(&self.server, request.into_inner().filter);
         let part = |part: &[_]| cri::StreamPodSandboxesResponse { pod_sandboxes: part.to_vec() };
         Ok(Response::new(items(all.chunks(PART).map(part).collect())))
@@ -146,7 +179,10 @@ impl RuntimeService for RuntimeRpc {
 
     type StreamContainersStream = Items<cri::StreamContainersResponse>;
 
-    async fn stream_containers(&self, request: Request<cri::StreamContainersRequest>) -> Answer<Self::StreamContainersStream> {
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
         let all = container_list::list(&self.server, request.into_inner().filter);
         let part = |part: &[_]| cri::StreamContainersResponse { containers: part.to_vec() };
         Ok(Response::new(items(all.chunks(PART).map(part).collect())))
@@ -156,7 +192,10 @@ impl RuntimeService for RuntimeRpc {
         missing("ContainerStats")
     }
 
-    async fn list_container_stats(&self, _: Request<cri::ListContainerStatsRequest>) -> Answer<cri::ListContainerStatsResponse> {
+    async fn list_container_stats(
+        &self,
+        _: Request<cri::ListContainerStatsRequest>,
+    ) -> Answer<cri::ListContainerStatsResponse> {
         missing("ListContainerStats")
     }
 
@@ -164,49 +203,79 @@ impl RuntimeService for RuntimeRpc {
         missing("PodSandboxStats")
     }
 
-    async fn list_pod_sandbox_stats(&self, _: Request<cri::ListPodSandboxStatsRequest>) -> Answer<cri::ListPodSandboxStatsResponse> {
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Answer<cri::ListPodSandboxStatsResponse> {
         missing("ListPodSandboxStats")
     }
 
-    async fn list_metric_descriptors(&self, _: Request<cri::ListMetricDescriptorsRequest>) -> Answer<cri::ListMetricDescriptorsResponse> {
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
         missing("ListMetricDescriptors")
     }
 
-    async fn list_pod_sandbox_metrics(&self, _: Request<cri::ListPodSandboxMetricsRequest>) -> Answer<cri::ListPodSandboxMetricsResponse> {
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
         missing("ListPodSandboxMetrics")
     }
 
-    async fn update_container_resources(&self, _: Request<cri::UpdateContainerResourcesRequest>) -> Answer<cri::UpdateContainerResourcesResponse> {
+    async fn update_container_resources(
+        &self,
+        _: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Answer<cri::UpdateContainerResourcesResponse> {
         missing("UpdateContainerResources")
     }
 
-    async fn update_pod_sandbox_resources(&self, _: Request<cri::UpdatePodSandboxResourcesRequest>) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
         missing("UpdatePodSandboxResources")
     }
 
-    async fn update_runtime_config(&self, _: Request<cri::UpdateRuntimeConfigRequest>) -> Answer<cri::UpdateRuntimeConfigResponse> {
+    async fn update_runtime_config(
+        &self,
+        _: Request<cri::UpdateRuntimeConfigRequest>,
+    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
         missing("UpdateRuntimeConfig")
     }
 
-    async fn checkpoint_container(&self, _: Request<cri::CheckpointContainerRequest>) -> Answer<cri::CheckpointContainerResponse> {
+    async fn checkpoint_container(
+        &self,
+        _: Request<cri::CheckpointContainerRequest>,
+    ) -> Answer<cri::CheckpointContainerResponse> {
         missing("CheckpointContainer")
     }
 
     type StreamContainerStatsStream = Items<cri::StreamContainerStatsResponse>;
 
-    async fn stream_container_stats(&self, _: Request<cri::StreamContainerStatsRequest>) -> Answer<Self::StreamContainerStatsStream> {
+    async fn stream_container_stats(
+        &self,
+        _: Request<cri::StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
         missing("StreamContainerStats")
     }
 
     type StreamPodSandboxStatsStream = Items<cri::StreamPodSandboxStatsResponse>;
 
-    async fn stream_pod_sandbox_stats(&self, _: Request<cri::StreamPodSandboxStatsRequest>) -> Answer<Self::StreamPodSandboxStatsStream> {
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
         missing("StreamPodSandboxStats")
     }
 
     type StreamPodSandboxMetricsStream = Items<cri::StreamPodSandboxMetricsResponse>;
 
-    async fn stream_pod_sandbox_metrics(&self, _: Request<cri::StreamPodSandboxMetricsRequest>) -> Answer<Self::StreamPodSandboxMetricsStream> {
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
         missing("StreamPodSandboxMetrics")
     }
 }

@@ -28,12 +28,7 @@ pub(crate) fn version(request: &cri::VersionRequest) -> Result<cri::VersionRespo
 pub(crate) async fn status(server: &Server, request: cri::StatusRequest) -> cri::StatusResponse {
     let condition = |kind: &str, trouble: Option<(&str, String)>| {
         let (reason, message) = trouble.clone().unwrap_or_default();
-        cri::RuntimeCondition {
-            r#type: kind.into(),
-            status: trouble.is_none(),
-            reason: reason.into(),
-            message,
-        }
+        cri::RuntimeCondition { r#type: kind.into(), status: trouble.is_none(), reason: reason.into(), message }
     };
     let network = server.network_status.check(&server.network).await.err();
     let conditions = vec![

@@ -58,12 +58,8 @@ impl Sandbox {
     pub(crate) fn from_record(record: SandboxRecord, places: &CriConfig) -> std::io::Result<Sandbox> {
         let config: cri::PodSandboxConfig = record.config.decode()?;
         let sandbox = Sandbox::new(record.id, record.created_at, config, places);
-        *sandbox.state() = SandboxState {
-            ready: false,
-            stopped: record.stopped,
-            ips: record.ips,
-            cni_result: record.cni_result,
-        };
+        *sandbox.state() =
+            SandboxState { ready: false, stopped: record.stopped, ips: record.ips, cni_result: record.cni_result };
         Ok(sandbox)
     }
 
@@ -149,10 +145,7 @@ fn capabilities(config: &cri::PodSandboxConfig) -> Map<String, Value> {
         all.insert("portMappings".into(), ports.into());
     }
     if let Some(dns) = &config.dns_config {
-        all.insert(
-            "dns".into(),
-            json!({"servers": dns.servers, "searches": dns.searches, "options": dns.options}),
-        );
+        all.insert("dns".into(), json!({"servers": dns.servers, "searches": dns.searches, "options": dns.options}));
     }
     all
 }

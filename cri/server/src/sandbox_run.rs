@@ -44,8 +44,7 @@ pub(crate) async fn run(
 }
 
 async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>) -> Result<(), RpcError> {
-    let spec =
-        sandbox::spec(&sandbox.id, &sandbox.config, sandbox.netns.clone(), &server.config.pause_program)?;
+    let spec = sandbox::spec(&sandbox.id, &sandbox.config, sandbox.netns.clone(), &server.config.pause_program)?;
     let spec = serde_json::to_vec(&spec).map_err(|error| file("encode", "sandbox.json")(error.into()))?;
     let planned = sandbox.clone();
     blocking(move || prepare(&planned, &spec)).await?;
@@ -79,11 +78,8 @@ async fn start(server: &Server, sandbox: &Sandbox) -> Result<shim::ShimCall, Rpc
         shim::start(&server.config.shim_program, &sandbox.folder).await?;
         shim_watch::subscribe(&sandbox.folder).await
     };
-    let (call, _) = started.await.map_err(|source| RpcError::Shim {
-        step: "start the sandbox",
-        object: sandbox.pod(),
-        source,
-    })?;
+    let (call, _) =
+        started.await.map_err(|source| RpcError::Shim { step: "start the sandbox", object: sandbox.pod(), source })?;
     Ok(call)
 }
 
@@ -137,7 +133,12 @@ async fn undo(server: &Arc<Server>, sandbox: &Arc<Sandbox>) {
         Err(error) => Err(error),
     };
     if let Err(error) = undone {
-        tracing::warn!(pod = sandbox.pod(), sandbox = sandbox.id, error = chain(&error), "undo a failed sandbox; it stays as not ready until it is stopped and removed");
+        tracing::warn!(
+            pod = sandbox.pod(),
+            sandbox = sandbox.id,
+            error = chain(&error),
+            "undo a failed sandbox; it stays as not ready until it is stopped and removed"
+        );
         if let Err(error) = server.records.write(&sandbox.to_record()) {
             tracing::warn!(sandbox = sandbox.id, %error, "write the record");
         }

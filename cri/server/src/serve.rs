@@ -104,7 +104,8 @@ async fn start(config: CriConfig, cancel: &CancellationToken) -> Result<(Arc<Ser
     let images = images.map_err(|error| CriError::Recovery(error.into()))?.map_err(CriError::Images)?;
     let streaming = StreamingConfig { listen: config.streaming, ..StreamingConfig::default() };
     let streaming = orlop_streaming::Server::bind(streaming).await.map_err(CriError::Streaming)?;
-    let records = Records::open(&config.state_dir).map_err(broken("make the folders of records below", &config.state_dir))?;
+    let records =
+        Records::open(&config.state_dir).map_err(broken("make the folders of records below", &config.state_dir))?;
     let server = Arc::new(Server {
         network: Network::new(config.network.clone()),
         network_status: NetworkStatus::default(),
@@ -120,8 +121,7 @@ async fn start(config: CriConfig, cancel: &CancellationToken) -> Result<(Arc<Ser
     let listener = orlop_kernel::socket::listen(&socket).map_err(broken("listen on", &socket))?;
     let listener = std::os::unix::net::UnixListener::from(listener);
     let listener = UnixListener::from_std(listener).map_err(broken("listen on", &socket))?;
-    let (images, admin_socket, end) =
-        (server.images.clone(), server.config.run_dir.join("image.sock"), cancel.clone());
+    let (images, admin_socket, end) = (server.images.clone(), server.config.run_dir.join("image.sock"), cancel.clone());
     tokio::spawn(async move {
         if let Err(error) = admin::serve(images, &admin_socket, end).await {
             tracing::warn!(error = crate::error::chain(&error), "orlop image can't be served");

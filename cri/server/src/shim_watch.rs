@@ -80,7 +80,12 @@ pub(crate) async fn clean_up(sandbox: &Sandbox) {
     let folder = sandbox.folder.clone();
     let cleaned = tokio::task::spawn_blocking(move || orlop_container::sandbox::clean_up(&folder)).await;
     if let Ok(Err(error)) = cleaned {
-        tracing::warn!(pod = sandbox.pod(), sandbox = sandbox.id, error = chain(&error), "clean up after a dead shim; stopping the sandbox tries again");
+        tracing::warn!(
+            pod = sandbox.pod(),
+            sandbox = sandbox.id,
+            error = chain(&error),
+            "clean up after a dead shim; stopping the sandbox tries again"
+        );
     }
 }
 

@@ -120,7 +120,8 @@ fn find<T>(map: &BTreeMap<String, Arc<T>>, kind: &'static str, id: &str) -> Resu
             message: "is empty".into(),
         });
     }
-    let mut fitting = map.range::<str, _>((Bound::Included(id), Bound::Unbounded)).take_while(|(known, _)| known.starts_with(id));
+    let mut fitting =
+        map.range::<str, _>((Bound::Included(id), Bound::Unbounded)).take_while(|(known, _)| known.starts_with(id));
     match (fitting.next(), fitting.next()) {
         (None, _) => Ok(None),
         (Some((_, found)), None) => Ok(Some(found.clone())),

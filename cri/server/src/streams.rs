@@ -96,11 +96,7 @@ fn dial(port: u16) -> std::io::Result<std::net::TcpStream> {
 }
 
 /// Runs a command whose streams are pipes.
-async fn exec_pipes(
-    container: &Container,
-    command: Vec<String>,
-    streams: ProcessStreams,
-) -> Result<i32, RuntimeError> {
+async fn exec_pipes(container: &Container, command: Vec<String>, streams: ProcessStreams) -> Result<i32, RuntimeError> {
     let ProcessStreams { stdin, stdout, stderr, resize: _resize } = streams;
     let (input, input_end) = match stdin {
         Some(stdin) => {

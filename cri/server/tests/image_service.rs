@@ -24,7 +24,9 @@ async fn bench() -> Bench {
     config.pinned = vec!["example.com/b:1".into()];
     let images = Arc::new(Images::open(config).unwrap());
     let mut ids = Vec::new();
-    for (names, user) in [(&["example.com/a:1", "example.com/a:2"][..], "1002:1003"), (&["example.com/b:1"], "www-data")] {
+    for (names, user) in
+        [(&["example.com/a:1", "example.com/a:2"][..], "1002:1003"), (&["example.com/b:1"], "www-data")]
+    {
         let archive = directory.path().join("image.tar");
         let layer = LayerBuilder::new().file("/bin/app", "app", 0o755);
         ImageBuilder::new().layer(layer).user(user).label("l", user).write_layout_tar(&archive, names[0]).unwrap();
@@ -80,7 +82,8 @@ async fn lists_and_streams_agree() {
     assert_eq!(all.len(), 2);
     assert_eq!(bench.list("example.com/a:2").await.len(), 1);
     assert!(bench.list("example.com/none").await.is_empty());
-    let stream = bench.rpc.stream_images(Request::new(cri::StreamImagesRequest { filter: None })).await.unwrap().into_inner();
+    let stream =
+        bench.rpc.stream_images(Request::new(cri::StreamImagesRequest { filter: None })).await.unwrap().into_inner();
     let streamed: Vec<cri::Image> = stream.map(|response| response.unwrap().images).collect::<Vec<_>>().await.concat();
     assert_eq!(streamed, all);
     let usage = bench.rpc.image_fs_info(Request::new(cri::ImageFsInfoRequest {})).await.unwrap().into_inner();

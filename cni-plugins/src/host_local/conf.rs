@@ -1,0 +1,126 @@
+//! The configuration of `host-local`.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::Result;
+use crate::host_local::range::{Range, RangeConf, RangeSet};
+use crate::kit::{Call, CniError, Route};
+
+/// Where addresses are kept when the configuration doesn't say.
+const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// The configuration, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct HostLocalConf {
+    pub(crate) ranges: Vec<RangeSet>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) resolv_conf: Option<PathBuf>,
+    /// Addresses that the runtime asks for.
+    pub(crate) asked: Vec<IpAddr>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct IpamConf {
+    ranges: Vec<Vec<RangeConf>>,
+    routes: Vec<Route>,
+    data_dir: PathBuf,
+    resolv_conf: Option<PathBuf>,
+    #[serde(flatten)]
+    single: RangeConf,
+}
+
+impl HostLocalConf {
+    /// Reads and checks it.
+    pub(crate) fn read(call: &Call) -> Result<HostLocalConf> {
+        let ipam = &call.config["ipam"];
+        if !ipam.is_object() {
+            return Err(CniError::field("ipam", "is missing"));
+        }
+        let conf: IpamConf = serde_json::from_value(ipam.clone()).map_err(|error| CniError::field("ipam", error))?;
+        let mut sets = Vec::new();
+        if let Some(runtime) = call.config["runtimeConfig"]["ipRanges"].as_array() {
+            let given: Vec<Vec<RangeConf>> = serde_json::from_value(runtime.clone().into())
+                .map_err(|error| CniError::field("runtimeConfig.ipRanges", error))?;
+            sets.extend(given);
+        }
+        if conf.single.subnet.is_some() {
+            sets.push(vec![conf.single]);
+        }
+        sets.extend(conf.ranges);
+        if sets.is_empty() {
+            return Err(CniError::field("ipam.ranges", "no IP ranges specified"));
+        }
+        let mut ranges: Vec<RangeSet> = Vec::new();
+        for (index, set) in sets.iter().enumerate() {
+            let field = format!("ipam.ranges[{index}]");
+            let set: Vec<Range> = set
+                .iter()
+                .map(|range| Range::new(range).map_err(|text| CniError::field(&field, text)))
+                .collect::<Result<_>>()?;
+            let set = RangeSet::new(set).map_err(|text| CniError::field(&field, text))?;
+            if let Some(other) = ranges.iter().find(|other| other.overlaps(&set)) {
+                return Err(CniError::field(&field, format!("range set {set} overlaps with {other}")));
+            }
+            ranges.push(set);
+        }
+        let data_dir = if conf.data_dir.as_os_str().is_empty() { DATA_DIR.into() } else { conf.data_dir };
+        let asked = asked(call)?;
+        Ok(HostLocalConf { ranges, routes: conf.routes, data_dir, resolv_conf: conf.resolv_conf, asked })
+    }
+}
+
+/// Addresses that are asked for: by the runtime, by the arguments of the network, by `CNI_ARGS`.
+fn asked(call: &Call) -> Result<Vec<IpAddr>> {
+    let mut asked = Vec::new();
+    for (field, list) in [
+        ("runtimeConfig.ips", &call.config["runtimeConfig"]["ips"]),
+        ("args.cni.ips", &call.config["args"]["cni"]["ips"]),
+    ] {
+        for entry in list.as_array().into_iter().flatten() {
+            asked.push(parse(field, entry.as_str().unwrap_or_default())?);
+        }
+    }
+    for (_, value) in call.args.iter().filter(|(key, _)| key == "IP") {
+        asked.push(parse("CNI_ARGS IP", value)?);
+    }
+    Ok(asked)
+}
+
+/// An address, with or without a prefix.
+fn parse(field: &str, text: &str) -> Result<IpAddr> {
+    let bare = text.split('/').next().unwrap_or_default();
+    bare.parse().map_err(|_| CniError::field(field, format!("{text:?} is no address")))
+}
+
+/// The DNS settings of a `resolv.conf`.
+pub(crate) fn read_resolv_conf(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| CniError::field("ipam.resolvConf", format!("{}: {error}", path.display())))?;
+    let mut dns: Map<String, Value> = Map::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(key), values) = (words.next(), words.collect::<Vec<_>>()) else { continue };
+        let name = match key {
+            "nameserver" => "nameservers",
+            "search" => "search",
+            "options" => "options",
+            "domain" => {
+                dns.insert("domain".into(), json!(values.first()));
+                continue;
+            }
+            _ => continue,
+        };
+        let list = dns.entry(name).or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            list.extend(values.iter().map(|value| json!(value)));
+        }
+    }
+    Ok(dns.into())
+}

@@ -1,0 +1,76 @@
+//! Masquerade of what containers send out of their network: table `inet cni_plugins_masquerade`, as upstream's plugins
+//! have it, so that either can undo the other's.
+
+use ipnetwork::IpNetwork;
+use orlop_kernel::nftables::{Batch, Family, Hook, Nftables, NftablesError, PRIORITY_SNAT, Step};
+
+use crate::Result;
+use crate::kit::{Call, CniError, hash};
+
+const TABLE: &str = "cni_plugins_masquerade";
+const CHECKS: &str = "masq_checks";
+const POSTROUTING: &str = "postrouting";
+
+/// Masquerades what the addresses of a container send beyond their own networks.
+pub(crate) fn add(call: &Call, addresses: &[IpNetwork]) -> Result<()> {
+    let comment = format!("{}, net: {}, if: {}, id: {}", mark(call), call.network, call.ifname, call.container_id);
+    let changed = Nftables::open().change::<NftablesError>(|_| {
+        let mut batch = Batch::default();
+        batch
+            .table(Family::Inet, TABLE, "CNI plugins masquerading")
+            .chain(Family::Inet, TABLE, CHECKS)
+            .nat_chain(Family::Inet, TABLE, POSTROUTING, Hook::Postrouting, PRIORITY_SNAT)
+            .flush_chain(Family::Inet, TABLE, POSTROUTING);
+        for (family, multicast, prefix) in [(Family::Ipv4, "224.0.0.0", 4), (Family::Ipv6, "ff00::", 8)] {
+            let Ok(multicast) = multicast.parse() else { continue };
+            let steps = [Step::IsFamily(family), Step::DestinationIn(multicast, prefix, true), Step::Return];
+            batch.rule(Family::Inet, TABLE, POSTROUTING, &steps, "");
+        }
+        batch.rule(Family::Inet, TABLE, POSTROUTING, &[Step::Goto(CHECKS)], "");
+        for address in addresses {
+            let (family, whole) = if address.is_ipv6() { (Family::Ipv6, 128) } else { (Family::Ipv4, 32) };
+            let steps = [
+                Step::IsFamily(family),
+                Step::SourceIn(address.ip(), whole),
+                Step::DestinationIn(address.network(), address.prefix(), false),
+                Step::Masquerade,
+            ];
+            batch.rule(Family::Inet, TABLE, CHECKS, &steps, &comment);
+        }
+        Ok(batch)
+    });
+    changed.map_err(|error| CniError::step("masquerade")(&error))
+}
+
+/// Removes the rules of an attachment.
+pub(crate) fn remove(call: &Call) -> Result<()> {
+    let mark = mark(call);
+    remove_where(|comment| comment.starts_with(&mark))
+}
+
+/// Removes the rules of this network's attachments that are not valid.
+pub(crate) fn collect(call: &Call, valid: &[(String, String)]) -> Result<()> {
+    let network = format!("{}-", hash(&call.network, 16));
+    let valid: Vec<String> = valid.iter().map(|(id, ifname)| attachment_mark(&call.network, ifname, id)).collect();
+    remove_where(|comment| comment.starts_with(&network) && !valid.iter().any(|mark| comment.starts_with(mark)))
+}
+
+fn remove_where(is_old: impl Fn(&str) -> bool) -> Result<()> {
+    let changed = Nftables::open().change::<NftablesError>(|nftables| {
+        let mut batch = Batch::default();
+        for rule in nftables.rules(Family::Inet, TABLE, CHECKS)?.iter().filter(|rule| is_old(&rule.comment)) {
+            batch.delete_rule(Family::Inet, TABLE, CHECKS, rule.handle);
+        }
+        Ok(batch)
+    });
+    changed.map_err(|error| CniError::step("undo the masquerade")(&error))
+}
+
+fn mark(call: &Call) -> String {
+    attachment_mark(&call.network, &call.ifname, &call.container_id)
+}
+
+/// How the rules of an attachment are known.
+fn attachment_mark(network: &str, ifname: &str, id: &str) -> String {
+    format!("{}-{}", hash(network, 16), hash(&format!("{ifname}:{id}"), 16))
+}
