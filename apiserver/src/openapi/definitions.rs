@@ -10,11 +10,31 @@ use serde_json::{Map, Value};
 /// Prefix of a reference to a definition.
 pub(super) const REFERENCE_PREFIX: &str = "#/components/schemas/";
 
-static DEFINITIONS: LazyLock<Map<String, Value>> = LazyLock::new(generate);
+static DEFINITIONS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
+    let mut definitions = generate();
+    definitions.values_mut().for_each(strip);
+    definitions
+});
 
-/// Every definition, by its OpenAPI name.
+/// Every definition, by its OpenAPI name; without descriptions, which only readers of the pages want.
 pub fn definitions() -> &'static Map<String, Value> {
     &DEFINITIONS
+}
+
+/// Takes the descriptions out of a schema.
+fn strip(schema: &mut Value) {
+    let Value::Object(map) = schema else { return };
+    // A field may be called so too.
+    if map.get("description").is_some_and(Value::is_string) {
+        map.remove("description");
+    }
+    for (key, inner) in map.iter_mut() {
+        match inner {
+            Value::Object(properties) if key == "properties" => properties.values_mut().for_each(strip),
+            Value::Object(_) => strip(inner),
+            _ => {}
+        }
+    }
 }
 
 /// The name of the definition that a schema refers to.
@@ -26,7 +46,8 @@ fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
     generator.subschema_for::<T>();
 }
 
-fn generate() -> Map<String, Value> {
+/// The definitions as the types give them, with their descriptions; made anew at each call.
+pub(super) fn generate() -> Map<String, Value> {
     let mut generator = SchemaGenerator::new(SchemaSettings::openapi3());
     let g = &mut generator;
     add::<api::core::v1::Binding>(g);

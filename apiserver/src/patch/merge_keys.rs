@@ -18,6 +18,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("Container", "volumeDevices", "devicePath"),
     ("Container", "volumeMounts", "mountPath"),
     ("CSINodeSpec", "drivers", "name"),
+    ("ContainerStatus", "allocatedResourcesStatus", "name"),
+    ("ContainerStatus", "volumeMounts", "mountPath"),
     ("EphemeralContainer", "env", "name"),
     ("EphemeralContainer", "ports", "containerPort"),
     ("EphemeralContainer", "volumeDevices", "devicePath"),

@@ -244,7 +244,7 @@ mod tests {
             json!({"spec": {"containers": [{"name": "a", "image": "2", "env": [{"name": "Y", "value": "2"}]}]}});
         assert_eq!(
             merged(pod.clone(), patch),
-            json!({"spec": {"containers": [{"name": "a", "image": "2", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}, {"name": "b"}]}})
+            json!({"spec": {"containers": [{"name": "a", "image": "2", "env": [{"name": "Y", "value": "2"}, {"name": "X", "value": "1"}]}, {"name": "b"}]}})
         );
         let patch = json!({"spec": {"containers": [{"name": "b", "$patch": "delete"}], "$setElementOrder/containers": [{"name": "a"}]}});
         assert_eq!(merged(pod, patch)["spec"]["containers"].as_array().unwrap().len(), 1);

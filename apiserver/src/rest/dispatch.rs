@@ -219,9 +219,21 @@ async fn read_object(call: &Call, request: Request<Incoming>, options: &str) -> 
     Ok(decoded)
 }
 
+/// Adds what was noticed while reading to the answer, which may be a refusal for another reason.
+fn with_warnings(answered: Result<Response<Body>, ApiError>, warnings: &[String]) -> Response<Body> {
+    let mut response = answered.unwrap_or_else(|error| answer::error(&error));
+    answer::warn(&mut response, warnings);
+    response
+}
+
 async fn create(call: Call, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
     let dry_run = call.query.dry_run("CreateOptions")?;
     let decoded = read_object(&call, request, "CreateOptions").await?;
+    let warnings = decoded.warnings.clone();
+    Ok(with_warnings(create_decoded(call, decoded, dry_run).await, &warnings))
+}
+
+async fn create_decoded(call: Call, decoded: Decoded, dry_run: bool) -> Result<Response<Body>, ApiError> {
     let resource = call.address.resource;
     let made = if resource.is_stored() {
         let namespace = &call.address.namespace;
@@ -237,7 +249,6 @@ async fn create(call: Call, request: Request<Incoming>) -> Result<Response<Body>
     };
     let more = admission::warn_of_object(resource, &made);
     let mut response = call.answer_object(StatusCode::CREATED, made);
-    answer::warn(&mut response, &decoded.warnings);
     answer::warn(&mut response, &more);
     Ok(response)
 }
@@ -246,6 +257,11 @@ async fn create(call: Call, request: Request<Incoming>) -> Result<Response<Body>
 pub async fn update(call: Call, request: Request<Incoming>, part: Part) -> Result<Response<Body>, ApiError> {
     let dry_run = call.query.dry_run("UpdateOptions")?;
     let decoded = read_object(&call, request, "UpdateOptions").await?;
+    let warnings = decoded.warnings.clone();
+    Ok(with_warnings(update_decoded(call, decoded, part, dry_run).await, &warnings))
+}
+
+async fn update_decoded(call: Call, decoded: Decoded, part: Part, dry_run: bool) -> Result<Response<Body>, ApiError> {
     let key = call.key();
     check_names(&call, &decoded.object)?;
     let update = Update { key: &key, part, user: &call.user, dry_run, patched: false };
@@ -265,7 +281,6 @@ pub async fn update(call: Call, request: Request<Incoming>, part: Part) -> Resul
     };
     let more = if part == Part::Main { admission::warn_of_object(key.resource, &object) } else { Vec::new() };
     let mut response = call.answer_object(code, object);
-    answer::warn(&mut response, &decoded.warnings);
     answer::warn(&mut response, &more);
     Ok(response)
 }
