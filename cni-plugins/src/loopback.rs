@@ -34,7 +34,7 @@ impl Plugin for Loopback {
     }
 
     fn check(&self, call: &Call) -> Result<()> {
-        let lo = inside(call, |links| Ok(links.find("lo")?))?;
+        let lo = inside(call, |links| links.find("lo"))?;
         match lo.is_some_and(|link| link.up) {
             true => Ok(()),
             false => Err(CniError::new(Code::Failed, "loopback interface is down")),

@@ -1,47 +1,87 @@
 //! `orlop agent`: the kubelet's job on any CRI socket.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use orlop_agent_daemon::{AgentConfig, serve};
+use orlop_apiserver::pki::Pki;
 use tokio_util::sync::CancellationToken;
 
 use crate::layout::{Instance, Layout};
 
 /// Flags of `orlop agent`, named as the kubelet's.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Arguments {
     /// Kubeconfig of the node; without one only static pods run.
     #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// Endpoint of the container runtime.
+    pub kubeconfig: Option<PathBuf>,
+    /// Endpoint of the container runtime [default: the socket of this instance's `orlop cri`].
     #[arg(long, value_name = "unix:///SOCKET")]
-    container_runtime_endpoint: Option<String>,
+    pub container_runtime_endpoint: Option<String>,
     /// Name of the node instead of the host name.
     #[arg(long, value_name = "NAME")]
-    hostname_override: Option<String>,
+    pub hostname_override: Option<String>,
+    /// Address of the node instead of the one that leads outside.
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
     /// Folder of static pods' manifests.
     #[arg(long, value_name = "DIR")]
-    pod_manifest_path: Option<PathBuf>,
+    pub pod_manifest_path: Option<PathBuf>,
+    /// Certificate of the kubelet API; without one it signs its own.
+    #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Key of that certificate.
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Authority of the client certificates that the kubelet API takes.
+    #[arg(long, value_name = "FILE")]
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// Runs the agent until cancelled; containers run on after it.
 pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, cancel: CancellationToken) -> Result<()> {
+    Ok(serve(config(layout, instance, arguments), cancel).await?)
+}
+
+/// The agent's configuration.
+pub fn config(layout: &Layout, instance: &Instance, arguments: Arguments) -> AgentConfig {
     let own = || format!("unix://{}", layout.cri_socket().display());
     let endpoint = arguments.container_runtime_endpoint.unwrap_or_else(own);
     let mut config = AgentConfig::new(&endpoint).with_root(&layout.kubelet);
     config.kubeconfig = arguments.kubeconfig;
     config.node_name = arguments.hostname_override.unwrap_or_default();
+    config.node_ips = arguments.node_ip.into_iter().collect();
     if layout.root.is_some() {
         config.container_logs = None;
         config.kubelet.pod_logs_dir = layout.pod_logs.clone();
-        config.kubelet.cgroup_root = instance.cgroup_root.clone();
-        config.kubelet.port = instance.kubelet_port.into();
-        config.kubelet.healthz_port = instance.healthz_port.into();
+        config.kubelet.cgroup_root.clone_from(&instance.cgroup_root);
+        config.kubelet.port = instance.kubelet_port;
+        config.kubelet.healthz_port = instance.healthz_port;
+    }
+    if let (Some(certificate), Some(key)) = (arguments.tls_cert_file, arguments.tls_private_key_file) {
+        (config.kubelet.tls_cert_file, config.kubelet.tls_private_key_file) = (certificate, key);
+    }
+    if let Some(authority) = arguments.client_ca_file {
+        config.kubelet.authentication.x509.client_ca_file = authority;
     }
     let manifests = arguments.pod_manifest_path.unwrap_or_else(|| layout.manifests.clone());
     if manifests.is_dir() {
         config.kubelet.static_pod_path = manifests;
     }
-    Ok(serve(config, cancel).await?)
+    config
+}
+
+/// The flags of the node that belongs to this instance's own API server.
+pub fn own_node(layout: &Layout, pki: &Pki, node_name: &str, address: IpAddr) -> Arguments {
+    let (certificate, key) = pki.kubelet_serving();
+    Arguments {
+        kubeconfig: Some(layout.node_kubeconfig()),
+        hostname_override: Some(node_name.into()),
+        node_ip: Some(address),
+        tls_cert_file: Some(certificate),
+        tls_private_key_file: Some(key),
+        client_ca_file: Some(pki.ca_certificate()),
+        ..Arguments::default()
+    }
 }

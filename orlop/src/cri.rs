@@ -39,9 +39,16 @@ pub struct Arguments {
     pause: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// The network's configuration is somebody else's.
+    pub fn has_own_network(&self) -> bool {
+        self.cni_conf_dir.is_some()
+    }
+}
+
 /// Serves until cancelled; containers run on after it.
 pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, cancel: CancellationToken) -> Result<()> {
-    if layout.root.is_some() && arguments.cni_conf_dir.is_none() {
+    if layout.root.is_some() && !arguments.has_own_network() {
         network::prepare(layout, instance)?;
     }
     Ok(serve(config(layout, &arguments)?, cancel).await?)

@@ -2,11 +2,17 @@
 
 mod agent;
 mod api;
+mod client;
 mod cri;
+mod down;
 mod image;
 mod layout;
 mod network;
+mod node;
+mod objects;
+mod up;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +32,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run everything on this machine: API server, container runtime, node agent.
+    Up(up::Arguments),
+    /// End what `up` started, with its pods, and remove all of its state.
+    Down,
+    /// Run a node of a cluster: container runtime and node agent.
+    Node(node::Arguments),
     /// Serve the embedded Kubernetes API of this machine; writes kubeconfigs for the administrator and the node.
     Api(api::Arguments),
     /// Run the node agent (the kubelet's job) on a CRI runtime's socket.
@@ -37,6 +49,8 @@ enum Command {
         #[command(subcommand)]
         command: image::Command,
     },
+    #[command(flatten)]
+    Objects(objects::Command),
     /// Print a path of this instance, for scripts.
     Paths {
         /// Which one.
@@ -69,11 +83,32 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     // One TLS provider for everything; whoever was first is the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let layout = Layout::new(cli.root.as_deref())?;
+    if let Command::Up(arguments) = &cli.command {
+        if arguments.detach {
+            return up::detach(&layout, arguments);
+        }
+        if arguments.background {
+            // Before any thread: the session is the process's.
+            rustix::process::setsid()?;
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         match cli.command {
+            Command::Up(arguments) => {
+                up::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
+            }
+            Command::Down => down::run(&layout).await,
+            Command::Node(arguments) => {
+                node::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
+            }
+            Command::Objects(command) => objects::run(&layout, command).await,
             Command::Api(arguments) => {
                 api::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
             }

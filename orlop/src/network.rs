@@ -3,12 +3,14 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use ipnetwork::IpNetwork;
+use orlop_kernel::network::Links;
 
 use crate::cri::beside;
 use crate::layout::{Instance, Layout, write_atomically};
 
 /// Our configuration list; users override it by one that comes before it.
-const CONF_FILE: &str = "10-orlop.conflist";
+pub const CONF_FILE: &str = "10-orlop.conflist";
 
 /// Installs the plugins where they are missing or old, and the configuration list where there is none at all.
 pub fn prepare(layout: &Layout, instance: &Instance) -> Result<()> {
@@ -31,4 +33,23 @@ pub fn prepare(layout: &Layout, instance: &Instance) -> Result<()> {
         return Ok(());
     }
     write_atomically(&own, &serde_json::to_vec_pretty(&instance.conflist(layout))?)
+}
+
+/// Makes the pods' bridge before the first pod does, with the address that the API is reached by.
+pub fn make_bridge(instance: &Instance) -> Result<()> {
+    let links = Links::open()?;
+    match links.add_bridge(&instance.bridge, 0, false) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.into()),
+        _ => {}
+    }
+    let bridge = links.find(&instance.bridge)?.context("the bridge is gone again")?;
+    let address = IpNetwork::new(instance.gateway().into(), instance.subnet.prefix())?;
+    links.add_address(bridge.index, address)?;
+    links.set_up(bridge.index, true)?;
+    Ok(())
+}
+
+/// Removes the bridge.
+pub fn remove_bridge(instance: &Instance) -> Result<()> {
+    Ok(Links::open()?.delete(&instance.bridge)?)
 }

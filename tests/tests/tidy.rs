@@ -12,12 +12,12 @@ const FILE_LINES_MAX: usize = 500;
 /// another.
 const LAYERS: &[(&str, &[&str])] = &[
     ("wire and kernel", &["orlop-proto", "orlop-kernel"]),
+    ("containers", &["orlop-container"]),
     ("pure", &["orlop-agent-core", "orlop-cri-spec"]),
     (
         "rim",
         &[
             "orlop-image",
-            "orlop-container",
             "orlop-network",
             "orlop-streaming",
             "orlop-csi",

@@ -1,11 +1,15 @@
 //! `cargo xtask`: the only task runner. Every set-up step that a fresh Debian 12 machine with rustup needs is here.
 
+mod down;
 mod foreign;
 mod lint;
 mod packages;
 mod programs;
 mod test;
+mod up;
 mod workspace;
+
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
@@ -19,6 +23,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// From nothing to a page served by a pod: build, start the node, load and apply the sample.
+    Up {
+        /// Keep all state of the instance below this folder, beside other instances.
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+    },
+    /// End what `up` started; nothing is left behind.
+    Down {
+        /// The folder that `up` was given.
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+    },
     /// Run every test, with its set-up: Debian packages, foreign programs, our programs, lints, tests.
     Test {
         /// Only the tests whose name contains this.
@@ -41,6 +57,8 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Test { filter, no_lint } => test::run(filter.as_deref(), !no_lint),
+        Task::Up { root } => up::run(root.as_deref()),
+        Task::Down { root } => down::run(root.as_deref()),
         Task::Lint => lint::run(),
         Task::Build => {
             let programs = programs::build()?;

@@ -97,7 +97,9 @@ impl Amounts {
             ("ephemeral-storage".to_owned(), binary_quantity(self.ephemeral_storage_bytes)),
             ("pods".to_owned(), Quantity(self.pods.to_string())),
         ]);
-        quantities.extend(self.hugepages_bytes.iter().map(|(size, bytes)| (format!("hugepages-{size}"), binary_quantity(*bytes))));
+        quantities.extend(
+            self.hugepages_bytes.iter().map(|(size, bytes)| (format!("hugepages-{size}"), binary_quantity(*bytes))),
+        );
         quantities
     }
 }
@@ -124,7 +126,13 @@ mod tests {
     use super::*;
 
     fn machine() -> Amounts {
-        Amounts { cpu_millis: 4000, memory_bytes: 8 << 30, ephemeral_storage_bytes: 1000, hugepages_bytes: BTreeMap::new(), pods: 110 }
+        Amounts {
+            cpu_millis: 4000,
+            memory_bytes: 8 << 30,
+            ephemeral_storage_bytes: 1000,
+            hugepages_bytes: BTreeMap::new(),
+            pods: 110,
+        }
     }
 
     #[test]
@@ -134,8 +142,18 @@ mod tests {
             (
                 "reserved",
                 NodeReserve {
-                    system: Amounts { cpu_millis: 100, memory_bytes: 1 << 30, ephemeral_storage_bytes: 50, ..Amounts::default() },
-                    kube: Amounts { cpu_millis: 200, memory_bytes: 1 << 30, ephemeral_storage_bytes: 50, ..Amounts::default() },
+                    system: Amounts {
+                        cpu_millis: 100,
+                        memory_bytes: 1 << 30,
+                        ephemeral_storage_bytes: 50,
+                        ..Amounts::default()
+                    },
+                    kube: Amounts {
+                        cpu_millis: 200,
+                        memory_bytes: 1 << 30,
+                        ephemeral_storage_bytes: 50,
+                        ..Amounts::default()
+                    },
                     memory_eviction: Threshold::Percent(25.0),
                     disk_eviction: Threshold::Bytes(100),
                 },
@@ -145,7 +163,15 @@ mod tests {
             ),
             (
                 "more than there is",
-                NodeReserve { system: Amounts { cpu_millis: 9000, memory_bytes: 9 << 30, ephemeral_storage_bytes: 9000, ..Amounts::default() }, ..NodeReserve::default() },
+                NodeReserve {
+                    system: Amounts {
+                        cpu_millis: 9000,
+                        memory_bytes: 9 << 30,
+                        ephemeral_storage_bytes: 9000,
+                        ..Amounts::default()
+                    },
+                    ..NodeReserve::default()
+                },
                 0,
                 0,
                 0,
@@ -153,7 +179,11 @@ mod tests {
         ];
         for (name, reserve, cpu, memory, disk) in table {
             let left = allocatable(&machine(), &reserve);
-            assert_eq!((left.cpu_millis, left.memory_bytes, left.ephemeral_storage_bytes, left.pods), (cpu, memory, disk, 110), "{name}");
+            assert_eq!(
+                (left.cpu_millis, left.memory_bytes, left.ephemeral_storage_bytes, left.pods),
+                (cpu, memory, disk, 110),
+                "{name}"
+            );
         }
     }
 
@@ -161,7 +191,8 @@ mod tests {
     fn huge_pages_come_out_of_memory() {
         let mut capacity = machine();
         capacity.hugepages_bytes.insert("2Mi".into(), 1 << 30);
-        let left = allocatable(&capacity, &NodeReserve { memory_eviction: Threshold::Bytes(0), ..NodeReserve::default() });
+        let left =
+            allocatable(&capacity, &NodeReserve { memory_eviction: Threshold::Bytes(0), ..NodeReserve::default() });
         assert_eq!((left.memory_bytes, left.hugepages_bytes["2Mi"]), (7 << 30, 1 << 30));
         assert_eq!(pods_memory_bytes(&capacity, &NodeReserve::default()), 8 << 30);
         assert_eq!(left.quantities()["hugepages-2Mi"], Quantity("1Gi".into()));
@@ -172,7 +203,14 @@ mod tests {
         for (millis, text) in [(2000, "2"), (1900, "1900m"), (0, "0"), (500, "500m")] {
             assert_eq!(milli_quantity(millis).0, text);
         }
-        for (bytes, text) in [(0, "0"), (1023, "1023"), (1024, "1Ki"), (24_689_212 * 1024, "24689212Ki"), (8 << 30, "8Gi"), (3 << 19, "1536Ki")] {
+        for (bytes, text) in [
+            (0, "0"),
+            (1023, "1023"),
+            (1024, "1Ki"),
+            (24_689_212 * 1024, "24689212Ki"),
+            (8 << 30, "8Gi"),
+            (3 << 19, "1536Ki"),
+        ] {
             assert_eq!(binary_quantity(bytes).0, text);
         }
     }

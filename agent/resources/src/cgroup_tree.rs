@@ -115,10 +115,16 @@ impl Inner {
 }
 
 impl PodCgroups for CgroupTree {
-    fn ensure<'a>(&'a self, pod_uid: &'a str, qos_class: &'a str, limits: &'a PodCgroupLimits) -> PortFuture<'a, Result<String, PortError>> {
+    fn ensure<'a>(
+        &'a self,
+        pod_uid: &'a str,
+        qos_class: &'a str,
+        limits: &'a PodCgroupLimits,
+    ) -> PortFuture<'a, Result<String, PortError>> {
         Box::pin(async move {
             check_uid(pod_uid)?;
-            let class = Class::parse(qos_class).ok_or_else(|| invalid(pod_uid, format!("QoS class {qos_class:?} is unknown")))?;
+            let class = Class::parse(qos_class)
+                .ok_or_else(|| invalid(pod_uid, format!("QoS class {qos_class:?} is unknown")))?;
             let (inner, uid, limits) = (Arc::clone(&self.0), pod_uid.to_owned(), limits.clone());
             on_thread(pod_uid, move || inner.ensure(&uid, class, &limits)).await
         })
@@ -150,7 +156,10 @@ fn invalid(uid: &str, message: String) -> PortError {
 }
 
 /// Killing and removing may take seconds; no worker of the runtime waits for it.
-async fn on_thread<T: Send + 'static>(uid: &str, work: impl FnOnce() -> Result<T, CgroupError> + Send + 'static) -> Result<T, PortError> {
+async fn on_thread<T: Send + 'static>(
+    uid: &str,
+    work: impl FnOnce() -> Result<T, CgroupError> + Send + 'static,
+) -> Result<T, PortError> {
     let unavailable = |message: String| PortError::Unavailable { what: what(uid), message };
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| unavailable(error.to_string()))?;
     done.map_err(|error| {
@@ -230,7 +239,12 @@ mod tests {
 
     #[test]
     fn limits_say_unlimited_where_there_is_none() {
-        let limits = PodCgroupLimits { cpu_shares: 0, cpu_period_us: 100_000, hugepages: [("2Mi".into(), 4 << 20), ("odd".into(), 1)].into(), ..Default::default() };
+        let limits = PodCgroupLimits {
+            cpu_shares: 0,
+            cpu_period_us: 100_000,
+            hugepages: [("2Mi".into(), 4 << 20), ("odd".into(), 1)].into(),
+            ..Default::default()
+        };
         let made = resources(&limits, Some(100));
         let cpu = made.cpu.unwrap();
         assert_eq!((cpu.shares, cpu.quota, cpu.period), (Some(2), Some(-1), Some(100_000)));

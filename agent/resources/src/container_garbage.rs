@@ -52,7 +52,12 @@ pub struct SandboxFact {
 
 /// Containers to remove. `gone` holds the pods whose remains may all go: deleted ones, and evicted ones when space is
 /// needed. Give it empty until all sources of pods have been heard.
-pub fn plan_containers(dead: &[DeadContainer], gone: &BTreeSet<String>, policy: &ContainerPolicy, now: Timestamp) -> Vec<String> {
+pub fn plan_containers(
+    dead: &[DeadContainer],
+    gone: &BTreeSet<String>,
+    policy: &ContainerPolicy,
+    now: Timestamp,
+) -> Vec<String> {
     let mut remove = Vec::new();
     let mut units: BTreeMap<(&str, &str), Vec<&DeadContainer>> = BTreeMap::new();
     for container in dead.iter().filter(|container| now.duration_since(container.created_at) >= policy.age_min) {
@@ -96,8 +101,15 @@ pub fn plan_sandboxes(sandboxes: &[SandboxFact], gone: &BTreeSet<String>) -> Vec
             *known = sandbox;
         }
     }
-    let keeps = |sandbox: &SandboxFact| !gone.contains(&sandbox.pod_uid) && newest.get(sandbox.pod_uid.as_str()).is_some_and(|newest| newest.id == sandbox.id);
-    sandboxes.iter().filter(|sandbox| !sandbox.ready && !sandbox.has_containers && !keeps(sandbox)).map(|sandbox| sandbox.id.clone()).collect()
+    let keeps = |sandbox: &SandboxFact| {
+        !gone.contains(&sandbox.pod_uid)
+            && newest.get(sandbox.pod_uid.as_str()).is_some_and(|newest| newest.id == sandbox.id)
+    };
+    sandboxes
+        .iter()
+        .filter(|sandbox| !sandbox.ready && !sandbox.has_containers && !keeps(sandbox))
+        .map(|sandbox| sandbox.id.clone())
+        .collect()
 }
 
 #[cfg(test)]
@@ -112,7 +124,12 @@ mod tests {
     fn dead(texts: &[&str]) -> Vec<DeadContainer> {
         let one = |text: &&str| {
             let parts: Vec<&str> = text.split('/').collect();
-            DeadContainer { id: (*text).into(), pod_uid: parts[0].into(), name: parts[1].into(), created_at: at(parts[2].parse().unwrap()) }
+            DeadContainer {
+                id: (*text).into(),
+                pod_uid: parts[0].into(),
+                name: parts[1].into(),
+                created_at: at(parts[2].parse().unwrap()),
+            }
         };
         texts.iter().map(one).collect()
     }
@@ -120,7 +137,11 @@ mod tests {
     #[test]
     fn instances_are_kept_by_policy() {
         let all = dead(&["p/a/1", "p/a/2", "p/a/3", "p/b/4", "q/a/5", "q/a/6"]);
-        let policy = |per_container_max, total_max| ContainerPolicy { per_container_max, total_max, ..ContainerPolicy::default() };
+        let policy = |per_container_max, total_max| ContainerPolicy {
+            per_container_max,
+            total_max,
+            ..ContainerPolicy::default()
+        };
         let table: [(&str, &[&str], ContainerPolicy, &[&str]); 7] = [
             ("one each", &[], ContainerPolicy::default(), &["p/a/2", "p/a/1", "q/a/5"]),
             ("none", &[], policy(Some(0), None), &["p/a/3", "p/a/2", "p/a/1", "p/b/4", "q/a/6", "q/a/5"]),
@@ -128,7 +149,12 @@ mod tests {
             ("a gone pod", &["q"], ContainerPolicy::default(), &["q/a/5", "q/a/6", "p/a/2", "p/a/1"]),
             ("a total", &[], policy(None, Some(4)), &["p/a/2", "p/a/1", "q/a/5"]),
             ("a small total", &[], policy(None, Some(1)), &["p/a/2", "p/a/1", "q/a/5", "p/b/4", "p/a/3"]),
-            ("young ones", &[], ContainerPolicy { age_min: SignedDuration::from_secs(8), ..policy(Some(0), None) }, &["p/a/2", "p/a/1"]),
+            (
+                "young ones",
+                &[],
+                ContainerPolicy { age_min: SignedDuration::from_secs(8), ..policy(Some(0), None) },
+                &["p/a/2", "p/a/1"],
+            ),
         ];
         for (name, gone, policy, expected) in table {
             let gone = gone.iter().map(|uid| (*uid).to_owned()).collect();
@@ -138,7 +164,13 @@ mod tests {
 
     #[test]
     fn the_newest_sandbox_of_a_living_pod_stays() {
-        let sandbox = |id: &str, pod: &str, ready, has_containers, seconds| SandboxFact { id: id.into(), pod_uid: pod.into(), ready, has_containers, created_at: at(seconds) };
+        let sandbox = |id: &str, pod: &str, ready, has_containers, seconds| SandboxFact {
+            id: id.into(),
+            pod_uid: pod.into(),
+            ready,
+            has_containers,
+            created_at: at(seconds),
+        };
         let all = [
             sandbox("old", "p", false, false, 1),
             sandbox("busy", "p", false, true, 2),
@@ -147,6 +179,10 @@ mod tests {
             sandbox("gone-ready", "g", true, false, 2),
         ];
         assert_eq!(plan_sandboxes(&all, &["g".to_owned()].into()), ["old", "gone"]);
-        assert_eq!(plan_sandboxes(&all, &BTreeSet::new()), ["old", "gone"], "an older one goes even while the pod lives");
+        assert_eq!(
+            plan_sandboxes(&all, &BTreeSet::new()),
+            ["old", "gone"],
+            "an older one goes even while the pod lives"
+        );
     }
 }

@@ -101,13 +101,17 @@ impl ImageLedger {
     pub fn plan(&self, disk: DiskUse, policy: &ImagePolicy, now: Timestamp) -> ImagePlan {
         let mut plan = ImagePlan::default();
         if let Some(unused_max) = policy.unused_max {
-            let old = self.candidates(policy, now).into_iter().filter(|(_, record)| now.duration_since(record.last_used) > unused_max);
+            let old = self
+                .candidates(policy, now)
+                .into_iter()
+                .filter(|(_, record)| now.duration_since(record.last_used) > unused_max);
             plan.remove = old.map(|(id, _)| id.clone()).collect();
         }
         if disk.capacity_bytes <= 0 {
             return plan;
         }
-        let used_percent = 100 - (i128::from(disk.available_bytes.max(0)) * 100 / i128::from(disk.capacity_bytes)) as i64;
+        let used_percent =
+            100 - (i128::from(disk.available_bytes.max(0)) * 100 / i128::from(disk.capacity_bytes)) as i64;
         if policy.high_percent < 100 && used_percent >= policy.high_percent {
             let free = (i128::from(disk.capacity_bytes) * i128::from(100 - policy.low_percent) / 100) as i64;
             plan.wanted_bytes = (free - disk.available_bytes).max(0);
@@ -126,7 +130,9 @@ impl ImageLedger {
 
     /// Images that may go: least recently used first, then longest known.
     fn candidates(&self, policy: &ImagePolicy, now: Timestamp) -> Vec<(&String, &Record)> {
-        let free = |record: &Record| !record.in_use && !record.pinned && now.duration_since(record.first_seen) >= policy.age_min;
+        let free = |record: &Record| {
+            !record.in_use && !record.pinned && now.duration_since(record.first_seen) >= policy.age_min
+        };
         let mut found: Vec<_> = self.images.iter().filter(|(_, record)| free(record)).collect();
         found.sort_by_key(|(_, record)| (record.last_used, record.first_seen));
         found
@@ -134,7 +140,8 @@ impl ImageLedger {
 
     fn free(&self, plan: &mut ImagePlan, policy: &ImagePolicy, now: Timestamp) {
         let already: BTreeSet<String> = plan.remove.iter().cloned().collect();
-        plan.found_bytes = self.images.iter().filter(|(id, _)| already.contains(*id)).map(|(_, record)| record.size_bytes).sum();
+        plan.found_bytes =
+            self.images.iter().filter(|(id, _)| already.contains(*id)).map(|(_, record)| record.size_bytes).sum();
         for (id, record) in self.candidates(policy, now) {
             if plan.found_bytes >= plan.wanted_bytes {
                 return;
@@ -182,8 +189,13 @@ mod tests {
             ("switched off", 0, 100, &[], 0),
         ];
         for (name, available, high_percent, remove, wanted) in table {
-            let plan = ledger().plan(disk(available), &ImagePolicy { high_percent, ..ImagePolicy::default() }, at(1000));
-            assert_eq!((plan.remove.as_slice(), plan.wanted_bytes), (remove.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>().as_slice(), wanted), "{name}");
+            let plan =
+                ledger().plan(disk(available), &ImagePolicy { high_percent, ..ImagePolicy::default() }, at(1000));
+            assert_eq!(
+                (plan.remove.as_slice(), plan.wanted_bytes),
+                (remove.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>().as_slice(), wanted),
+                "{name}"
+            );
             assert_eq!(plan.found_bytes, remove.len() as i64 * 100, "{name}");
         }
     }
@@ -207,6 +219,9 @@ mod tests {
         let mut ledger = ledger();
         ledger.observe(&[], &BTreeSet::new(), at(1001));
         assert_eq!(ledger.plan_all(at(2000)), ImagePlan { wanted_bytes: i64::MAX, ..ImagePlan::default() });
-        assert_eq!(ledger.plan(DiskUse { capacity_bytes: 0, available_bytes: 0 }, &ImagePolicy::default(), at(2000)), ImagePlan::default());
+        assert_eq!(
+            ledger.plan(DiskUse { capacity_bytes: 0, available_bytes: 0 }, &ImagePolicy::default(), at(2000)),
+            ImagePlan::default()
+        );
     }
 }

@@ -33,7 +33,8 @@ pub fn read_machine(root: &Path, pods_max: i64) -> Result<Amounts, MachineError>
         .and_then(|text| count_list(text.trim()))
         .or_else(|| std::thread::available_parallelism().ok().map(|count| count.get() as i64))
         .ok_or_else(|| MachineError::new("/sys/devices/system/cpu/online", "no number of CPUs"))?;
-    let memory = parse_meminfo(&read("/proc/meminfo")?, "MemTotal").ok_or_else(|| MachineError::new("/proc/meminfo", "no MemTotal"))?;
+    let memory = parse_meminfo(&read("/proc/meminfo")?, "MemTotal")
+        .ok_or_else(|| MachineError::new("/proc/meminfo", "no MemTotal"))?;
     let disk = rustix::fs::statvfs(root).map_err(|error| MachineError::new(root, error))?;
     Ok(Amounts {
         cpu_millis: online * 1000,
@@ -67,10 +68,15 @@ fn read_hugepages(folder: &Path) -> BTreeMap<String, i64> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(kibibytes) = name.to_str().and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<i64>().ok()) else {
+        let Some(kibibytes) =
+            name.to_str().and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<i64>().ok())
+        else {
             continue;
         };
-        let pages: i64 = std::fs::read_to_string(entry.path().join("nr_hugepages")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let pages: i64 = std::fs::read_to_string(entry.path().join("nr_hugepages"))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0);
         found.insert(crate::allocatable::binary_quantity(kibibytes * 1024).0, pages.saturating_mul(kibibytes * 1024));
     }
     found
@@ -84,7 +90,15 @@ mod tests {
     fn kernel_texts_are_read() {
         assert_eq!(parse_meminfo("MemTotal:       2048 kB\nMemFree: 1 kB\n", "MemTotal"), Some(2048 * 1024));
         assert_eq!(parse_meminfo("MemTotalX: 1 kB\n", "MemTotal"), None);
-        for (list, count) in [("0", Some(1)), ("0-3", Some(4)), ("0-3,8", Some(5)), ("0,2-3", Some(3)), ("", None), ("3-1", None), ("x", None)] {
+        for (list, count) in [
+            ("0", Some(1)),
+            ("0-3", Some(4)),
+            ("0-3,8", Some(5)),
+            ("0,2-3", Some(3)),
+            ("", None),
+            ("3-1", None),
+            ("x", None),
+        ] {
             assert_eq!(count_list(list), count, "{list}");
         }
     }

@@ -58,7 +58,9 @@ pub fn burstable_shares(pods: &BTreeMap<String, (Class, u64)>) -> u64 {
 
 /// Whether a uid may become part of a path: uids of the API and hashes of static pods are letters, digits and dashes.
 pub fn is_uid(uid: &str) -> bool {
-    !uid.is_empty() && uid.len() <= 128 && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    !uid.is_empty()
+        && uid.len() <= 128
+        && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 #[cfg(test)]
@@ -74,7 +76,8 @@ mod tests {
 
     #[test]
     fn burstable_shares_are_the_sum_of_requests() {
-        let pods = |list: &[(Class, u64)]| list.iter().enumerate().map(|(number, pod)| (number.to_string(), *pod)).collect();
+        let pods =
+            |list: &[(Class, u64)]| list.iter().enumerate().map(|(number, pod)| (number.to_string(), *pod)).collect();
         let table: [(&[(Class, u64)], u64); 4] = [
             (&[], 2),
             (&[(Class::Guaranteed, 1024), (Class::BestEffort, 2)], 2),

@@ -39,7 +39,13 @@ impl Drop for Bench {
 }
 
 fn limits(cpu_shares: u64, memory_bytes: Option<i64>) -> PodCgroupLimits {
-    PodCgroupLimits { cpu_shares, cpu_quota_us: Some(50_000), cpu_period_us: 100_000, memory_bytes, ..PodCgroupLimits::default() }
+    PodCgroupLimits {
+        cpu_shares,
+        cpu_quota_us: Some(50_000),
+        cpu_period_us: 100_000,
+        memory_bytes,
+        ..PodCgroupLimits::default()
+    }
 }
 
 #[tokio::test]

@@ -180,7 +180,8 @@ impl ImageBuilder {
             let (digest, size) = add(packed.bytes);
             layers.push(json!({"mediaType": layer.media_type(self.docker_types), "digest": digest, "size": size}));
         }
-        let (config_type, manifest_type) = if self.docker_types { (DOCKER_CONFIG, DOCKER_MANIFEST) } else { (OCI_CONFIG, OCI_MANIFEST) };
+        let (config_type, manifest_type) =
+            if self.docker_types { (DOCKER_CONFIG, DOCKER_MANIFEST) } else { (OCI_CONFIG, OCI_MANIFEST) };
         let (id, config_size) = add(self.configuration(&diff_ids).to_string().into_bytes());
         let config = json!({"mediaType": config_type, "digest": id, "size": config_size});
         let manifest = json!({"schemaVersion": 2, "mediaType": manifest_type, "config": config, "layers": layers});
@@ -197,7 +198,9 @@ impl ImageBuilder {
     }
 
     fn configuration(&self, diff_ids: &[Digest]) -> serde_json::Value {
-        let set = |names: &BTreeSet<String>| names.iter().map(|name| (name.clone(), json!({}))).collect::<serde_json::Map<_, _>>();
+        let set = |names: &BTreeSet<String>| {
+            names.iter().map(|name| (name.clone(), json!({}))).collect::<serde_json::Map<_, _>>()
+        };
         let mut config = serde_json::Map::new();
         let mut put = |key: &str, value: serde_json::Value, there: bool| {
             if there {

@@ -119,7 +119,15 @@ mod tests {
     fn only_strict_digests_are_taken() {
         let good = format!("sha256:{}", "a1".repeat(32));
         assert_eq!(good.parse::<Digest>().unwrap().to_string(), good);
-        for bad in ["", "sha256:", "sha256:../../etc/passwd", &good.to_uppercase(), &good[..70], &format!("{good}0"), &good.replace("256", "512")] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:../../etc/passwd",
+            &good.to_uppercase(),
+            &good[..70],
+            &format!("{good}0"),
+            &good.replace("256", "512"),
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

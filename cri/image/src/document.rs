@@ -107,14 +107,19 @@ struct RawDocument {
 /// Reads an index or a manifest. `content_type` is what the server or the descriptor said it is; a document that says
 /// something else of itself, or is two things at once, is refused.
 pub fn parse_top(bytes: &[u8], content_type: Option<&str>) -> Result<TopDocument, DocumentError> {
-    let raw: RawDocument = serde_json::from_slice(bytes).map_err(|error| DocumentError(format!("not valid JSON for a manifest: {error}")))?;
+    let raw: RawDocument = serde_json::from_slice(bytes)
+        .map_err(|error| DocumentError(format!("not valid JSON for a manifest: {error}")))?;
     if raw.fs_layers.is_some() || raw.schema_version == Some(1) {
-        return Err(DocumentError("schemaVersion 1 is no longer supported: push the image again with a current tool".into()));
+        return Err(DocumentError(
+            "schemaVersion 1 is no longer supported: push the image again with a current tool".into(),
+        ));
     }
     if raw.schema_version != Some(2) {
         return Err(DocumentError("schemaVersion must be 2".into()));
     }
-    let said = content_type.map(|value| value.split(';').next().unwrap_or_default().trim()).filter(|value| is_manifest_type(value));
+    let said = content_type
+        .map(|value| value.split(';').next().unwrap_or_default().trim())
+        .filter(|value| is_manifest_type(value));
     if let (Some(said), Some(own)) = (said, raw.media_type.as_deref())
         && said != own
     {
@@ -126,14 +131,23 @@ pub fn parse_top(bytes: &[u8], content_type: Option<&str>) -> Result<TopDocument
         return Err(DocumentError("it has both manifests and config or layers: either an index or a manifest".into()));
     }
     match kind {
-        Some(OCI_INDEX | DOCKER_LIST) if !is_index => return Err(DocumentError("mediaType is that of an index, but manifests is missing".into())),
-        Some(OCI_MANIFEST | DOCKER_MANIFEST) if is_index => return Err(DocumentError("mediaType is that of a manifest, but it has manifests".into())),
+        Some(OCI_INDEX | DOCKER_LIST) if !is_index => {
+            return Err(DocumentError("mediaType is that of an index, but manifests is missing".into()));
+        }
+        Some(OCI_MANIFEST | DOCKER_MANIFEST) if is_index => {
+            return Err(DocumentError("mediaType is that of a manifest, but it has manifests".into()));
+        }
         Some(OCI_INDEX | DOCKER_LIST | OCI_MANIFEST | DOCKER_MANIFEST) | None => {}
-        Some(other) => return Err(DocumentError(format!("mediaType {other} is neither an index nor a manifest of an image"))),
+        Some(other) => {
+            return Err(DocumentError(format!("mediaType {other} is neither an index nor a manifest of an image")));
+        }
     }
     if let Some(manifests) = raw.manifests {
         if manifests.len() > INDEX_ENTRIES_MAX {
-            return Err(DocumentError(format!("manifests has {} entries, {INDEX_ENTRIES_MAX} at most", manifests.len())));
+            return Err(DocumentError(format!(
+                "manifests has {} entries, {INDEX_ENTRIES_MAX} at most",
+                manifests.len()
+            )));
         }
         return Ok(TopDocument::Index(manifests));
     }
@@ -149,7 +163,10 @@ fn is_manifest_type(value: &str) -> bool {
 
 fn check_manifest(config: &Descriptor, layers: &[Descriptor]) -> Result<(), DocumentError> {
     if !config.media_type.is_empty() && !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
-        return Err(DocumentError(format!("config.mediaType is {}: this is an artifact, not a container image", config.media_type)));
+        return Err(DocumentError(format!(
+            "config.mediaType is {}: this is an artifact, not a container image",
+            config.media_type
+        )));
     }
     if config.size > DOCUMENT_BYTES_MAX {
         return Err(DocumentError(format!("config.size is {} bytes, {DOCUMENT_BYTES_MAX} at most", config.size)));
@@ -183,9 +200,13 @@ impl Compression {
             return Err(DocumentError(format!("mediaType {media_type}: encrypted layers are not supported")));
         }
         match media_type {
-            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.oci.image.layer.nondistributable.v1.tar" => Ok(Self::None),
-            "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip" => Ok(Self::Gzip),
-            "application/vnd.oci.image.layer.v1.tar+zstd" | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd" => Ok(Self::Zstd),
+            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.oci.image.layer.nondistributable.v1.tar" => {
+                Ok(Self::None)
+            }
+            "application/vnd.oci.image.layer.v1.tar+gzip"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip" => Ok(Self::Gzip),
+            "application/vnd.oci.image.layer.v1.tar+zstd"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd" => Ok(Self::Zstd),
             // Docker's tools write any packing under one name.
             "application/vnd.docker.image.rootfs.diff.tar"
             | "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -203,7 +224,8 @@ pub fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result<&'a De
         Some(platform) => platform.os == wanted.os && platform.architecture == wanted.architecture,
         None => false,
     };
-    let variant = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.variant == wanted.variant);
+    let variant =
+        |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.variant == wanted.variant);
     if let Some(entry) = entries.iter().filter(fits).find(variant).or_else(|| entries.iter().find(fits)) {
         return Ok(entry);
     }
@@ -220,7 +242,12 @@ pub fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result<&'a De
         .take(20)
         .map(|platform| format!("{}/{}", platform.os, platform.architecture))
         .collect();
-    Err(DocumentError(format!("it has no manifest for {}/{}; it offers {}", wanted.os, wanted.architecture, offered.join(", "))))
+    Err(DocumentError(format!(
+        "it has no manifest for {}/{}; it offers {}",
+        wanted.os,
+        wanted.architecture,
+        offered.join(", ")
+    )))
 }
 
 /// What an image says about how to run it.
@@ -292,8 +319,8 @@ struct RawRootfs {
 
 /// Reads an image configuration.
 pub fn parse_configuration(bytes: &[u8]) -> Result<Configuration, DocumentError> {
-    let raw: RawConfiguration =
-        serde_json::from_slice(bytes).map_err(|error| DocumentError(format!("not a valid image configuration: {error}")))?;
+    let raw: RawConfiguration = serde_json::from_slice(bytes)
+        .map_err(|error| DocumentError(format!("not a valid image configuration: {error}")))?;
     if !raw.os.is_empty() && raw.os != "linux" {
         return Err(DocumentError(format!("os is {}: only linux images run here", raw.os)));
     }
@@ -328,7 +355,9 @@ pub fn check_layer_count(manifest: &Manifest, configuration: &Configuration) -> 
     if layers == diff_ids {
         return Ok(());
     }
-    Err(DocumentError(format!("the manifest has {layers} layers, but the configuration's rootfs.diff_ids has {diff_ids}")))
+    Err(DocumentError(format!(
+        "the manifest has {layers} layers, but the configuration's rootfs.diff_ids has {diff_ids}"
+    )))
 }
 
 #[cfg(test)]
@@ -338,7 +367,9 @@ mod tests {
     const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn manifest(extra: &str) -> String {
-        format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"{OCI_CONFIG}","digest":"{D}","size":2}},"layers":[]{extra}}}"#)
+        format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"{OCI_CONFIG}","digest":"{D}","size":2}},"layers":[]{extra}}}"#
+        )
     }
 
     #[test]
@@ -366,7 +397,11 @@ mod tests {
             media_type: OCI_MANIFEST.into(),
             digest: D.parse().unwrap(),
             size,
-            platform: Some(Platform { architecture: architecture.into(), os: "linux".into(), variant: variant.map(str::to_owned) }),
+            platform: Some(Platform {
+                architecture: architecture.into(),
+                os: "linux".into(),
+                variant: variant.map(str::to_owned),
+            }),
             annotations: BTreeMap::new(),
         };
         let wanted = Platform { architecture: "arm64".into(), os: "linux".into(), variant: None };

@@ -104,7 +104,8 @@ impl Images {
             std::fs::create_dir(&empty).map_err(ImageError::store("create", &empty))?;
         }
         // The root of containers of an image without layers.
-        std::fs::set_permissions(&empty, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(ImageError::store("set mode of", &empty))?;
+        std::fs::set_permissions(&empty, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .map_err(ImageError::store("set mode of", &empty))?;
         Ok(Self {
             store: Arc::new(store),
             client: Arc::new(RegistryClient::new(config.registries)),
@@ -152,8 +153,13 @@ impl Images {
     pub fn fs_info(&self) -> FsInfo {
         let index = self.store.index();
         let layers = index.layers.values();
-        let (bytes, inodes) = layers.fold((0, 0), |(bytes, inodes), layer| (bytes + layer.disk_bytes, inodes + layer.inodes));
-        FsInfo { mountpoint: self.store.root().to_path_buf(), used_bytes: bytes + index.blob_bytes, inodes_used: inodes }
+        let (bytes, inodes) =
+            layers.fold((0, 0), |(bytes, inodes), layer| (bytes + layer.disk_bytes, inodes + layer.inodes));
+        FsInfo {
+            mountpoint: self.store.root().to_path_buf(),
+            used_bytes: bytes + index.blob_bytes,
+            inodes_used: inodes,
+        }
     }
 
     /// Loads every image of an archive: an OCI layout (directory or tar) or a `docker save` tar, also compressed. `names`
@@ -171,6 +177,8 @@ fn parse_id(id: &str) -> Result<Digest, ImageError> {
 }
 
 /// Runs file work on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ImageError> + Send + 'static) -> Result<T, ImageError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ImageError::Worker(error.to_string()))?
 }

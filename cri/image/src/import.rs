@@ -40,21 +40,39 @@ struct FoundLayer {
 }
 
 /// Imports every image of an archive; see [`crate::Images::import`].
-pub(crate) fn import(store: &Store, limits: &UnpackLimits, path: &Path, names: &[String]) -> Result<Vec<String>, ImageError> {
+pub(crate) fn import(
+    store: &Store,
+    limits: &UnpackLimits,
+    path: &Path,
+    names: &[String],
+) -> Result<Vec<String>, ImageError> {
     let given: Vec<Reference> = names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
     let archive = Archive::open(path, &store.root().join("staging"), limits)?;
     let found = if archive.has("index.json") { layout::read(&archive)? } else { docker::read(&archive)? };
     if !given.is_empty() && found.len() != 1 {
-        return Err(archive.wrong(format!("a name was given, but the archive has {} images: leave the name out", found.len())));
+        return Err(
+            archive.wrong(format!("a name was given, but the archive has {} images: leave the name out", found.len()))
+        );
     }
     found.into_iter().map(|image| import_one(store, limits, &archive, image, &given)).collect()
 }
 
-fn import_one(store: &Store, limits: &UnpackLimits, archive: &Archive, found: Found, given: &[Reference]) -> Result<String, ImageError> {
+fn import_one(
+    store: &Store,
+    limits: &UnpackLimits,
+    archive: &Archive,
+    found: Found,
+    given: &[Reference],
+) -> Result<String, ImageError> {
     let id = Digest::of(&found.config);
-    let configuration = parse_configuration(&found.config).map_err(|error| archive.wrong(format!("configuration {id}: {error}")))?;
+    let configuration =
+        parse_configuration(&found.config).map_err(|error| archive.wrong(format!("configuration {id}: {error}")))?;
     if configuration.diff_ids.len() != found.layers.len() {
-        let why = format!("it has {} layers, but the configuration {id} names {}", found.layers.len(), configuration.diff_ids.len());
+        let why = format!(
+            "it has {} layers, but the configuration {id} names {}",
+            found.layers.len(),
+            configuration.diff_ids.len()
+        );
         return Err(archive.wrong(why));
     }
     let chain = chain_ids(&configuration.diff_ids);
@@ -72,7 +90,8 @@ fn import_one(store: &Store, limits: &UnpackLimits, archive: &Archive, found: Fo
         }
     }
     let names = names_of(&found, given, &id, archive);
-    let records = names.into_iter().map(|name| NameRecord::new(name, found.target, found.manifest, id, size_bytes)).collect();
+    let records =
+        names.into_iter().map(|name| NameRecord::new(name, found.target, found.manifest, id, size_bytes)).collect();
     store.name_image(records, configuration)?;
     Ok(id.to_string())
 }
@@ -95,7 +114,9 @@ fn import_layer(
     let unpacked = unpack(&mut source, layer.compression, &diff_id, &files, limits);
     let found = source.hasher.finish();
     if unpacked.is_ok() && layer.digest.is_some_and(|digest| digest != found) {
-        return Err(archive.wrong(format!("layer {shown} has other content, of digest {found}: the archive is damaged")));
+        return Err(
+            archive.wrong(format!("layer {shown} has other content, of digest {found}: the archive is damaged"))
+        );
     }
     let failed = |source| ImageError::Layer { image: image.clone(), layer: shown, source };
     let leftover = unpacked.map_err(failed)?;
@@ -108,9 +129,13 @@ fn names_of(found: &Found, given: &[Reference], id: &Digest, archive: &Archive) 
     if names.is_empty() {
         for name in &found.names {
             match name.parse::<Reference>() {
-                Ok(reference) if matches!(reference.target(), Target::Tag(_)) || found.target.is_some() => names.push(reference.to_string()),
+                Ok(reference) if matches!(reference.target(), Target::Tag(_)) || found.target.is_some() => {
+                    names.push(reference.to_string())
+                }
                 Ok(_) => {}
-                Err(error) => tracing::warn!(archive = %archive.path().display(), %error, "a name in the archive is ignored"),
+                Err(error) => {
+                    tracing::warn!(archive = %archive.path().display(), %error, "a name in the archive is ignored")
+                }
             }
         }
     }

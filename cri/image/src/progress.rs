@@ -52,7 +52,12 @@ impl ProgressHub {
     }
 
     pub(crate) fn start(&self, layers: impl Iterator<Item = (Digest, u64)>) {
-        let layers = layers.map(|(digest, total_bytes)| LayerProgress { digest, total_bytes, done_bytes: 0, stage: LayerStage::Waiting });
+        let layers = layers.map(|(digest, total_bytes)| LayerProgress {
+            digest,
+            total_bytes,
+            done_bytes: 0,
+            stage: LayerStage::Waiting,
+        });
         self.0.send_replace(PullProgress { layers: layers.collect() });
     }
 

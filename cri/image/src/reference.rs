@@ -140,7 +140,9 @@ fn split_registry(name: &str) -> Result<(String, String), String> {
     let (registry, repository) = match name.split_once('/') {
         // Only what can't be a repository's component is a host: it has a dot or a port, or is localhost, or upper case.
         Some((first, rest))
-            if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|byte| byte.is_ascii_uppercase()) =>
+            if first.contains(['.', ':'])
+                || first == "localhost"
+                || first.bytes().any(|byte| byte.is_ascii_uppercase()) =>
         {
             check_registry(first)?;
             (first, rest)
@@ -183,7 +185,13 @@ fn check_registry(registry: &str) -> Result<(), String> {
         }
     }
     match port {
-        Some(port) if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().unwrap_or(0) == 0 => Err(wrong()),
+        Some(port)
+            if port.is_empty()
+                || !port.bytes().all(|b| b.is_ascii_digit())
+                || port.parse::<u16>().unwrap_or(0) == 0 =>
+        {
+            Err(wrong())
+        }
         _ => Ok(()),
     }
 }
@@ -191,13 +199,17 @@ fn check_registry(registry: &str) -> Result<(), String> {
 /// Lower-case letters and digits, separated by one `.`, one or two `_`, or any number of `-`.
 fn check_component(component: &str) -> Result<(), String> {
     let wrong = || {
-        format!("repository component \"{component}\" must be lower-case letters and digits, separated by single \".\", \"_\", \"__\" or dashes")
+        format!(
+            "repository component \"{component}\" must be lower-case letters and digits, separated by single \".\", \"_\", \"__\" or dashes"
+        )
     };
     let mut separator = String::new();
     let mut seen_word = false;
     for c in component.chars() {
         if c.is_ascii_lowercase() || c.is_ascii_digit() {
-            let allowed = separator.is_empty() || matches!(separator.as_str(), "." | "_" | "__") || separator.bytes().all(|byte| byte == b'-');
+            let allowed = separator.is_empty()
+                || matches!(separator.as_str(), "." | "_" | "__")
+                || separator.bytes().all(|byte| byte == b'-');
             if !allowed || (!separator.is_empty() && !seen_word) {
                 return Err(wrong());
             }
@@ -217,7 +229,9 @@ fn check_tag(tag: &str) -> Result<(), String> {
     let all_ok = tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
     if !first_ok || !all_ok || tag.len() > TAG_BYTES_MAX {
         let shown: String = tag.chars().take(150).collect();
-        return Err(format!("tag \"{shown}\" must be 1 to {TAG_BYTES_MAX} letters, digits, \"_\", \".\" or \"-\", and not start with \".\" or \"-\""));
+        return Err(format!(
+            "tag \"{shown}\" must be 1 to {TAG_BYTES_MAX} letters, digits, \"_\", \".\" or \"-\", and not start with \".\" or \"-\""
+        ));
     }
     Ok(())
 }
@@ -258,9 +272,39 @@ mod tests {
         let long_tag = format!("a:{}", "x".repeat(129));
         let long_name = format!("example.com/{}", "x".repeat(250));
         let table = [
-            "", ":tag", "a:", "a@", "a@sha256:00", "UPPER", "a//b", "/a", "a/", "a b", "a/../b", "../a", "a.", ".a", "a___b", "a..b", "-a",
-            "a:-x", "a:.x", "http://host/a", "host.example:0/a", "host.example:99999/a", "-host.example/a", "host.example:x/a", "[::g]/a",
-            "[::1]x/a", "a\n", "a@sha512:00", "é/a", &long_tag, &long_name, DIGEST, &DIGEST[7..],
+            "",
+            ":tag",
+            "a:",
+            "a@",
+            "a@sha256:00",
+            "UPPER",
+            "a//b",
+            "/a",
+            "a/",
+            "a b",
+            "a/../b",
+            "../a",
+            "a.",
+            ".a",
+            "a___b",
+            "a..b",
+            "-a",
+            "a:-x",
+            "a:.x",
+            "http://host/a",
+            "host.example:0/a",
+            "host.example:99999/a",
+            "-host.example/a",
+            "host.example:x/a",
+            "[::g]/a",
+            "[::1]x/a",
+            "a\n",
+            "a@sha512:00",
+            "é/a",
+            &long_tag,
+            &long_name,
+            DIGEST,
+            &DIGEST[7..],
         ];
         for given in table {
             assert!(given.parse::<Reference>().is_err(), "{given:?} must be refused");

@@ -218,7 +218,8 @@ impl Store {
 
 /// Whether everything of a named image is there; its configuration if so.
 fn complete(root: &Path, index: &Index, record: &NameRecord) -> Result<Configuration, String> {
-    let bytes = blobs::read(root, &record.config).ok_or_else(|| format!("configuration {} is lost or damaged", record.config))?;
+    let bytes = blobs::read(root, &record.config)
+        .ok_or_else(|| format!("configuration {} is lost or damaged", record.config))?;
     let configuration = parse_configuration(&bytes).map_err(|error| error.to_string())?;
     match chain_ids(&configuration.diff_ids).iter().find(|chain| !index.layers.contains_key(chain)) {
         Some(chain) => Err(format!("layer {chain} is lost")),

@@ -10,9 +10,9 @@ use std::io::{BufReader, Read};
 use std::os::fd::AsFd;
 
 pub use decompress::decompressed;
-pub(crate) use tree::{measure, remove_tree};
-pub use tar_stream::{Entry, EntryKind, TarStream};
 pub use finish::finish;
+pub use tar_stream::{Entry, EntryKind, TarStream};
+pub(crate) use tree::{measure, remove_tree};
 
 use crate::digest::{Digest, Hasher};
 use crate::document::Compression;
@@ -74,7 +74,9 @@ pub enum UnpackError {
     #[error("{0}")]
     TooLarge(String),
     /// The file system is full.
-    #[error("only {free_bytes} bytes are free on the image file system, {needed_bytes} must stay free: remove images or enlarge it")]
+    #[error(
+        "only {free_bytes} bytes are free on the image file system, {needed_bytes} must stay free: remove images or enlarge it"
+    )]
     NoSpace {
         /// Bytes free.
         free_bytes: u64,
@@ -104,7 +106,12 @@ pub fn unpack(
 ) -> Result<Leftover, UnpackError> {
     let mut scratch = vec![0; 64 * 1024];
     let (leftover, found) = {
-        let hashed = HashingReader { inner: decompressed(&mut *source, compression)?, hasher: Hasher::new(), count: 0, limit: limits.bytes_max };
+        let hashed = HashingReader {
+            inner: decompressed(&mut *source, compression)?,
+            hasher: Hasher::new(),
+            count: 0,
+            limit: limits.bytes_max,
+        };
         let mut buffered = BufReader::with_capacity(128 * 1024, hashed);
         let leftover = extract::extract(&mut buffered, root.as_fd(), limits)?;
         // Padding after the end mark belongs to the diff id.
@@ -120,7 +127,11 @@ pub fn unpack(
 
 /// Turns a read error back into the bound that it stands for.
 pub(crate) fn read_error(error: std::io::Error) -> UnpackError {
-    if error.kind() == std::io::ErrorKind::FileTooLarge { UnpackError::TooLarge(error.to_string()) } else { UnpackError::Read(error) }
+    if error.kind() == std::io::ErrorKind::FileTooLarge {
+        UnpackError::TooLarge(error.to_string())
+    } else {
+        UnpackError::Read(error)
+    }
 }
 
 struct HashingReader<'a> {

@@ -48,4 +48,4 @@ mod stream_urls;
 mod streams;
 
 pub use config::CriConfig;
-pub use serve::{CriError, serve};
+pub use serve::{CriError, remove_all, serve};

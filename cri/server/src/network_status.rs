@@ -11,9 +11,12 @@ use crate::error::chain;
 /// How long a good answer of the plugins counts, as long as the configuration stays.
 const GOOD_FOR: Duration = Duration::from_secs(60);
 
+/// Names and times of the files in a folder.
+type FolderState = Vec<(std::ffi::OsString, Option<SystemTime>)>;
+
 /// The last good answer and the configuration that it was for.
 #[derive(Default)]
-pub(crate) struct NetworkStatus(Mutex<Option<(Instant, Vec<(std::ffi::OsString, Option<SystemTime>)>)>>);
+pub(crate) struct NetworkStatus(Mutex<Option<(Instant, FolderState)>>);
 
 impl NetworkStatus {
     /// Why the network is not ready, or nothing.
@@ -30,7 +33,7 @@ impl NetworkStatus {
 }
 
 /// Names and times of the files in a folder.
-fn folder_state(folder: &Path) -> Vec<(std::ffi::OsString, Option<SystemTime>)> {
+fn folder_state(folder: &Path) -> FolderState {
     let Ok(entries) = std::fs::read_dir(folder) else { return vec![] };
     let mut state: Vec<_> = entries
         .flatten()

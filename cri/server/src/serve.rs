@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use orlop_image::{ImageError, Images, admin};
 use orlop_network::Network;
+use orlop_proto::cri::RemovePodSandboxRequest;
 use orlop_proto::cri::image_service_server::ImageServiceServer;
 use orlop_proto::cri::runtime_service_server::RuntimeServiceServer;
 use orlop_streaming::{ServerError, StreamingConfig};
@@ -21,6 +22,7 @@ use crate::network_status::NetworkStatus;
 use crate::record::Records;
 use crate::recovery;
 use crate::runtime_service::RuntimeRpc;
+use crate::sandbox_remove;
 use crate::server::Server;
 use crate::store::Store;
 use crate::streams::Streams;
@@ -81,7 +83,8 @@ pub async fn serve(config: CriConfig, cancel: CancellationToken) -> Result<(), C
         }
     }
     let _lock = prepare(&config)?;
-    let (server, listener) = start(config, &cancel).await?;
+    let server = open(config).await?;
+    let listener = listen(&server, &cancel).await?;
     let images = ImageServiceServer::new(ImageRpc { images: server.images.clone() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -97,8 +100,23 @@ pub async fn serve(config: CriConfig, cancel: CancellationToken) -> Result<(), C
         .map_err(CriError::Serve)
 }
 
-/// Everything up to the socket.
-async fn start(config: CriConfig, cancel: &CancellationToken) -> Result<(Arc<Server>, UnixListener), CriError> {
+/// Stops and removes every sandbox, without serving anybody. Returns how many there were.
+///
+/// # Errors
+/// When another server runs, or a sandbox can't be removed; to be tried again.
+pub async fn remove_all(config: CriConfig) -> Result<usize, CriError> {
+    let _lock = prepare(&config)?;
+    let server = open(config).await?;
+    let sandboxes = server.store.sandboxes();
+    for sandbox in &sandboxes {
+        let request = RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() };
+        sandbox_remove::remove(server.clone(), request).await.map_err(CriError::Recovery)?;
+    }
+    Ok(sandboxes.len())
+}
+
+/// Everything up to the sockets.
+async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
     let opening = config.images.clone();
     let images = tokio::task::spawn_blocking(move || Images::open(opening)).await;
     let images = images.map_err(|error| CriError::Recovery(error.into()))?.map_err(CriError::Images)?;
@@ -117,6 +135,11 @@ async fn start(config: CriConfig, cancel: &CancellationToken) -> Result<(Arc<Ser
         config,
     });
     recovery::recover(&server).await.map_err(CriError::Recovery)?;
+    Ok(server)
+}
+
+/// Opens the sockets.
+async fn listen(server: &Arc<Server>, cancel: &CancellationToken) -> Result<UnixListener, CriError> {
     let socket = server.config.socket.clone();
     let listener = orlop_kernel::socket::listen(&socket).map_err(broken("listen on", &socket))?;
     let listener = std::os::unix::net::UnixListener::from(listener);
@@ -128,7 +151,7 @@ async fn start(config: CriConfig, cancel: &CancellationToken) -> Result<(Arc<Ser
         }
     });
     tokio::spawn(server.streaming.clone().serve(Arc::new(Streams(server.clone())), cancel.clone()));
-    Ok((server, listener))
+    Ok(listener)
 }
 
 /// Makes the folders and takes the lock, which lives as long as the file.

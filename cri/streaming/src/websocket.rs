@@ -14,7 +14,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::port_forward;
 use crate::process::{CHANNEL_MESSAGES, DRAIN, Job, SizeParser};
@@ -26,6 +28,8 @@ const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
+/// The regular end: clients take a close without a code for a broken connection.
+const END: CloseFrame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("") };
 /// Channel of v5's close message.
 const CLOSE: u8 = 255;
 /// Ports of one port-forward.
@@ -110,6 +114,7 @@ pub(crate) async fn serve_process<T>(
                 return;
             }
         }
+        let _ = sink.send(Message::Close(Some(END))).await;
         let _ = sink.close().await;
     });
 
@@ -206,6 +211,7 @@ pub(crate) async fn serve_ports<T>(
                 return;
             }
         }
+        let _ = sink.send(Message::Close(Some(END))).await;
         let _ = sink.close().await;
     };
     let reader = async {
@@ -248,6 +254,7 @@ where
                 }
             }
         }
+        let _ = sink.send(Message::Close(Some(END))).await;
         let _ = sink.close().await;
     });
     tokio::spawn(async move {

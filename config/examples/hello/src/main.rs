@@ -1,16 +1,19 @@
 //! The sample: a web server of one page that tells which pod answered.
 //!
-//! It listens on `PORT` (8080), answers `/` with the page and `/healthz` with `ok`, and ends on SIGTERM like any
-//! program that leaves the signal alone.
+//! It listens on `PORT` (8080), answers `/` with the page and `/healthz` with `ok`, and ends on SIGTERM: as process 1 of
+//! its container it has to say so itself, for the kernel gives that one no default.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
+
 /// No request line or header is read past this, in bytes.
 const REQUEST_BYTES_MAX: u64 = 16 << 10;
 
 fn main() -> std::io::Result<()> {
+    end_on_sigterm()?;
     let port = std::env::var("PORT").ok().and_then(|p| p.parse().ok()).unwrap_or(8080u16);
     let listener = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))?;
     println!("hello listens on port {port}");
@@ -20,6 +23,19 @@ fn main() -> std::io::Result<()> {
             Err(error) => eprintln!("request failed: {error}"),
         }
     }
+    Ok(())
+}
+
+/// Waits for SIGTERM on a thread of its own; all others are born with the signal blocked.
+fn end_on_sigterm() -> std::io::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    std::thread::spawn(move || {
+        let _ = signals.wait();
+        println!("hello ends");
+        std::process::exit(0)
+    });
     Ok(())
 }
 

@@ -49,7 +49,11 @@ impl AdminClient {
     }
 
     /// Makes one request and waits for its end; progress on the way goes to `progress`.
-    pub async fn ask(mut self, request: &Request, mut progress: impl FnMut(&crate::PullProgress)) -> Result<Answer, AdminError> {
+    pub async fn ask(
+        mut self,
+        request: &Request,
+        mut progress: impl FnMut(&crate::PullProgress),
+    ) -> Result<Answer, AdminError> {
         let path = self.path.clone();
         let failed = |source| AdminError::Socket { path: path.clone(), source };
         write_message(&mut self.stream, request).await.map_err(failed)?;

@@ -88,7 +88,12 @@ pub struct ImageSummary {
 
 impl From<ImageRecord> for ImageSummary {
     fn from(record: ImageRecord) -> Self {
-        Self { id: record.id, repo_tags: record.repo_tags, repo_digests: record.repo_digests, size_bytes: record.size_bytes }
+        Self {
+            id: record.id,
+            repo_tags: record.repo_tags,
+            repo_digests: record.repo_digests,
+            size_bytes: record.size_bytes,
+        }
     }
 }
 
@@ -110,7 +115,10 @@ pub(super) async fn read_message<T: DeserializeOwned>(from: &mut (impl AsyncRead
         Err(error) => return Err(error),
     };
     if length > MESSAGE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("message of {length} bytes, {MESSAGE_BYTES_MAX} at most")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("message of {length} bytes, {MESSAGE_BYTES_MAX} at most"),
+        ));
     }
     let mut bytes = vec![0; length as usize];
     from.read_exact(&mut bytes).await?;

@@ -115,7 +115,12 @@ async fn answer(images: &Arc<Images>, request: Request, stream: &mut UnixStream)
     }
 }
 
-async fn pull(images: &Arc<Images>, reference: &str, credentials: Option<crate::Credentials>, stream: &mut UnixStream) -> Answer {
+async fn pull(
+    images: &Arc<Images>,
+    reference: &str,
+    credentials: Option<crate::Credentials>,
+    stream: &mut UnixStream,
+) -> Answer {
     let pull = match images.start_pull(reference, credentials) {
         Ok(pull) => pull,
         Err(error) => return Answer::Failed { message: error.to_string() },

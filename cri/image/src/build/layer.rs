@@ -113,7 +113,9 @@ impl LayerBuilder {
             for entry in fs::read_dir(&from).map_err(BuildError::at("list", &from))? {
                 let entry = entry.map_err(BuildError::at("list", &from))?;
                 let (host, name) = (entry.path(), entry.file_name());
-                let name = name.to_str().ok_or_else(|| BuildError::at("read", &host)(io::ErrorKind::InvalidFilename.into()))?;
+                let name = name
+                    .to_str()
+                    .ok_or_else(|| BuildError::at("read", &host)(io::ErrorKind::InvalidFilename.into()))?;
                 let inside = if to.is_empty() { name.to_owned() } else { format!("{to}/{name}") };
                 let metadata = fs::symlink_metadata(&host).map_err(BuildError::at("stat", &host))?;
                 let kind = metadata.file_type();
@@ -154,7 +156,9 @@ impl LayerBuilder {
         let bytes = match self.compression {
             LayerCompression::None => plain,
             LayerCompression::Gzip => gzip(&plain).map_err(BuildError::at("compress", "layer"))?,
-            LayerCompression::Zstd => zstd::encode_all(plain.as_slice(), 3).map_err(BuildError::at("compress", "layer"))?,
+            LayerCompression::Zstd => {
+                zstd::encode_all(plain.as_slice(), 3).map_err(BuildError::at("compress", "layer"))?
+            }
         };
         Ok(Packed { bytes, diff_id })
     }

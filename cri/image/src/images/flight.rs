@@ -65,7 +65,9 @@ impl Images {
         }
         let hub = ProgressHub::new();
         let (images, hub_of_work) = (Arc::clone(self), hub.clone());
-        let work = async move { images.pull_now(&reference, credentials, &hub_of_work).await.map_err(Arc::new) }.boxed().shared();
+        let work = async move { images.pull_now(&reference, credentials, &hub_of_work).await.map_err(Arc::new) }
+            .boxed()
+            .shared();
         let progress = hub.watch();
         if let Some(weak) = work.downgrade() {
             flights.insert(key, (weak, hub));

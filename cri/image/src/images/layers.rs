@@ -61,7 +61,10 @@ impl Images {
     ) -> Result<(), ImageError> {
         progress.start(jobs.iter().map(|job| (job.digest, job.size)));
         let finished = watch::Sender::new(0);
-        let works = jobs.iter().enumerate().map(|(number, _)| self.fetch_one(session, image, jobs, number, progress, &finished));
+        let works = jobs
+            .iter()
+            .enumerate()
+            .map(|(number, _)| self.fetch_one(session, image, jobs, number, progress, &finished));
         futures::future::try_join_all(works).await.map(|_| ())
     }
 
@@ -106,12 +109,15 @@ impl Images {
         progress: &ProgressHub,
     ) -> Result<(Staged, Leftover), ImageError> {
         let (chunks, queue) = mpsc::channel(CHUNKS_QUEUED);
-        let (store, limits, compression, diff_id) = (Arc::clone(&self.store), self.limits, job.compression, job.diff_id);
+        let (store, limits, compression, diff_id) =
+            (Arc::clone(&self.store), self.limits, job.compression, job.diff_id);
         let worker = tokio::task::spawn_blocking(move || {
             let staged = store.stage_layer()?;
             let files = staged.open_files()?;
             let mut reader = ChunkReader { queue, chunk: Bytes::new() };
-            Ok::<_, ImageError>(unpack(&mut reader, compression, &diff_id, &files, &limits).map(|leftover| (staged, leftover)))
+            Ok::<_, ImageError>(
+                unpack(&mut reader, compression, &diff_id, &files, &limits).map(|leftover| (staged, leftover)),
+            )
         });
         let fetched = self.fetch(session, job, chunks, |done| progress.fetched(number, done)).await;
         let unpacked = worker.await.map_err(|error| ImageError::Worker(error.to_string()))??;
@@ -153,10 +159,24 @@ impl Images {
         })
     }
 
-    async fn commit(&self, image: &str, job: &LayerJob, staged: Staged, leftover: Leftover, below: Vec<Digest>) -> Result<(), ImageError> {
+    async fn commit(
+        &self,
+        image: &str,
+        job: &LayerJob,
+        staged: Staged,
+        leftover: Leftover,
+        below: Vec<Digest>,
+    ) -> Result<(), ImageError> {
         let store = Arc::clone(&self.store);
         let (image, digest, record) = (image.to_owned(), job.digest, LayerRecord::new(job.chain_id, job.diff_id));
-        blocking(move || complete_layer(&store, staged, &leftover, &below, record, |source| ImageError::Layer { image, layer: digest, source })).await
+        blocking(move || {
+            complete_layer(&store, staged, &leftover, &below, record, |source| ImageError::Layer {
+                image,
+                layer: digest,
+                source,
+            })
+        })
+        .await
     }
 }
 

@@ -1,7 +1,9 @@
 //! One pull: manifest, platform, configuration, layers, names.
 
 use crate::digest::{Digest, chain_ids};
-use crate::document::{Descriptor, Manifest, Platform, TopDocument, check_layer_count, choose, parse_configuration, parse_top};
+use crate::document::{
+    Descriptor, Manifest, Platform, TopDocument, check_layer_count, choose, parse_configuration, parse_top,
+};
 use crate::error::ImageError;
 use crate::images::layers::LayerJob;
 use crate::images::{Images, blocking};
@@ -36,7 +38,11 @@ impl Images {
         let registry = |source: RegistryError| ImageError::Registry { reference: reference.to_string(), source };
         let found = self.find_manifest(&session, reference).await?;
         let image = reference.to_string();
-        let document = |what: String, error: crate::document::DocumentError| ImageError::Document { image: image.clone(), what, why: error.0 };
+        let document = |what: String, error: crate::document::DocumentError| ImageError::Document {
+            image: image.clone(),
+            what,
+            why: error.0,
+        };
 
         let config = found.manifest.config.clone();
         let bytes = match self.store.read_blob(&config.digest) {
@@ -48,18 +54,25 @@ impl Images {
         check_layer_count(&found.manifest, &configuration).map_err(|error| document(what, error))?;
         let host = Platform::host();
         if !configuration.architecture.is_empty() && configuration.architecture != host.architecture {
-            tracing::warn!(image, architecture = configuration.architecture, host = host.architecture, "image is made for another architecture");
+            tracing::warn!(
+                image,
+                architecture = configuration.architecture,
+                host = host.architecture,
+                "image is made for another architecture"
+            );
         }
 
         let chain = chain_ids(&configuration.diff_ids);
         let documents = found.documents.iter().map(|document| document.digest);
         let _pins = self.store.pin(chain.iter().copied().chain(documents).chain([config.digest]));
         self.write_documents(&found.documents, config.digest, bytes).await?;
-        let jobs = layer_jobs(&found.manifest.layers, &configuration.diff_ids, &chain).map_err(|error| document("manifest".into(), error))?;
+        let jobs = layer_jobs(&found.manifest.layers, &configuration.diff_ids, &chain)
+            .map_err(|error| document("manifest".into(), error))?;
         self.fetch_layers(&session, &image, &jobs, progress).await?;
 
         let size_bytes = config.size + found.manifest.layers.iter().map(|layer| layer.size).sum::<u64>();
-        let record = |name: String| NameRecord::new(name, Some(found.target), Some(found.digest), config.digest, size_bytes);
+        let record =
+            |name: String| NameRecord::new(name, Some(found.target), Some(found.digest), config.digest, size_bytes);
         let mut records = vec![record(reference.at_digest(found.target).to_string())];
         if matches!(reference.target(), Target::Tag(_)) {
             records.push(record(reference.to_string()));
@@ -78,8 +91,16 @@ impl Images {
         let mut expected: Option<Descriptor> = None;
         for _ in 0..INDEX_DEPTH_MAX {
             let fetched = session.fetch_manifest(&name).await.map_err(registry)?;
-            let refuse = |why: String| ImageError::Document { image: image.clone(), what: format!("manifest {}", fetched.digest), why };
-            let served_as = expected.as_ref().map(|entry| entry.media_type.as_str()).filter(|kind| !kind.is_empty()).or(fetched.content_type.as_deref());
+            let refuse = |why: String| ImageError::Document {
+                image: image.clone(),
+                what: format!("manifest {}", fetched.digest),
+                why,
+            };
+            let served_as = expected
+                .as_ref()
+                .map(|entry| entry.media_type.as_str())
+                .filter(|kind| !kind.is_empty())
+                .or(fetched.content_type.as_deref());
             let top = parse_top(&fetched.bytes, served_as).map_err(|error| refuse(error.0))?;
             if let Some(entry) = &expected
                 && entry.size != fetched.bytes.len() as u64
@@ -101,18 +122,32 @@ impl Images {
                 }
             }
         }
-        Err(ImageError::Document { image, what: "index".into(), why: format!("indexes are nested deeper than {INDEX_DEPTH_MAX}") })
+        Err(ImageError::Document {
+            image,
+            what: "index".into(),
+            why: format!("indexes are nested deeper than {INDEX_DEPTH_MAX}"),
+        })
     }
 
-    async fn write_documents(&self, documents: &[FetchedDocument], config: Digest, config_bytes: Vec<u8>) -> Result<(), ImageError> {
-        let mut blobs: Vec<(Digest, Vec<u8>)> = documents.iter().map(|document| (document.digest, document.bytes.clone())).collect();
+    async fn write_documents(
+        &self,
+        documents: &[FetchedDocument],
+        config: Digest,
+        config_bytes: Vec<u8>,
+    ) -> Result<(), ImageError> {
+        let mut blobs: Vec<(Digest, Vec<u8>)> =
+            documents.iter().map(|document| (document.digest, document.bytes.clone())).collect();
         blobs.push((config, config_bytes));
         let store = Arc::clone(&self.store);
         blocking(move || blobs.iter().try_for_each(|(digest, bytes)| store.write_blob(digest, bytes))).await
     }
 }
 
-fn layer_jobs(layers: &[Descriptor], diff_ids: &[Digest], chain: &[Digest]) -> Result<Vec<LayerJob>, crate::document::DocumentError> {
+fn layer_jobs(
+    layers: &[Descriptor],
+    diff_ids: &[Digest],
+    chain: &[Digest],
+) -> Result<Vec<LayerJob>, crate::document::DocumentError> {
     layers
         .iter()
         .zip(diff_ids.iter().zip(chain))

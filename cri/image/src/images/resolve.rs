@@ -49,8 +49,12 @@ impl Images {
         if lower_dirs.is_empty() {
             lower_dirs.push(self.store.root().join("empty"));
         }
-        let pinned_names: Vec<String> =
-            self.pinned.iter().filter_map(|name| name.parse::<Reference>().ok()).map(|reference| reference.to_string()).collect();
+        let pinned_names: Vec<String> = self
+            .pinned
+            .iter()
+            .filter_map(|name| name.parse::<Reference>().ok())
+            .map(|reference| reference.to_string())
+            .collect();
         Some(ImageRecord {
             id: id.to_string(),
             size_bytes: names.iter().map(|record| record.size_bytes).max()?,
@@ -80,7 +84,10 @@ fn find(index: &Index, name: &str) -> Result<Option<Digest>, ImageError> {
         // The manifest of our platform, where the name was pulled through an index.
         if let Target::Digest(digest) = reference.target() {
             let prefix = format!("{}@", reference.name());
-            let same = index.names.values().find(|record| record.manifest == Some(*digest) && record.name.starts_with(&prefix));
+            let same = index
+                .names
+                .values()
+                .find(|record| record.manifest == Some(*digest) && record.name.starts_with(&prefix));
             if let Some(record) = same {
                 return Ok(Some(record.config));
             }

@@ -48,11 +48,14 @@ impl Archive {
             return Err(wrong("it is neither a directory nor a file".into()));
         }
         let mut head = [0; 4];
-        let compressed = file.read_at(&mut head, 0).is_ok_and(|count| count == 4) && (head.starts_with(&[0x1f, 0x8b]) || head == [0x28, 0xb5, 0x2f, 0xfd]);
+        let compressed = file.read_at(&mut head, 0).is_ok_and(|count| count == 4)
+            && (head.starts_with(&[0x1f, 0x8b]) || head == [0x28, 0xb5, 0x2f, 0xfd]);
         if compressed {
-            file = plain_copy(&file, scratch, limits).map_err(|error| wrong(format!("can't be decompressed: {error}")))?;
+            file =
+                plain_copy(&file, scratch, limits).map_err(|error| wrong(format!("can't be decompressed: {error}")))?;
         }
-        let members = find_members(&file).map_err(|error| wrong(format!("{error}; an OCI layout or a docker save archive is expected")))?;
+        let members = find_members(&file)
+            .map_err(|error| wrong(format!("{error}; an OCI layout or a docker save archive is expected")))?;
         Ok(Self { path: path.to_path_buf(), source: Source::Tar { file, members } })
     }
 
@@ -71,7 +74,9 @@ impl Archive {
     /// Size of a member in bytes.
     pub(super) fn size(&self, name: &str) -> Result<u64, ImageError> {
         match &self.source {
-            Source::Directory(_) => Ok(self.open_file(name)?.metadata().map_err(|error| self.wrong(format!("{name}: {error}")))?.len()),
+            Source::Directory(_) => {
+                Ok(self.open_file(name)?.metadata().map_err(|error| self.wrong(format!("{name}: {error}")))?.len())
+            }
             Source::Tar { .. } => Ok(self.member(name)?.1),
         }
     }
@@ -93,7 +98,10 @@ impl Archive {
             return Err(self.wrong(format!("{name} is larger than {DOCUMENT_BYTES_MAX} bytes")));
         }
         let mut bytes = Vec::new();
-        self.reader(name)?.take(DOCUMENT_BYTES_MAX).read_to_end(&mut bytes).map_err(|error| self.wrong(format!("{name}: {error}")))?;
+        self.reader(name)?
+            .take(DOCUMENT_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.wrong(format!("{name}: {error}")))?;
         Ok(bytes)
     }
 
@@ -102,7 +110,9 @@ impl Archive {
         let Source::Directory(directory) = &self.source else { return Err(self.wrong("not a directory")) };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let open = CString::new(name).map_err(|_| rustix::io::Errno::INVAL).and_then(|name| rustix::fs::openat2(directory.as_fd(), name, flags, Mode::empty(), resolve));
+        let open = CString::new(name)
+            .map_err(|_| rustix::io::Errno::INVAL)
+            .and_then(|name| rustix::fs::openat2(directory.as_fd(), name, flags, Mode::empty(), resolve));
         let file = File::from(open.map_err(|error| self.wrong(format!("{name}: {error}")))?);
         match file.metadata() {
             Ok(metadata) if metadata.is_file() => Ok(file),
@@ -131,7 +141,10 @@ fn plain_copy(file: &File, scratch: &Path, limits: &UnpackLimits) -> io::Result<
     let source = decompressed(file, Compression::Sniff).map_err(|error| io::Error::other(error.to_string()))?;
     let count = io::copy(&mut source.take(limits.bytes_max), &mut copy)?;
     if count >= limits.bytes_max {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it unpacks to more than {} bytes", limits.bytes_max)));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it unpacks to more than {} bytes", limits.bytes_max),
+        ));
     }
     copy.flush()?;
     copy.rewind()?;
@@ -152,7 +165,11 @@ fn find_members(file: &File) -> Result<HashMap<String, Member>, String> {
             EntryKind::Symlink | EntryKind::Hardlink => {
                 if let Ok(target) = String::from_utf8(entry.link) {
                     let directory = name.rsplit_once('/').map_or("", |(directory, _)| directory);
-                    let target = if entry.kind == EntryKind::Hardlink { normal(&target) } else { normal(&format!("{directory}/{target}")) };
+                    let target = if entry.kind == EntryKind::Hardlink {
+                        normal(&target)
+                    } else {
+                        normal(&format!("{directory}/{target}"))
+                    };
                     members.insert(name, Member::Link(target));
                 }
             }

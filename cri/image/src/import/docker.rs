@@ -23,7 +23,8 @@ pub(super) fn read(archive: &Archive) -> Result<Vec<Found>, ImageError> {
         return Err(archive.wrong("it has neither index.json (OCI layout) nor manifest.json (docker save)"));
     }
     let bytes = archive.read("manifest.json")?;
-    let entries: Vec<Entry> = serde_json::from_slice(&bytes).map_err(|error| archive.wrong(format!("manifest.json: {error}")))?;
+    let entries: Vec<Entry> =
+        serde_json::from_slice(&bytes).map_err(|error| archive.wrong(format!("manifest.json: {error}")))?;
     if entries.len() > IMAGES_MAX {
         return Err(archive.wrong(format!("manifest.json has {} images, {IMAGES_MAX} at most", entries.len())));
     }
@@ -41,6 +42,9 @@ fn read_image(archive: &Archive, entry: Entry) -> Result<Found, ImageError> {
         manifest: None,
         documents: Vec::new(),
         config: archive.read(&entry.config)?,
-        layers: layers.into_iter().map(|member| FoundLayer { member, digest: None, compression: Compression::Sniff }).collect(),
+        layers: layers
+            .into_iter()
+            .map(|member| FoundLayer { member, digest: None, compression: Compression::Sniff })
+            .collect(),
     })
 }

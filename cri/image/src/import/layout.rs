@@ -24,11 +24,15 @@ struct DockerEntry {
 
 pub(super) fn read(archive: &Archive) -> Result<Vec<Found>, ImageError> {
     let index = archive.read("index.json")?;
-    let TopDocument::Index(entries) = parse_top(&index, None).map_err(|error| archive.wrong(format!("index.json: {error}")))? else {
+    let TopDocument::Index(entries) =
+        parse_top(&index, None).map_err(|error| archive.wrong(format!("index.json: {error}")))?
+    else {
         return Err(archive.wrong("index.json is no index"));
     };
     let host = Platform::host();
-    let foreign = |entry: &Descriptor| entry.platform.as_ref().is_some_and(|p| p.os != host.os || p.architecture != host.architecture);
+    let foreign = |entry: &Descriptor| {
+        entry.platform.as_ref().is_some_and(|p| p.os != host.os || p.architecture != host.architecture)
+    };
     let own: Vec<Descriptor> = entries.iter().filter(|entry| !foreign(entry)).cloned().collect();
     if own.is_empty() {
         let entry = choose(&entries, &host).map_err(|error| archive.wrong(format!("index.json: {error}")))?;
@@ -45,7 +49,9 @@ fn read_blob(archive: &Archive, digest: &Digest) -> Result<Vec<u8>, ImageError> 
     let bytes = archive.read(&member(digest))?;
     match Digest::of(&bytes) {
         found if found == *digest => Ok(bytes),
-        found => Err(archive.wrong(format!("blob {digest} has other content, of digest {found}: the archive is damaged"))),
+        found => {
+            Err(archive.wrong(format!("blob {digest} has other content, of digest {found}: the archive is damaged")))
+        }
     }
 }
 
@@ -64,11 +70,14 @@ fn read_image(archive: &Archive, entry: &Descriptor, host: &Platform) -> Result<
     for _ in 0..INDEX_DEPTH_MAX {
         let bytes = read_blob(archive, &current.digest)?;
         let kind = Some(current.media_type.as_str()).filter(|kind| !kind.is_empty());
-        let top = parse_top(&bytes, kind).map_err(|error| archive.wrong(format!("manifest {}: {error}", current.digest)))?;
+        let top =
+            parse_top(&bytes, kind).map_err(|error| archive.wrong(format!("manifest {}: {error}", current.digest)))?;
         documents.push((current.digest, bytes));
         match top {
             TopDocument::Index(entries) => {
-                current = choose(&entries, host).map_err(|error| archive.wrong(format!("index {}: {error}", current.digest)))?.clone();
+                current = choose(&entries, host)
+                    .map_err(|error| archive.wrong(format!("index {}: {error}", current.digest)))?
+                    .clone();
             }
             TopDocument::Manifest(manifest) => {
                 if names.is_empty() {
@@ -96,7 +105,8 @@ fn docker_names(archive: &Archive, config: &Digest) -> Vec<String> {
     if !archive.has("manifest.json") {
         return Vec::new();
     }
-    let entries: Vec<DockerEntry> = archive.read("manifest.json").ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let entries: Vec<DockerEntry> =
+        archive.read("manifest.json").ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     let hex = config.hex();
     entries.into_iter().find(|entry| entry.config.contains(&hex)).and_then(|entry| entry.repo_tags).unwrap_or_default()
 }

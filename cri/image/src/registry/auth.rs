@@ -11,11 +11,11 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
+use super::RegistryError;
 use super::challenge::Challenge;
 use super::client::{Session, authority, error_detail};
 use super::config::{Credentials, endpoint_host, host_of, is_loopback};
 use super::transport::chain;
-use super::RegistryError;
 
 /// Largest answer of a token server, in bytes.
 const TOKEN_BYTES_MAX: usize = 1024 * 1024;
@@ -34,7 +34,11 @@ pub(super) fn secret_header(text: &str) -> Option<HeaderValue> {
 }
 
 /// What to send as `Authorization` after a 401 with these challenges.
-pub(super) async fn answer(session: &Session, challenges: &[Challenge], detail: &str) -> Result<HeaderValue, RegistryError> {
+pub(super) async fn answer(
+    session: &Session,
+    challenges: &[Challenge],
+    detail: &str,
+) -> Result<HeaderValue, RegistryError> {
     let bearer = challenges.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
     if let Some(Challenge::Bearer { realm, service, scope }) = bearer {
         return fetch_token(session, realm, service.as_deref(), scope.as_deref()).await;
@@ -57,7 +61,9 @@ fn basic(credentials: &Credentials) -> Option<HeaderValue> {
 pub(super) fn is_link_local(authority: &str) -> bool {
     match host_of(authority).parse() {
         Ok(IpAddr::V4(address)) => address.is_link_local(),
-        Ok(IpAddr::V6(address)) => address.is_unicast_link_local() || address.to_ipv4_mapped().is_some_and(|v4| v4.is_link_local()),
+        Ok(IpAddr::V6(address)) => {
+            address.is_unicast_link_local() || address.to_ipv4_mapped().is_some_and(|v4| v4.is_link_local())
+        }
         Err(_) => false,
     }
 }
@@ -106,13 +112,21 @@ fn may_see_credentials(session: &Session, url: &Url) -> bool {
     token_host == domain || token_host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
 }
 
-async fn fetch_token(session: &Session, realm: &str, service: Option<&str>, scope: Option<&str>) -> Result<HeaderValue, RegistryError> {
+async fn fetch_token(
+    session: &Session,
+    realm: &str,
+    service: Option<&str>,
+    scope: Option<&str>,
+) -> Result<HeaderValue, RegistryError> {
     let mut url = check_realm(session, realm)?;
     let credentials = session.credentials.as_ref();
     if credentials.is_some() && !may_see_credentials(session, &url) {
         return Err(RegistryError::Challenge {
             registry: session.registry.clone(),
-            why: format!("its token server {0} is not of its domain, so our credentials are not sent there; add {0} to tokenHosts of the registry if it may have them", authority(&url)),
+            why: format!(
+                "its token server {0} is not of its domain, so our credentials are not sent there; add {0} to tokenHosts of the registry if it may have them",
+                authority(&url)
+            ),
         });
     }
     let own_scope = format!("repository:{}:pull", session.repository);
@@ -127,7 +141,10 @@ async fn fetch_token(session: &Session, realm: &str, service: Option<&str>, scop
             .append_pair("client_id", "orlop")
             .append_pair("scope", scope)
             .append_pair("refresh_token", token);
-        client.post(url.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.query().unwrap_or_default().to_owned())
+        client
+            .post(url.clone())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form.query().unwrap_or_default().to_owned())
     } else {
         {
             let mut query = url.query_pairs_mut();
@@ -145,23 +162,35 @@ async fn fetch_token(session: &Session, realm: &str, service: Option<&str>, scop
     read_token(session, &authority(&url), builder).await
 }
 
-async fn read_token(session: &Session, token_server: &str, builder: reqwest::RequestBuilder) -> Result<HeaderValue, RegistryError> {
+async fn read_token(
+    session: &Session,
+    token_server: &str,
+    builder: reqwest::RequestBuilder,
+) -> Result<HeaderValue, RegistryError> {
     let config = &session.client.config;
     let mut tries = 0;
     loop {
         tries += 1;
-        let Some(attempt) = builder.try_clone() else { return Err(session.protocol("token request can't be repeated")) };
+        let Some(attempt) = builder.try_clone() else {
+            return Err(session.protocol("token request can't be repeated"));
+        };
         let outcome = tokio::time::timeout(config.stall_timeout(), attempt.send()).await;
         let detail = match outcome {
-            Ok(Ok(response)) if response.status().is_success() => return token_of(session, token_server, response).await,
+            Ok(Ok(response)) if response.status().is_success() => {
+                return token_of(session, token_server, response).await;
+            }
             Ok(Ok(response)) if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 let detail = format!("token server {token_server}: {}", error_detail(response).await);
                 return Err(RegistryError::Unauthorized { registry: session.registry.clone(), detail });
             }
-            Ok(Ok(response)) if response.status().is_server_error() || response.status() == StatusCode::TOO_MANY_REQUESTS => {
+            Ok(Ok(response))
+                if response.status().is_server_error() || response.status() == StatusCode::TOO_MANY_REQUESTS =>
+            {
                 format!("token server {token_server}: {}", response.status())
             }
-            Ok(Ok(response)) => return Err(session.protocol(format!("token server {token_server} answers {}", response.status()))),
+            Ok(Ok(response)) => {
+                return Err(session.protocol(format!("token server {token_server} answers {}", response.status())));
+            }
             Ok(Err(error)) => format!("token server {token_server}: {}", chain(&error.without_url())),
             Err(_) => format!("token server {token_server} gives no answer"),
         };
@@ -172,7 +201,11 @@ async fn read_token(session: &Session, token_server: &str, builder: reqwest::Req
     }
 }
 
-async fn token_of(session: &Session, token_server: &str, mut response: reqwest::Response) -> Result<HeaderValue, RegistryError> {
+async fn token_of(
+    session: &Session,
+    token_server: &str,
+    mut response: reqwest::Response,
+) -> Result<HeaderValue, RegistryError> {
     let wrong = |why: String| session.protocol(format!("token server {token_server}: {why}"));
     let mut body = Vec::new();
     loop {
@@ -186,8 +219,10 @@ async fn token_of(session: &Session, token_server: &str, mut response: reqwest::
             return Err(wrong(format!("the answer is longer than {TOKEN_BYTES_MAX} bytes")));
         }
     }
-    let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|error| wrong(format!("the answer is no token: {error}")))?;
+    let answer: TokenAnswer =
+        serde_json::from_slice(&body).map_err(|error| wrong(format!("the answer is no token: {error}")))?;
     let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| wrong("the answer has neither token nor access_token".into()))?;
-    secret_header(&format!("Bearer {token}")).ok_or_else(|| wrong("the token has characters that no header may have".into()))
+    secret_header(&format!("Bearer {token}"))
+        .ok_or_else(|| wrong("the token has characters that no header may have".into()))
 }

@@ -95,7 +95,10 @@ mod tests {
                 vec![bearer("https://a/token", Some("r"), Some("repository:a/b:pull,push"))],
             ),
             (r#"bearer REALM=https"#, vec![bearer("https", None, None)]),
-            (r#"Negotiate, Basic realm="a, b", Bearer realm="q\"q""#, vec![Challenge::Basic, bearer("q\"q", None, None)]),
+            (
+                r#"Negotiate, Basic realm="a, b", Bearer realm="q\"q""#,
+                vec![Challenge::Basic, bearer("q\"q", None, None)],
+            ),
             (r#"Bearer service="none""#, vec![]),
             (r#"Bearer realm="open"#, vec![]),
             ("", vec![]),

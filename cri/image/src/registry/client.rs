@@ -61,8 +61,9 @@ impl RegistryClient {
     /// A session for the repository of a reference. Credentials of the pull win over configured ones.
     pub fn session(self: &Arc<Self>, reference: &Reference, credentials: Option<Credentials>) -> Arc<Session> {
         let registry = reference.registry().to_owned();
-        let credentials =
-            credentials.filter(|given| !given.is_empty()).or_else(|| self.config.host(&registry).credentials.filter(|given| !given.is_empty()));
+        let credentials = credentials
+            .filter(|given| !given.is_empty())
+            .or_else(|| self.config.host(&registry).credentials.filter(|given| !given.is_empty()));
         let token = credentials.as_ref().map(|given| given.registry_token.as_str()).filter(|token| !token.is_empty());
         let authorization = token.and_then(|token| auth::secret_header(&format!("Bearer {token}")));
         Arc::new(Session {
@@ -143,7 +144,12 @@ impl Session {
         Err(self.protocol(format!("more than {REDIRECTS_MAX} redirects for {}", request.path)))
     }
 
-    async fn send(&self, url: &Url, request: &Request<'_>, own: bool) -> Result<Result<Response, String>, RegistryError> {
+    async fn send(
+        &self,
+        url: &Url,
+        request: &Request<'_>,
+        own: bool,
+    ) -> Result<Result<Response, String>, RegistryError> {
         let mut builder = self.client.transport.client(&authority(url))?.get(url.clone());
         for accept in request.accept {
             builder = builder.header(ACCEPT, *accept);
@@ -168,7 +174,11 @@ impl Session {
         let location = location.ok_or_else(|| self.protocol("a redirect without a Location"))?;
         let to = from.join(location).map_err(|error| self.protocol(format!("redirect to {location:.200}: {error}")))?;
         if !matches!(to.scheme(), "http" | "https") || (from.scheme() == "https" && to.scheme() != "https") {
-            return Err(self.protocol(format!("redirect from {} to {}, which is not safe", from.scheme(), to.scheme())));
+            return Err(self.protocol(format!(
+                "redirect from {} to {}, which is not safe",
+                from.scheme(),
+                to.scheme()
+            )));
         }
         if auth::is_link_local(&authority(&to)) {
             return Err(self.protocol("redirect to a link-local address"));
@@ -191,11 +201,16 @@ impl Session {
                     .collect();
                 Ok(Answer::Challenged(challenges, error_detail(response).await))
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(RegistryError::Denied { registry, detail: error_detail(response).await }),
-            StatusCode::NOT_FOUND => {
-                Err(RegistryError::NotFound { registry, what: format!("{} of {}", request.path.replace('/', " "), self.repository) })
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(RegistryError::Denied { registry, detail: error_detail(response).await })
             }
-            StatusCode::TOO_MANY_REQUESTS => Ok(Answer::Again("429 Too Many Requests".into(), retry_after(&response), true)),
+            StatusCode::NOT_FOUND => Err(RegistryError::NotFound {
+                registry,
+                what: format!("{} of {}", request.path.replace('/', " "), self.repository),
+            }),
+            StatusCode::TOO_MANY_REQUESTS => {
+                Ok(Answer::Again("429 Too Many Requests".into(), retry_after(&response), true))
+            }
             StatusCode::REQUEST_TIMEOUT => Ok(Answer::Again("408 Request Timeout".into(), None, false)),
             status if status.is_server_error() => {
                 let wait = retry_after(&response);
@@ -216,7 +231,9 @@ pub(super) fn authority(url: &Url) -> String {
 }
 
 fn same_origin(a: &Url, b: &Url) -> bool {
-    a.scheme() == b.scheme() && host_of(&authority(a)) == host_of(&authority(b)) && a.port_or_known_default() == b.port_or_known_default()
+    a.scheme() == b.scheme()
+        && host_of(&authority(a)) == host_of(&authority(b))
+        && a.port_or_known_default() == b.port_or_known_default()
 }
 
 /// `Retry-After` in seconds; the form with a date is ignored, our own back-off then rules.

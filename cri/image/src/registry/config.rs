@@ -133,7 +133,8 @@ pub(crate) fn is_loopback(authority: &str) -> bool {
 
 /// Whether credentials for `server` (`https://index.docker.io/v1/`, `host:port`) are meant for a reference's registry.
 pub fn is_meant_for(server: &str, registry: &str) -> bool {
-    let host = server.trim_start_matches("https://").trim_start_matches("http://").split('/').next().unwrap_or_default();
+    let host =
+        server.trim_start_matches("https://").trim_start_matches("http://").split('/').next().unwrap_or_default();
     let normal = |host: &str| match host {
         "index.docker.io" | "registry-1.docker.io" => crate::reference::DEFAULT_REGISTRY.to_owned(),
         other => other.to_ascii_lowercase(),
@@ -153,7 +154,9 @@ mod tests {
     #[test]
     fn only_loopback_is_plain_without_being_asked() {
         let mut config = RegistriesConfig::default();
-        config.hosts.insert("localhost:5001".into(), HostConfig { ca_file: Some("/ca.pem".into()), ..HostConfig::default() });
+        config
+            .hosts
+            .insert("localhost:5001".into(), HostConfig { ca_file: Some("/ca.pem".into()), ..HostConfig::default() });
         config.hosts.insert("plain.example".into(), HostConfig { plain_http: Some(true), ..HostConfig::default() });
         for (registry, plain) in [
             ("127.0.0.1:5000", true),
@@ -184,7 +187,10 @@ mod tests {
 
     #[test]
     fn secrets_stay_out_of_debug_output() {
-        let text = format!("{:?}", Credentials { identity_token: "s1".into(), registry_token: "s2".into(), ..Credentials::basic("me", "s3") });
+        let text = format!(
+            "{:?}",
+            Credentials { identity_token: "s1".into(), registry_token: "s2".into(), ..Credentials::basic("me", "s3") }
+        );
         assert!(text.contains("me") && !["s1", "s2", "s3"].iter().any(|secret| text.contains(secret)), "{text}");
     }
 }

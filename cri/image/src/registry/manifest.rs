@@ -37,8 +37,11 @@ impl Session {
     }
 
     async fn try_fetch_manifest(&self, name: &str) -> Result<Result<FetchedDocument, String>, RegistryError> {
-        let request =
-            Request { path: format!("manifests/{name}"), accept: &[OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST], offset: 0 };
+        let request = Request {
+            path: format!("manifests/{name}"),
+            accept: &[OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST],
+            offset: 0,
+        };
         let mut response = self.get(&request).await?;
         let too_large = || self.protocol(format!("manifest {name} is larger than {DOCUMENT_BYTES_MAX} bytes"));
         if response.content_length().is_some_and(|length| length > DOCUMENT_BYTES_MAX) {
@@ -57,7 +60,9 @@ impl Session {
             }
         }
         let digest = Digest::of(&bytes);
-        let header = |key| response.headers().get(key).and_then(|value: &http::HeaderValue| value.to_str().ok()).map(str::to_owned);
+        let header = |key| {
+            response.headers().get(key).and_then(|value: &http::HeaderValue| value.to_str().ok()).map(str::to_owned)
+        };
         let announced = header("docker-content-digest").filter(|value| value.starts_with("sha256:"));
         for expected in name.starts_with("sha256:").then(|| name.to_owned()).into_iter().chain(announced) {
             if expected != digest.to_string() {
@@ -69,9 +74,15 @@ impl Session {
     }
 
     /// Fetches a small blob whole: an image's configuration.
-    pub async fn fetch_small_blob(self: &std::sync::Arc<Self>, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {
+    pub async fn fetch_small_blob(
+        self: &std::sync::Arc<Self>,
+        descriptor: &Descriptor,
+    ) -> Result<Vec<u8>, RegistryError> {
         if descriptor.size > DOCUMENT_BYTES_MAX {
-            return Err(self.protocol(format!("{} is {} bytes, {DOCUMENT_BYTES_MAX} at most", descriptor.digest, descriptor.size)));
+            return Err(self.protocol(format!(
+                "{} is {} bytes, {DOCUMENT_BYTES_MAX} at most",
+                descriptor.digest, descriptor.size
+            )));
         }
         let mut stream = BlobStream::new(std::sync::Arc::clone(self), descriptor.digest, descriptor.size);
         let mut bytes = Vec::new();

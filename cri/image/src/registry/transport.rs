@@ -8,11 +8,12 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::config::{RegistriesConfig, is_loopback};
 use super::RegistryError;
+use super::config::{RegistriesConfig, is_loopback};
 
 /// Where distributions keep the certificates of public authorities, in the order tried.
-const SYSTEM_CERTIFICATES: [&str; 3] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+const SYSTEM_CERTIFICATES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// Largest certificate file read, in bytes.
 const CERTIFICATES_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -49,13 +50,14 @@ impl Transport {
         let wrong = |why: String| RegistryError::Configuration { registry: authority.to_owned(), why };
         let mut roots = self.system_roots.get_or_init(read_system_roots).clone();
         if let Some(file) = self.config.host(authority).ca_file {
-            let size = std::fs::metadata(&file).map_err(|error| wrong(format!("caFile {}: {error}", file.display())))?.len();
+            let size =
+                std::fs::metadata(&file).map_err(|error| wrong(format!("caFile {}: {error}", file.display())))?.len();
             if size > CERTIFICATES_BYTES_MAX {
                 return Err(wrong(format!("caFile {} is larger than {CERTIFICATES_BYTES_MAX} bytes", file.display())));
             }
             let before = roots.len();
-            for certificate in
-                CertificateDer::pem_file_iter(&file).map_err(|error| wrong(format!("caFile {}: {error}", file.display())))?
+            for certificate in CertificateDer::pem_file_iter(&file)
+                .map_err(|error| wrong(format!("caFile {}: {error}", file.display())))?
             {
                 let certificate = certificate.map_err(|error| wrong(format!("caFile {}: {error}", file.display())))?;
                 roots.add(certificate).map_err(|error| wrong(format!("caFile {}: {error}", file.display())))?;
@@ -96,7 +98,9 @@ fn read_system_roots() -> RootCertStore {
             }
         }
     }
-    tracing::warn!("no certificates of public authorities found: install ca-certificates, or only registries with a caFile can be reached by https");
+    tracing::warn!(
+        "no certificates of public authorities found: install ca-certificates, or only registries with a caFile can be reached by https"
+    );
     roots
 }
 

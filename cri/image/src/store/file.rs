@@ -45,7 +45,10 @@ pub(super) fn read_record(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(RECORD_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > RECORD_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the record is larger than {RECORD_BYTES_MAX} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the record is larger than {RECORD_BYTES_MAX} bytes"),
+        ));
     }
     Ok(bytes)
 }

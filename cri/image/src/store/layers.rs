@@ -131,7 +131,8 @@ pub(super) fn stage(root: &Path) -> Result<Staged, ImageError> {
     let files = staged.path.join("fs");
     fs::create_dir(&files).map_err(ImageError::store("create", &files))?;
     // The root of a container; a layer that describes its root changes it.
-    fs::set_permissions(&files, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(ImageError::store("set mode of", &files))?;
+    fs::set_permissions(&files, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .map_err(ImageError::store("set mode of", &files))?;
     Ok(staged)
 }
 
@@ -148,7 +149,8 @@ pub(super) fn commit(root: &Path, mut staged: Staged, mut record: LayerRecord) -
     match fs::rename(&staged.path, &place) {
         Ok(()) => staged.committed = true,
         // Somebody else made the same layer meanwhile; theirs is as good.
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) => {}
+        Err(error)
+            if matches!(error.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) => {}
         Err(error) => return Err(ImageError::store("rename", place)(error)),
     }
     let layers = root.join("layers");

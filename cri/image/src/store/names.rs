@@ -30,7 +30,13 @@ pub(crate) struct NameRecord {
 }
 
 impl NameRecord {
-    pub(crate) fn new(name: String, target: Option<Digest>, manifest: Option<Digest>, config: Digest, size_bytes: u64) -> Self {
+    pub(crate) fn new(
+        name: String,
+        target: Option<Digest>,
+        manifest: Option<Digest>,
+        config: Digest,
+        size_bytes: u64,
+    ) -> Self {
         let created_at_seconds = jiff::Timestamp::now().as_second();
         Self { version: VERSION, name, target, manifest, config, size_bytes, created_at_seconds }
     }

@@ -13,7 +13,10 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// A reader of the plain bytes.
-pub fn decompressed<'a>(mut source: impl Read + 'a, compression: Compression) -> Result<Box<dyn Read + 'a>, UnpackError> {
+pub fn decompressed<'a>(
+    mut source: impl Read + 'a,
+    compression: Compression,
+) -> Result<Box<dyn Read + 'a>, UnpackError> {
     let mut head = Vec::new();
     if compression == Compression::Sniff {
         source.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut head).map_err(read_error)?;
@@ -58,7 +61,14 @@ mod tests {
         let gzip = gzip.finish().unwrap();
         // Two members in a row are one stream.
         let twice = [gzip.clone(), gzip.clone()].concat();
-        for (packed, plain) in [(&zstd[..], &b"zstd"[..]), (&gzip, b"gzip"), (&twice, b"gzipgzip"), (b"plain", b"plain"), (b"", b""), (b"ab", b"ab")] {
+        for (packed, plain) in [
+            (&zstd[..], &b"zstd"[..]),
+            (&gzip, b"gzip"),
+            (&twice, b"gzipgzip"),
+            (b"plain", b"plain"),
+            (b"", b""),
+            (b"ab", b"ab"),
+        ] {
             let mut found = Vec::new();
             decompressed(Trickle(packed), Compression::Sniff).unwrap().read_to_end(&mut found).unwrap();
             assert_eq!(found, plain);

@@ -35,7 +35,11 @@ const SYMLINKS_MAX: u8 = 10;
 const SPACE_CHECK_BYTES: u64 = 64 << 20;
 
 /// Extracts all entries below `root`.
-pub(super) fn extract(source: &mut dyn Read, root: BorrowedFd<'_>, limits: &UnpackLimits) -> Result<Leftover, UnpackError> {
+pub(super) fn extract(
+    source: &mut dyn Read,
+    root: BorrowedFd<'_>,
+    limits: &UnpackLimits,
+) -> Result<Leftover, UnpackError> {
     let mut extractor = Extractor {
         root,
         limits,
@@ -101,11 +105,16 @@ impl Extractor<'_> {
             EntryKind::Hardlink => self.link(entry, &parent, &name, &path)?,
             EntryKind::CharacterDevice | EntryKind::BlockDevice | EntryKind::Fifo => {
                 let (kind, device) = match entry.kind {
-                    EntryKind::CharacterDevice => (FileType::CharacterDevice, rustix::fs::makedev(entry.device.0, entry.device.1)),
-                    EntryKind::BlockDevice => (FileType::BlockDevice, rustix::fs::makedev(entry.device.0, entry.device.1)),
+                    EntryKind::CharacterDevice => {
+                        (FileType::CharacterDevice, rustix::fs::makedev(entry.device.0, entry.device.1))
+                    }
+                    EntryKind::BlockDevice => {
+                        (FileType::BlockDevice, rustix::fs::makedev(entry.device.0, entry.device.1))
+                    }
                     _ => (FileType::Fifo, 0),
                 };
-                rustix::fs::mknodat(&parent, &name, kind, Mode::from_raw_mode(0o600), device).map_err(write(entry, "mknod"))?;
+                rustix::fs::mknodat(&parent, &name, kind, Mode::from_raw_mode(0o600), device)
+                    .map_err(write(entry, "mknod"))?;
                 self.dress(entry, &parent, &name)?;
             }
         }
@@ -152,11 +161,13 @@ impl Extractor<'_> {
                     match rustix::fs::mkdirat(&current, &name, Mode::from_raw_mode(0o755)) {
                         Ok(()) => {
                             // Not left to the umask: until the layers below are known, it looks like anyone else's.
-                            rustix::fs::chmodat(&current, &name, Mode::from_raw_mode(0o755), AtFlags::empty()).map_err(write(entry, "chmod"))?;
+                            rustix::fs::chmodat(&current, &name, Mode::from_raw_mode(0o755), AtFlags::empty())
+                                .map_err(write(entry, "chmod"))?;
                             self.implied.insert(path[..end].to_vec());
                         }
                         Err(Errno::EXIST) if symlinks_left > 0 => {
-                            let target = rustix::fs::readlinkat(&current, &name, Vec::new()).map_err(write(entry, "read a symlink"))?;
+                            let target = rustix::fs::readlinkat(&current, &name, Vec::new())
+                                .map_err(write(entry, "read a symlink"))?;
                             let target = follow(&path[..parent_end], target.as_bytes());
                             self.make_directories(entry, &target, symlinks_left - 1)?;
                         }
@@ -195,7 +206,8 @@ impl Extractor<'_> {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(write(entry, "stat")(error)),
         }
-        rustix::fs::mknodat(parent, &hidden, FileType::CharacterDevice, Mode::empty(), 0).map_err(write(entry, "mknod of a whiteout"))
+        rustix::fs::mknodat(parent, &hidden, FileType::CharacterDevice, Mode::empty(), 0)
+            .map_err(write(entry, "mknod of a whiteout"))
     }
 
     /// Removes what stands in an entry's place, unless both are directories. Tells whether it was a whiteout.
@@ -212,16 +224,24 @@ impl Extractor<'_> {
         Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0)
     }
 
-    fn write_file(&mut self, entry: &Entry, content: &mut dyn Read, parent: &OwnedFd, name: &CString) -> Result<(), UnpackError> {
+    fn write_file(
+        &mut self,
+        entry: &Entry,
+        content: &mut dyn Read,
+        parent: &OwnedFd,
+        name: &CString,
+    ) -> Result<(), UnpackError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).map_err(write(entry, "create"))?;
+        let file =
+            rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).map_err(write(entry, "create"))?;
         let mut left = entry.size;
         while left > 0 {
             let count = content.read(&mut self.buffer).map_err(read_error)?;
             self.check_space(count as u64)?;
             let mut bytes = &self.buffer[..count];
             while !bytes.is_empty() {
-                let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, bytes)).map_err(write(entry, "write"))?;
+                let written =
+                    rustix::io::retry_on_intr(|| rustix::io::write(&file, bytes)).map_err(write(entry, "write"))?;
                 bytes = &bytes[written..];
             }
             left -= count as u64;
@@ -244,7 +264,14 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    fn make_directory(&mut self, entry: &Entry, parent: &OwnedFd, name: &CString, path: &[u8], opaque: bool) -> Result<(), UnpackError> {
+    fn make_directory(
+        &mut self,
+        entry: &Entry,
+        parent: &OwnedFd,
+        name: &CString,
+        path: &[u8],
+        opaque: bool,
+    ) -> Result<(), UnpackError> {
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(write(entry, "mkdir")(error)),
@@ -265,11 +292,13 @@ impl Extractor<'_> {
             return Err(refuse(entry, "a hard link to the root"));
         };
         let target_name = cstring(entry, target_name)?;
-        let found = open_directory(self.root, &target_parents.join(&b'/'))
-            .and_then(|directory| Ok((rustix::fs::statat(&directory, &target_name, AtFlags::SYMLINK_NOFOLLOW)?, directory)));
+        let found = open_directory(self.root, &target_parents.join(&b'/')).and_then(|directory| {
+            Ok((rustix::fs::statat(&directory, &target_name, AtFlags::SYMLINK_NOFOLLOW)?, directory))
+        });
         match found {
             Ok((stat, _)) if is_directory(&stat) => Err(refuse(entry, "a hard link to a directory")),
-            Ok((_, directory)) => rustix::fs::linkat(&directory, &target_name, parent, name, AtFlags::empty()).map_err(write(entry, "link")),
+            Ok((_, directory)) => rustix::fs::linkat(&directory, &target_name, parent, name, AtFlags::empty())
+                .map_err(write(entry, "link")),
             Err(Errno::NOENT) => {
                 self.leftover.links_down.push((path.to_vec(), target.join(&b'/')));
                 Ok(())
@@ -282,13 +311,16 @@ impl Extractor<'_> {
     /// that nobody else writes to.
     fn dress(&self, entry: &Entry, parent: &OwnedFd, name: &CString) -> Result<(), UnpackError> {
         let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(write(entry, "chown"))?;
+        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(write(entry, "chown"))?;
         if entry.kind != EntryKind::Symlink {
-            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty()).map_err(write(entry, "chmod"))?;
+            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
+                .map_err(write(entry, "chmod"))?;
         }
         for (key, value) in entry.xattrs.iter().filter(|(key, _)| key.starts_with("security.capability")) {
             let path = [format!("/proc/self/fd/{}/", parent.as_raw_fd()).as_bytes(), name.as_bytes()].concat();
-            rustix::fs::lsetxattr(path.as_slice(), key.as_str(), value, XattrFlags::empty()).map_err(write(entry, "set an attribute"))?;
+            rustix::fs::lsetxattr(path.as_slice(), key.as_str(), value, XattrFlags::empty())
+                .map_err(write(entry, "set an attribute"))?;
         }
         rustix::fs::utimensat(parent, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW).map_err(write(entry, "set times"))
     }
@@ -309,7 +341,8 @@ impl Extractor<'_> {
 
 /// Owner, mode and attributes of an open file or directory. The order matters: chown clears setuid bits and capabilities.
 fn dress_open(entry: &Entry, file: &OwnedFd) -> Result<(), UnpackError> {
-    rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid))).map_err(write(entry, "chown"))?;
+    rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
+        .map_err(write(entry, "chown"))?;
     rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode)).map_err(write(entry, "chmod"))?;
     for (key, value) in entry.xattrs.iter().filter(|(key, _)| keeps_attribute(key)) {
         match rustix::fs::fsetxattr(file, key.as_str(), value, XattrFlags::empty()) {
@@ -331,7 +364,12 @@ pub(super) fn set_opaque(directory: &OwnedFd) -> rustix::io::Result<()> {
 }
 
 fn open_child(parent: &OwnedFd, name: &CString) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::openat(
+        parent,
+        name,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// The components of a path below the root. `..` is refused, `.` and doubled slashes say nothing.

@@ -16,7 +16,8 @@ use super::{Leftover, UnpackError};
 /// Completes the layer in `root` by what lies below: `lower` has the roots of the layers below, topmost first.
 pub fn finish(root: impl AsFd, leftover: &Leftover, lower: &[OwnedFd]) -> Result<(), UnpackError> {
     for path in &leftover.implied_directories {
-        adopt_directory(root.as_fd(), path, lower).map_err(|error| failed(path, "take over a directory of a lower layer", error))?;
+        adopt_directory(root.as_fd(), path, lower)
+            .map_err(|error| failed(path, "take over a directory of a lower layer", error))?;
     }
     for (path, target) in &leftover.links_down {
         copy_up(root.as_fd(), path, target, lower)?;
@@ -45,12 +46,14 @@ fn adopt_directory(root: BorrowedFd<'_>, path: &[u8], lower: &[OwnedFd]) -> rust
 fn copy_up(root: BorrowedFd<'_>, path: &[u8], target: &[u8], lower: &[OwnedFd]) -> Result<(), UnpackError> {
     let refuse = |why: String| UnpackError::Entry { entry: String::from_utf8_lossy(path).into_owned(), why };
     let shown = String::from_utf8_lossy(target).into_owned();
-    let source = find_below(target, lower).ok_or_else(|| refuse(format!("its hard link target {shown:?} is in no layer")))?;
+    let source =
+        find_below(target, lower).ok_or_else(|| refuse(format!("its hard link target {shown:?} is in no layer")))?;
     let stat = rustix::fs::fstat(&source).map_err(|error| failed(path, "stat its link target", error))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(refuse(format!("its hard link target {shown:?} in a lower layer is no regular file")));
     }
-    copy_file(root, path, &source, &stat).map_err(|error| failed(path, "copy its link target from a lower layer", error))
+    copy_file(root, path, &source, &stat)
+        .map_err(|error| failed(path, "copy its link target from a lower layer", error))
 }
 
 fn copy_file(root: BorrowedFd<'_>, path: &[u8], source: &OwnedFd, stat: &rustix::fs::Stat) -> rustix::io::Result<()> {
@@ -66,7 +69,8 @@ fn copy_file(root: BorrowedFd<'_>, path: &[u8], source: &OwnedFd, stat: &rustix:
         other => other?,
     };
     let mut to = File::from(copy);
-    std::io::copy(&mut File::from(readable.try_clone().map_err(|_| Errno::MFILE)?), &mut to).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    std::io::copy(&mut File::from(readable.try_clone().map_err(|_| Errno::MFILE)?), &mut to)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     rustix::fs::fchown(&to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     let mut capability = [0; 64];
@@ -114,7 +118,9 @@ fn find_below(path: &[u8], lower: &[OwnedFd]) -> Option<OwnedFd> {
 
 fn is_opaque(layer: &OwnedFd, path: &[u8]) -> bool {
     let mut value = [0; 8];
-    open_directory(layer, path).is_ok_and(|directory| rustix::fs::fgetxattr(&directory, OPAQUE_ATTRIBUTE, &mut value[..]).is_ok_and(|length| &value[..length] == b"y"))
+    open_directory(layer, path).is_ok_and(|directory| {
+        rustix::fs::fgetxattr(&directory, OPAQUE_ATTRIBUTE, &mut value[..]).is_ok_and(|length| &value[..length] == b"y")
+    })
 }
 
 fn times_of(stat: &rustix::fs::Stat) -> Timestamps {

@@ -153,30 +153,47 @@ impl<R: Read> TarStream<R> {
         }
         let header = Header::from_byte_slice(&block).clone();
         // The checksum counts its own eight bytes as spaces.
-        let sum: u32 = block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
+        let sum: u32 = block
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
+            .sum();
         if header.cksum().ok() != Some(sum) {
-            return Err(UnpackError::Tar("tar header with a wrong checksum: the archive is damaged, or no tar archive".into()));
+            return Err(UnpackError::Tar(
+                "tar header with a wrong checksum: the archive is damaged, or no tar archive".into(),
+            ));
         }
         Ok(Some(header))
     }
 
     fn read_extension(&mut self, size: u64) -> Result<Vec<u8>, UnpackError> {
         if size > EXTENSION_BYTES_MAX {
-            return Err(UnpackError::TooLarge(format!("tar extension header of {size} bytes, {EXTENSION_BYTES_MAX} at most")));
+            return Err(UnpackError::TooLarge(format!(
+                "tar extension header of {size} bytes, {EXTENSION_BYTES_MAX} at most"
+            )));
         }
         let mut bytes = vec![0; size as usize];
-        self.source.read_exact(&mut bytes).map_err(|error| if error.kind() == io::ErrorKind::UnexpectedEof { truncated() } else { read_error(error) })?;
+        self.source.read_exact(&mut bytes).map_err(|error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof { truncated() } else { read_error(error) }
+        })?;
         self.position += size;
         self.padding = padding(size);
         self.skip_rest()?;
         Ok(bytes)
     }
 
-    fn finish_entry(&mut self, header: &Header, header_size: u64, extensions: Extensions) -> Result<Entry, UnpackError> {
+    fn finish_entry(
+        &mut self,
+        header: &Header,
+        header_size: u64,
+        extensions: Extensions,
+    ) -> Result<Entry, UnpackError> {
         let path = extensions.path.unwrap_or_else(|| header.path_bytes().into_owned());
-        let refuse = |why: String| UnpackError::Entry { entry: String::from_utf8_lossy(&path).chars().take(300).collect(), why };
+        let refuse =
+            |why: String| UnpackError::Entry { entry: String::from_utf8_lossy(&path).chars().take(300).collect(), why };
         let kind = kind_of(header.entry_type().as_byte(), &path).map_err(refuse)?;
-        let link = extensions.link.or_else(|| header.link_name_bytes().map(|name| name.into_owned())).unwrap_or_default();
+        let link =
+            extensions.link.or_else(|| header.link_name_bytes().map(|name| name.into_owned())).unwrap_or_default();
         for (what, bytes) in [("path", &path), ("link target", &link)] {
             if bytes.len() > PATH_BYTES_MAX {
                 return Err(refuse(format!("its {what} is {} bytes long, {PATH_BYTES_MAX} at most", bytes.len())));
@@ -195,7 +212,9 @@ impl<R: Read> TarStream<R> {
         let mtime = extensions.mtime.unwrap_or_else(|| (header.mtime().unwrap_or(0).min(i64::MAX as u64) as i64, 0));
         let device = match kind {
             EntryKind::CharacterDevice | EntryKind::BlockDevice => {
-                let part = |field: io::Result<Option<u32>>| field.ok().flatten().ok_or_else(|| refuse("its device number is missing".into()));
+                let part = |field: io::Result<Option<u32>>| {
+                    field.ok().flatten().ok_or_else(|| refuse("its device number is missing".into()))
+                };
                 (part(header.device_major())?, part(header.device_minor())?)
             }
             _ => (0, 0),
@@ -275,7 +294,8 @@ fn pax_records(records: &[u8]) -> Result<Vec<(&str, &[u8])>, UnpackError> {
     let mut rest = records;
     while !rest.is_empty() {
         let space = rest.iter().position(|byte| *byte == b' ').filter(|at| *at <= 10).ok_or_else(wrong)?;
-        let length: usize = std::str::from_utf8(&rest[..space]).ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
+        let length: usize =
+            std::str::from_utf8(&rest[..space]).ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
         if length <= space + 1 || length > rest.len() || rest[length - 1] != b'\n' {
             return Err(wrong());
         }
@@ -300,7 +320,9 @@ fn read_pax(records: &[u8], extensions: &mut Extensions) -> Result<(), UnpackErr
             "gid" => extensions.gid = Some(number()?),
             "mtime" => extensions.mtime = Some(parse_time(value).ok_or_else(wrong)?),
             _ if key.starts_with("GNU.sparse.") => {
-                return Err(UnpackError::Tar("sparse files are not supported: make the archive without --sparse".into()));
+                return Err(UnpackError::Tar(
+                    "sparse files are not supported: make the archive without --sparse".into(),
+                ));
             }
             _ => {
                 if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
@@ -334,7 +356,11 @@ fn parse_time(value: &[u8]) -> Option<(i64, u32)> {
     }
     let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
     let nanoseconds: u32 = digits.parse().ok()?;
-    Some(if negative && nanoseconds > 0 { (seconds.checked_sub(1)?, 1_000_000_000 - nanoseconds) } else { (seconds, nanoseconds) })
+    Some(if negative && nanoseconds > 0 {
+        (seconds.checked_sub(1)?, 1_000_000_000 - nanoseconds)
+    } else {
+        (seconds, nanoseconds)
+    })
 }
 
 #[cfg(test)]
@@ -391,7 +417,10 @@ mod tests {
         archive.extend_from_slice(&raw("next", b'0', b"n"));
         archive.extend_from_slice(&[0; 1024]);
         // The size of the PAX header decides, so what lies inside the content is no entry.
-        assert_eq!(entries(&archive).unwrap(), vec![("long/name".to_owned(), inner), ("next".to_owned(), b"n".to_vec())]);
+        assert_eq!(
+            entries(&archive).unwrap(),
+            vec![("long/name".to_owned(), inner), ("next".to_owned(), b"n".to_vec())]
+        );
     }
 
     #[test]

@@ -17,7 +17,10 @@ async fn every_form_of_archive_gives_the_same_image() {
     let id = built.id.to_string();
     assert_eq!(bench.images.import(&at("layout.tar"), Vec::new()).await.unwrap(), std::slice::from_ref(&id));
     assert_eq!(bench.images.import(&at("layout"), Vec::new()).await.unwrap(), std::slice::from_ref(&id));
-    assert_eq!(bench.images.import(&at("layout.tar.gz"), vec!["other:2".into()]).await.unwrap(), std::slice::from_ref(&id));
+    assert_eq!(
+        bench.images.import(&at("layout.tar.gz"), vec!["other:2".into()]).await.unwrap(),
+        std::slice::from_ref(&id)
+    );
     let record = bench.image("other:2");
     assert_eq!(record.repo_tags, ["docker.io/library/other:2", "example.com/app:1", "example.com/app:dir"]);
     assert_eq!(record.config.entrypoint, ["/bin/app"]);
@@ -26,7 +29,16 @@ async fn every_form_of_archive_gives_the_same_image() {
     assert_eq!(fs::read(record.lower_dirs[0].join("bin/app")).unwrap(), noise(300_000));
 
     let saved = at("saved.tar");
-    run("skopeo", &["--insecure-policy", "copy", "--quiet", &format!("oci-archive:{}", at("layout.tar").display()), &format!("docker-archive:{}:example.com/saved:3", saved.display())]);
+    run(
+        "skopeo",
+        &[
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            &format!("oci-archive:{}", at("layout.tar").display()),
+            &format!("docker-archive:{}:example.com/saved:3", saved.display()),
+        ],
+    );
     bench.images.import(&saved, Vec::new()).await.unwrap();
     let saved = bench.image("example.com/saved:3");
     assert_eq!(saved.lower_dirs, record.lower_dirs, "the layers are the same");
@@ -86,8 +98,17 @@ fn equal_files_make_equal_images() {
     std::os::unix::fs::symlink("a", tree.join("etc/b")).unwrap();
     let build = |name: &str| {
         let layer = LayerBuilder::new().tree(&tree, "/opt").unwrap().host_file("/copied", tree.join("etc/a"), 0o600);
-        ImageBuilder::new().layer(layer).user("1:2").expose("80/tcp").env("A", "b").write_layout_tar(&directory.path().join(name), "a/b:1").unwrap()
+        ImageBuilder::new()
+            .layer(layer)
+            .user("1:2")
+            .expose("80/tcp")
+            .env("A", "b")
+            .write_layout_tar(&directory.path().join(name), "a/b:1")
+            .unwrap()
     };
     assert_eq!(build("one.tar"), build("two.tar"));
-    assert_eq!(fs::read(directory.path().join("one.tar")).unwrap(), fs::read(directory.path().join("two.tar")).unwrap());
+    assert_eq!(
+        fs::read(directory.path().join("one.tar")).unwrap(),
+        fs::read(directory.path().join("two.tar")).unwrap()
+    );
 }

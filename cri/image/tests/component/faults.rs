@@ -47,29 +47,89 @@ async fn faults_that_stay_end_with_a_clear_error_and_nothing_kept() {
     let (a, b, c, d) = (hex.clone(), hex.clone(), hex.clone(), hex.clone());
     let is_manifest = |seen: &Seen| seen.path.contains("/manifests/");
     let cases: Vec<Case> = vec![
-        ("500", Box::new(move |seen| is_manifest(seen).then(|| Reply::new(500, ""))), &["unavailable after 5 tries", "500"]),
-        ("429", Box::new(move |seen| is_manifest(seen).then(|| Reply::new(429, "").header("Retry-After", "3600"))), &["limits the rate", "429"]),
-        ("404", Box::new(move |seen| is_manifest(seen).then(|| Reply::new(404, ""))), &["has no manifests 1 of test/app"]),
-        ("403", Box::new(move |seen| is_manifest(seen).then(|| Reply::new(403, r#"{"errors":[{"message":"no\u0000pe"}]}"#))), &["denies access (nope)"]),
-        ("401", Box::new(move |seen| is_manifest(seen).then(|| Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"x\""))), &["wants credentials", "imagePullSecret"]),
-        ("html", Box::new(move |seen| is_manifest(seen).then(|| Reply::new(200, "<html>").header("Content-Type", "text/html"))), &["not valid JSON"]),
-        ("huge manifest", Box::new(move |seen| is_manifest(seen).then(|| Reply::new(200, vec![b' '; 5 << 20]))), &["larger than 4194304 bytes"]),
+        (
+            "500",
+            Box::new(move |seen| is_manifest(seen).then(|| Reply::new(500, ""))),
+            &["unavailable after 5 tries", "500"],
+        ),
+        (
+            "429",
+            Box::new(move |seen| is_manifest(seen).then(|| Reply::new(429, "").header("Retry-After", "3600"))),
+            &["limits the rate", "429"],
+        ),
+        (
+            "404",
+            Box::new(move |seen| is_manifest(seen).then(|| Reply::new(404, ""))),
+            &["has no manifests 1 of test/app"],
+        ),
+        (
+            "403",
+            Box::new(move |seen| {
+                is_manifest(seen).then(|| Reply::new(403, r#"{"errors":[{"message":"no\u0000pe"}]}"#))
+            }),
+            &["denies access (nope)"],
+        ),
+        (
+            "401",
+            Box::new(move |seen| {
+                is_manifest(seen).then(|| Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"x\""))
+            }),
+            &["wants credentials", "imagePullSecret"],
+        ),
+        (
+            "html",
+            Box::new(move |seen| {
+                is_manifest(seen).then(|| Reply::new(200, "<html>").header("Content-Type", "text/html"))
+            }),
+            &["not valid JSON"],
+        ),
+        (
+            "huge manifest",
+            Box::new(move |seen| is_manifest(seen).then(|| Reply::new(200, vec![b' '; 5 << 20]))),
+            &["larger than 4194304 bytes"],
+        ),
         (
             "other manifest",
-            Box::new(move |seen| is_manifest(seen).then(|| Reply::new(200, "{}").header("Docker-Content-Digest", format!("sha256:{}", "0".repeat(64))))),
+            Box::new(move |seen| {
+                is_manifest(seen).then(|| {
+                    Reply::new(200, "{}").header("Docker-Content-Digest", format!("sha256:{}", "0".repeat(64)))
+                })
+            }),
             &["wrong content for sha256:0000"],
         ),
-        ("wrong bytes", Box::new(move |seen| seen.path.contains(&a).then(|| Reply::new(200, vec![1; blob_size(&seen.path)]))), &["wrong content for sha256:", "digest"]),
-        ("too short", Box::new(move |seen| seen.path.contains(&b).then(|| Reply::new(200, "x"))), &["wrong content for", "1 bytes instead of"]),
-        ("cut for ever", Box::new(move |seen| seen.path.contains(&c).then(|| Reply { cut_after: Some(0), ..Reply::new(200, vec![0; blob_size(&seen.path)]) })), &["unavailable after", "at byte 0 of"]),
-        ("no such blob", Box::new(move |seen| seen.path.contains(&d).then(|| Reply::new(404, ""))), &["has no blobs sha256"]),
+        (
+            "wrong bytes",
+            Box::new(move |seen| seen.path.contains(&a).then(|| Reply::new(200, vec![1; blob_size(&seen.path)]))),
+            &["wrong content for sha256:", "digest"],
+        ),
+        (
+            "too short",
+            Box::new(move |seen| seen.path.contains(&b).then(|| Reply::new(200, "x"))),
+            &["wrong content for", "1 bytes instead of"],
+        ),
+        (
+            "cut for ever",
+            Box::new(move |seen| {
+                seen.path
+                    .contains(&c)
+                    .then(|| Reply { cut_after: Some(0), ..Reply::new(200, vec![0; blob_size(&seen.path)]) })
+            }),
+            &["unavailable after", "at byte 0 of"],
+        ),
+        (
+            "no such blob",
+            Box::new(move |seen| seen.path.contains(&d).then(|| Reply::new(404, ""))),
+            &["has no blobs sha256"],
+        ),
     ];
     SIZE.set(std::fs::metadata(layout.path().join("blobs/sha256").join(&hex)).unwrap().len() as usize).unwrap();
     for (name, hook, parts) in cases {
         let bench = Bench::new(quick());
         let misbehave = Arc::new(std::sync::atomic::AtomicBool::new(true));
         let on = Arc::clone(&misbehave);
-        let registry = ScriptedRegistry::start(layout.path(), move |seen, _| on.load(std::sync::atomic::Ordering::SeqCst).then(|| hook(seen)).flatten());
+        let registry = ScriptedRegistry::start(layout.path(), move |seen, _| {
+            on.load(std::sync::atomic::Ordering::SeqCst).then(|| hook(seen)).flatten()
+        });
         let error = failure(&bench, &registry).await;
         for part in parts {
             assert!(error.contains(part), "{name}: {error}");
@@ -78,7 +138,11 @@ async fn faults_that_stay_end_with_a_clear_error_and_nothing_kept() {
         bench.wait_for_clean_staging().await;
         assert!(!bench.files("layers").contains(&hex), "{name}");
         misbehave.store(false, std::sync::atomic::Ordering::SeqCst);
-        bench.images.pull(&registry.reference("1"), None).await.unwrap_or_else(|error| panic!("{name}: the next good pull: {error}"));
+        bench
+            .images
+            .pull(&registry.reference("1"), None)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: the next good pull: {error}"));
     }
 }
 
@@ -114,8 +178,14 @@ async fn a_cut_or_stalled_stream_is_resumed_where_it_ended() {
     let registry = ScriptedRegistry::start(layout.path(), hook);
     let bench = Bench::new(quick());
     bench.images.pull(&registry.reference("1"), None).await.unwrap();
-    let ranges: Vec<Option<String>> =
-        registry.seen.lock().unwrap().iter().filter(|seen| seen.path.contains(&layer.hex())).map(|seen| seen.headers.get("range").cloned()).collect();
+    let ranges: Vec<Option<String>> = registry
+        .seen
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|seen| seen.path.contains(&layer.hex()))
+        .map(|seen| seen.headers.get("range").cloned())
+        .collect();
     assert_eq!(ranges.len(), 4, "{ranges:?}");
     assert_eq!(ranges[0], None);
     assert!(ranges[1..].iter().all(Option::is_some), "{ranges:?}");
@@ -146,7 +216,9 @@ async fn credentials_never_follow_a_redirect() {
         if !seen.headers.contains_key("authorization") {
             return Some(Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"x\""));
         }
-        seen.path.contains(&layer.hex()).then(|| Reply::new(307, "").header("Location", format!("http://127.0.0.1:{port}{}", seen.path)))
+        seen.path
+            .contains(&layer.hex())
+            .then(|| Reply::new(307, "").header("Location", format!("http://127.0.0.1:{port}{}", seen.path)))
     };
     let registry = ScriptedRegistry::start(layout.path(), hook);
     let bench = Bench::new(quick());
@@ -158,12 +230,22 @@ async fn credentials_never_follow_a_redirect() {
 #[tokio::test]
 async fn token_servers_elsewhere_get_nothing() {
     let (layout, _) = layout();
-    let realms = ["http://192.0.2.1/token", "https://192.0.2.1/token", "https://169.254.169.254/token", "http://169.254.169.254/latest", "ftp://x/", "nonsense"];
+    let realms = [
+        "http://192.0.2.1/token",
+        "https://192.0.2.1/token",
+        "https://169.254.169.254/token",
+        "http://169.254.169.254/latest",
+        "ftp://x/",
+        "nonsense",
+    ];
     for realm in realms {
-        let hook = move |_: &Seen, _: usize| Some(Reply::new(401, "").header("WWW-Authenticate", format!("Bearer realm=\"{realm}\",service=\"s\"")));
+        let hook = move |_: &Seen, _: usize| {
+            Some(Reply::new(401, "").header("WWW-Authenticate", format!("Bearer realm=\"{realm}\",service=\"s\"")))
+        };
         let registry = ScriptedRegistry::start(layout.path(), hook);
         let bench = Bench::new(quick());
-        let error = bench.images.pull(&registry.reference("1"), Some(Credentials::basic("me", "secret"))).await.unwrap_err();
+        let error =
+            bench.images.pull(&registry.reference("1"), Some(Credentials::basic("me", "secret"))).await.unwrap_err();
         let text = chain(&*error);
         assert!(text.contains("refused"), "{realm}: {text}");
         assert!(!text.contains("secret"), "{text}");
@@ -180,7 +262,9 @@ async fn a_token_server_that_is_allowed_gets_the_credentials_and_its_token_is_us
     let port = tokens.port;
     let hook = move |seen: &Seen, _: usize| {
         let good = seen.headers.get("authorization").is_some_and(|value| value == "Bearer t0ken");
-        let challenge = format!("Bearer realm=\"http://127.0.0.1:{port}/token\",service=\"reg\",scope=\"repository:test/app:pull\"");
+        let challenge = format!(
+            "Bearer realm=\"http://127.0.0.1:{port}/token\",service=\"reg\",scope=\"repository:test/app:pull\""
+        );
         (!good).then(|| Reply::new(401, "").header("WWW-Authenticate", challenge))
     };
     let registry = ScriptedRegistry::start(layout.path(), hook);
@@ -197,7 +281,10 @@ async fn nobody_there_is_said_so() {
     let mut registries = quick();
     registries.tries_max = 2;
     let reference = format!("127.0.0.1:{}/a:1", crate::support::free_port());
-    registries.hosts.insert("missing.example".into(), HostConfig { ca_file: Some("/nonexistent/ca.pem".into()), ..HostConfig::default() });
+    registries.hosts.insert(
+        "missing.example".into(),
+        HostConfig { ca_file: Some("/nonexistent/ca.pem".into()), ..HostConfig::default() },
+    );
     let bench = Bench::new(registries);
     let error = chain(&*bench.images.pull(&reference, None).await.unwrap_err());
     assert!(error.contains("unavailable after 2 tries") && error.contains("refused"), "{error}");
@@ -208,27 +295,35 @@ async fn nobody_there_is_said_so() {
 #[tokio::test]
 async fn an_index_leads_to_our_platform_and_confusion_is_refused() {
     let (layout, _) = layout();
-    let index: serde_json::Value = serde_json::from_slice(&std::fs::read(layout.path().join("index.json")).unwrap()).unwrap();
+    let index: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(layout.path().join("index.json")).unwrap()).unwrap();
     let own = index["manifests"][0].clone();
     let mut foreign = own.clone();
     foreign["platform"]["architecture"] = "s390x".into();
     foreign["digest"] = format!("sha256:{}", "1".repeat(64)).into();
     let list = "application/vnd.docker.distribution.manifest.list.v2+json";
-    let good = serde_json::json!({"schemaVersion": 2, "mediaType": list, "manifests": [foreign.clone(), own]}).to_string();
+    let good =
+        serde_json::json!({"schemaVersion": 2, "mediaType": list, "manifests": [foreign.clone(), own]}).to_string();
     let without = serde_json::json!({"schemaVersion": 2, "mediaType": list, "manifests": [foreign]}).to_string();
     let digest = Digest::of(good.as_bytes());
     let served = good.clone();
     let hook = move |seen: &Seen, _: usize| match seen.path.rsplit('/').next()? {
         "1" => Some(Reply::new(200, served.clone()).header("Content-Type", list)),
         "without" => Some(Reply::new(200, without.clone()).header("Content-Type", list)),
-        "confused" => Some(Reply::new(200, served.clone()).header("Content-Type", "application/vnd.oci.image.manifest.v1+json")),
+        "confused" => {
+            Some(Reply::new(200, served.clone()).header("Content-Type", "application/vnd.oci.image.manifest.v1+json"))
+        }
         _ => None,
     };
     let registry = ScriptedRegistry::start(layout.path(), hook);
     let bench = Bench::new(quick());
     bench.images.pull(&registry.reference("1"), None).await.unwrap();
     let record = bench.image(&registry.reference("1"));
-    assert_eq!(record.repo_digests, [format!("127.0.0.1:{}/test/app@{digest}", registry.port)], "the digest of the index names the image");
+    assert_eq!(
+        record.repo_digests,
+        [format!("127.0.0.1:{}/test/app@{digest}", registry.port)],
+        "the digest of the index names the image"
+    );
     let manifest = record.manifest_digest.clone().unwrap();
     assert_eq!(bench.image(&format!("127.0.0.1:{}/test/app@{manifest}", registry.port)).id, record.id);
     let error = chain(&*bench.images.pull(&registry.reference("without"), None).await.unwrap_err());

@@ -14,7 +14,14 @@ use crate::support::{Bench, chain, quick};
 struct Tar(Vec<u8>);
 
 impl Tar {
-    fn add(mut self, kind: EntryType, path: &str, link: &str, content: &[u8], change: impl FnOnce(&mut Header)) -> Self {
+    fn add(
+        mut self,
+        kind: EntryType,
+        path: &str,
+        link: &str,
+        content: &[u8],
+        change: impl FnOnce(&mut Header),
+    ) -> Self {
         let mut header = Header::new_gnu();
         header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
         header.set_link_name_literal(link).unwrap();
@@ -72,7 +79,8 @@ impl Tar {
 /// Imports an image of these layers; the directories topmost first, or the error.
 async fn import(bench: &Bench, layers: Vec<Vec<u8>>) -> Result<Vec<std::path::PathBuf>, String> {
     let archive = bench.directory.path().join("image.tar");
-    let builder = layers.into_iter().fold(ImageBuilder::new(), |builder, layer| builder.layer(LayerBuilder::from_tar(layer)));
+    let builder =
+        layers.into_iter().fold(ImageBuilder::new(), |builder, layer| builder.layer(LayerBuilder::from_tar(layer)));
     builder.write_layout_tar(&archive, "example.com/hostile:1").unwrap();
     let ids = bench.images.import(&archive, Vec::new()).await.map_err(|error| chain(&error))?;
     Ok(bench.image(&ids[0]).lower_dirs)
@@ -91,7 +99,7 @@ async fn layers_that_reach_outside_are_refused_or_confined() {
         (Tar::default().hardlink("a", canary_text), "in no layer"),
         (Tar::default().symlink("l", target).hardlink("a", "l/canary"), "in no layer"),
         (Tar::default().directory("d/", 0o755).hardlink("a", "d"), "directory"),
-        (Tar::default().file("a/.wh.", "") , "whiteout"),
+        (Tar::default().file("a/.wh.", ""), "whiteout"),
         (Tar::default().file("a/.wh...", ""), "whiteout"),
         (Tar::default().file("f", "x").file("f/below", "x"), "f/below"),
         (Tar::default().symlink("loop", "loop").file("loop/x", "x"), "loop"),
@@ -118,7 +126,8 @@ async fn layers_that_reach_outside_are_refused_or_confined() {
     let lower = import(&bench, vec![confined.end()]).await.unwrap();
     assert_eq!(fs::read_to_string(&canary).unwrap(), "safe");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
-    for inside in ["inside", "absolute", "sub/double/slash", &format!("{target}/canary")[1..], "proc/self/root/escaped"] {
+    for inside in ["inside", "absolute", "sub/double/slash", &format!("{target}/canary")[1..], "proc/self/root/escaped"]
+    {
         assert!(fs::symlink_metadata(lower[0].join(inside)).is_ok(), "{inside}");
     }
     assert!(!Path::new("/escaped").exists() && !Path::new("/inside").exists());
@@ -144,7 +153,13 @@ async fn everything_a_layer_may_have_arrives() {
             header.set_mode(0o666);
         })
         .add(EntryType::Fifo, "pipe", "", b"", |header| header.set_mode(0o622))
-        .pax(&[("SCHILY.xattr.security.capability", &capability), ("SCHILY.xattr.user.a", b"b"), ("SCHILY.xattr.trusted.overlay.opaque", b"y"), ("SCHILY.xattr.user.overlay.opaque", b"y"), ("mtime", b"5.25")])
+        .pax(&[
+            ("SCHILY.xattr.security.capability", &capability),
+            ("SCHILY.xattr.user.a", b"b"),
+            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+            ("SCHILY.xattr.user.overlay.opaque", b"y"),
+            ("mtime", b"5.25"),
+        ])
         .file("capable", "x")
         .pax(&[("path", long.as_bytes()), ("uid", b"3000000")])
         .file("short", "long")
@@ -158,7 +173,11 @@ async fn everything_a_layer_may_have_arrives() {
     assert_eq!((of("setuid").mode() & 0o7777, of("setuid").uid(), of("setuid").gid()), (0o4755, 7, 8));
     assert_eq!(of("setuid").ino(), of("linked").ino());
     assert_eq!(of("tmp").mode() & 0o7777, 0o1777);
-    assert!(of("null").file_type().is_char_device() && of("null").rdev() == rustix::fs::makedev(1, 3) && of("null").mode() & 0o777 == 0o666);
+    assert!(
+        of("null").file_type().is_char_device()
+            && of("null").rdev() == rustix::fs::makedev(1, 3)
+            && of("null").mode() & 0o777 == 0o666
+    );
     assert!(of("pipe").file_type().is_fifo());
     assert_eq!((of("capable").mtime(), of("capable").mtime_nsec()), (5, 250_000_000));
     assert_eq!((fs::read_to_string(root.join(&long)).unwrap().as_str(), of(&long).uid()), ("long", 3_000_000));
@@ -175,7 +194,14 @@ async fn everything_a_layer_may_have_arrives() {
 #[tokio::test]
 async fn whiteouts_take_the_form_of_overlayfs_and_the_merged_tree_is_right() {
     let bench = Bench::new(quick());
-    let base = Tar::default().directory("d/", 0o750).file("d/gone", "x").file("d/kept", "x").directory("o/", 0o755).file("o/hidden", "x").file("both", "old").file("target", "linked");
+    let base = Tar::default()
+        .directory("d/", 0o750)
+        .file("d/gone", "x")
+        .file("d/kept", "x")
+        .directory("o/", 0o755)
+        .file("o/hidden", "x")
+        .file("both", "old")
+        .file("target", "linked");
     let top = Tar::default()
         .file("d/.wh.gone", "")
         .file("o/.wh..wh..opq", "")
@@ -187,7 +213,11 @@ async fn whiteouts_take_the_form_of_overlayfs_and_the_merged_tree_is_right() {
     let lower = import(&bench, vec![base.end(), top.end()]).await.unwrap();
     let gone = fs::symlink_metadata(lower[0].join("d/gone")).unwrap();
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
-    assert_eq!(fs::metadata(lower[0].join("d")).unwrap().mode() & 0o7777, 0o750, "a directory that is only implied looks as below");
+    assert_eq!(
+        fs::metadata(lower[0].join("d")).unwrap().mode() & 0o7777,
+        0o750,
+        "a directory that is only implied looks as below"
+    );
     assert_eq!(fs::read_to_string(lower[0].join("link-down")).unwrap(), "linked");
     let mut value = [0; 8];
     assert_eq!(rustix::fs::lgetxattr(lower[0].join("o"), "trusted.overlay.opaque", &mut value[..]).unwrap(), 1);
@@ -196,7 +226,9 @@ async fn whiteouts_take_the_form_of_overlayfs_and_the_merged_tree_is_right() {
     let merged = bench.directory.path().join("merged");
     fs::create_dir(&merged).unwrap();
     let (top, below, merged) = (lower[0].display(), lower[1].display(), merged.display());
-    let script = format!("mount -t overlay overlay -o lowerdir={top}:{below} {merged} && cd {merged} && find . | sort | tr '\\n' ' '");
+    let script = format!(
+        "mount -t overlay overlay -o lowerdir={top}:{below} {merged} && cd {merged} && find . | sort | tr '\\n' ' '"
+    );
     let seen = crate::support::run("unshare", &["-m", "sh", "-c", &script]);
     assert_eq!(seen.trim(), ". ./both ./d ./d/kept ./link-down ./o ./o/new ./target");
 }
@@ -231,7 +263,9 @@ async fn nobody_else_can_enter_the_store() {
     let bench = Bench::new(quick());
     let archive = Tar::default().add(EntryType::Regular, "setuid", "", b"x", |header| header.set_mode(0o4755)).end();
     let lower = import(&bench, vec![archive]).await.unwrap();
-    for directory in [bench.state(""), bench.state("layers"), bench.state("names"), lower[0].parent().unwrap().to_path_buf()] {
+    for directory in
+        [bench.state(""), bench.state("layers"), bench.state("names"), lower[0].parent().unwrap().to_path_buf()]
+    {
         assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700, "{}", directory.display());
     }
 }
@@ -245,7 +279,9 @@ async fn deep_trees_are_removed() {
     for number in 0..4 {
         let prefix = if number == 0 { String::new() } else { format!("s{}/", number - 1) };
         archive = archive.pax(&[("path", format!("{prefix}{part}f").as_bytes())]).file("x", "");
-        archive = archive.pax(&[("path", format!("s{number}").as_bytes()), ("linkpath", format!("/{prefix}{part}").as_bytes())]).symlink("x", "");
+        archive = archive
+            .pax(&[("path", format!("s{number}").as_bytes()), ("linkpath", format!("/{prefix}{part}").as_bytes())])
+            .symlink("x", "");
     }
     let error = import(&bench, vec![archive.end()]).await.unwrap_err();
     assert!(error.contains("measure"), "{error}");
@@ -265,20 +301,43 @@ async fn archives_of_gnu_tar_unpack_as_gnu_tar_does_it() {
         "d/".repeat(60),
         "n".repeat(200),
     );
-    let script = if Path::new("/usr/bin/setfattr").exists() { script } else { script.replace(" && setfattr -n user.key -v value a/big", "") };
+    let script = if Path::new("/usr/bin/setfattr").exists() {
+        script
+    } else {
+        script.replace(" && setfattr -n user.key -v value a/big", "")
+    };
     crate::support::run("sh", &["-c", &script]);
-    let list = |root: &Path, format: &str| crate::support::run("sh", &["-c", &format!("cd {} && find . -printf '{format}' | sort", root.display())]);
+    let list = |root: &Path, format: &str| {
+        crate::support::run("sh", &["-c", &format!("cd {} && find . -printf '{format}' | sort", root.display())])
+    };
     for (kind, format) in [("gnu", "%P|%y|%m|%U|%G|%n|%l|%s %Ts\\n"), ("posix", "%P|%y|%m|%U|%G|%n|%l|%s %T@\\n")] {
         let archive = directory.path().join("tree.tar");
         let packed = format!("--format={kind}");
-        crate::support::run("tar", &["-C", tree.to_str().unwrap(), &packed, "--xattrs", "-cf", archive.to_str().unwrap(), "."]);
+        crate::support::run(
+            "tar",
+            &["-C", tree.to_str().unwrap(), &packed, "--xattrs", "-cf", archive.to_str().unwrap(), "."],
+        );
         let theirs = directory.path().join(kind);
         fs::create_dir(&theirs).unwrap();
-        crate::support::run("tar", &["-C", theirs.to_str().unwrap(), "--xattrs", "--numeric-owner", "-xpf", archive.to_str().unwrap()]);
+        crate::support::run(
+            "tar",
+            &["-C", theirs.to_str().unwrap(), "--xattrs", "--numeric-owner", "-xpf", archive.to_str().unwrap()],
+        );
         let bench = Bench::new(quick());
         let ours = import(&bench, vec![fs::read(&archive).unwrap()]).await.unwrap().remove(0);
         // Directory sizes are the file system's business.
-        let names = |root: &Path| list(root, format).lines().map(|line| if line.contains("|d|") { line.split(' ').next().unwrap().rsplit_once('|').unwrap().0.to_owned() } else { line.to_owned() }).collect::<Vec<_>>();
+        let names = |root: &Path| {
+            list(root, format)
+                .lines()
+                .map(|line| {
+                    if line.contains("|d|") {
+                        line.split(' ').next().unwrap().rsplit_once('|').unwrap().0.to_owned()
+                    } else {
+                        line.to_owned()
+                    }
+                })
+                .collect::<Vec<_>>()
+        };
         assert_eq!(names(&ours), names(&theirs), "{kind}");
         assert_eq!(fs::read(ours.join("a/big")).unwrap(), fs::read(tree.join("a/big")).unwrap());
     }

@@ -91,7 +91,10 @@ async fn images_are_pulled_over_http_by_tag_and_by_digest() {
     let record = bench.image(&name);
     assert_eq!(record.id, id);
     assert_eq!(record.repo_tags, std::slice::from_ref(&name));
-    assert_eq!((record.config.user.as_str(), record.config.entrypoint.as_slice()), ("1002:1003", &["/bin/sh".to_owned()][..]));
+    assert_eq!(
+        (record.config.user.as_str(), record.config.entrypoint.as_slice()),
+        ("1002:1003", &["/bin/sh".to_owned()][..])
+    );
     assert!(record.config.env.contains(&"A=b".to_owned()) && record.config.labels["l"] == "v");
     let shown = run("skopeo", &["inspect", "--tls-verify=false", "--raw", &format!("docker://{name}")]);
     assert_eq!(record.manifest_digest, Some(orlop_image::Digest::of(shown.as_bytes()).to_string()));
@@ -104,7 +107,11 @@ async fn images_are_pulled_over_http_by_tag_and_by_digest() {
     for tag in ["docker", "zstd"] {
         bench.images.pull(&format!("{}/lib/busybox:{tag}", registry.host()), None).await.unwrap();
     }
-    assert_eq!(bench.image(&format!("{}/lib/busybox:docker", registry.host())).lower_dirs, record.lower_dirs, "equal layers are shared");
+    assert_eq!(
+        bench.image(&format!("{}/lib/busybox:docker", registry.host())).lower_dirs,
+        record.lower_dirs,
+        "equal layers are shared"
+    );
     let packed = bench.image(&format!("{}/lib/busybox:zstd", registry.host()));
     assert_eq!(fs::read(packed.lower_dirs[1].join("data")).unwrap(), vec![b'z'; 100_000]);
 
@@ -130,7 +137,11 @@ fn certificates(directory: &Path) -> (PathBuf, PathBuf, PathBuf) {
         fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
         path
     };
-    (write("ca.pem", ca_certificate.pem()), write("server.pem", certificate.pem()), write("server.key", key.serialize_pem()))
+    (
+        write("ca.pem", ca_certificate.pem()),
+        write("server.pem", certificate.pem()),
+        write("server.key", key.serialize_pem()),
+    )
 }
 
 #[tokio::test]
@@ -160,7 +171,11 @@ async fn basic_credentials_open_the_registry() {
     let passwords = run("htpasswd", &["-nbB", "me", "secret"]);
     let file = directory.path().join("htpasswd");
     fs::write(&file, passwords).unwrap();
-    let registry = Registry::start(directory.path(), "", &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display()));
+    let registry = Registry::start(
+        directory.path(),
+        "",
+        &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display()),
+    );
     let name = format!("{}/lib/busybox:1", registry.host());
     let bench = Bench::new(quick());
     let wrong = [None, Some(Credentials::basic("me", "wrong")), Some(Credentials::basic("nobody", "secret"))];
@@ -171,7 +186,10 @@ async fn basic_credentials_open_the_registry() {
     bench.images.pull(&name, Some(Credentials::basic("me", "secret"))).await.unwrap();
 
     let mut registries = quick();
-    registries.hosts.insert(registry.host(), HostConfig { credentials: Some(Credentials::basic("me", "secret")), ..HostConfig::default() });
+    registries.hosts.insert(
+        registry.host(),
+        HostConfig { credentials: Some(Credentials::basic("me", "secret")), ..HostConfig::default() },
+    );
     Bench::new(registries).images.pull(&name, None).await.unwrap();
 }
 
@@ -186,7 +204,8 @@ fn token(key: &rcgen::KeyPair, certificate: &[u8], service: &str) -> String {
         "iss": "tokens", "sub": "me", "aud": service, "exp": now + 600, "nbf": now - 10, "iat": now, "jti": "1",
         "access": [{"type": "repository", "name": "lib/busybox", "actions": ["pull"]}],
     });
-    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let signed =
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
     let signature = pair.sign(&random, signed.as_bytes()).unwrap();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
 }
@@ -205,7 +224,11 @@ async fn a_token_opens_the_registry() {
     let tokens = ScriptedRegistry::start(directory.path(), move |seen, _| {
         let known = seen.headers.get("authorization").is_some_and(|value| value == "Basic bWU6c2VjcmV0");
         let body = serde_json::json!({"access_token": token(&key, &der, "registry")}).to_string();
-        Some(if known { Reply::new(200, body) } else { Reply::new(401, r#"{"details":"incorrect username or password"}"#) })
+        Some(if known {
+            Reply::new(200, body)
+        } else {
+            Reply::new(401, r#"{"details":"incorrect username or password"}"#)
+        })
     });
     let auth = format!(
         "auth:\n  token:\n    realm: http://127.0.0.1:{}/token\n    service: registry\n    issuer: tokens\n    rootcertbundle: {}\n",

@@ -55,7 +55,8 @@ impl ScriptedRegistry {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (all, stopped, layout, hook): (_, _, _, Arc<Hook>) = (Arc::clone(&seen), Arc::clone(&stop), layout.to_path_buf(), Arc::new(Box::new(hook)));
+        let (all, stopped, layout, hook): (_, _, _, Arc<Hook>) =
+            (Arc::clone(&seen), Arc::clone(&stop), layout.to_path_buf(), Arc::new(Box::new(hook)));
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopped.load(Ordering::SeqCst) {
@@ -135,19 +136,26 @@ pub fn from_layout(layout: &Path, seen: &Seen) -> Reply {
     let name = seen.path.rsplit('/').next().unwrap_or_default();
     let blob = |digest: &str| std::fs::read(layout.join("blobs/sha256").join(digest.trim_start_matches("sha256:")));
     if seen.path.contains("/manifests/") {
-        let index: serde_json::Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+        let index: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
         let entry = &index["manifests"][0];
         let digest = if name.starts_with("sha256:") { name } else { entry["digest"].as_str().unwrap() };
         return match blob(digest) {
             Ok(bytes) => {
                 let own: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-                Reply::new(200, bytes).header("Content-Type", own["mediaType"].as_str().unwrap()).header("Docker-Content-Digest", digest)
+                Reply::new(200, bytes)
+                    .header("Content-Type", own["mediaType"].as_str().unwrap())
+                    .header("Docker-Content-Digest", digest)
             }
             Err(_) => Reply::new(404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#),
         };
     }
     let Ok(bytes) = blob(name) else { return Reply::new(404, "") };
-    match seen.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok()) {
+    match seen
+        .headers
+        .get("range")
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok())
+    {
         Some(start) => {
             let range = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
             Reply::new(206, &bytes[start..]).header("Content-Range", range)

@@ -84,12 +84,18 @@ async fn damage_costs_one_image_and_never_the_start() {
         for folder in ["names", "blobs/sha256", "leases", "layers"] {
             let bench = Bench::new(quick());
             let id = load(&bench, "example.com/app:1", small_image()).await;
-            load(&bench, "example.com/sound:1", ImageBuilder::new().layer(LayerBuilder::new().file("/a", "a", 0o600))).await;
+            load(&bench, "example.com/sound:1", ImageBuilder::new().layer(LayerBuilder::new().file("/a", "a", 0o600)))
+                .await;
             bench.images.hold("c", &id).await.unwrap();
             let victim = match folder {
                 "names" => {
-                    let named = |path: &std::path::Path| fs::read_to_string(path).unwrap().contains("example.com/app:1");
-                    fs::read_dir(bench.state("names")).unwrap().map(|entry| entry.unwrap().path()).find(|path| named(path)).unwrap()
+                    let named =
+                        |path: &std::path::Path| fs::read_to_string(path).unwrap().contains("example.com/app:1");
+                    fs::read_dir(bench.state("names"))
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path())
+                        .find(|path| named(path))
+                        .unwrap()
                 }
                 "blobs/sha256" => bench.state("blobs/sha256").join(&id[7..]),
                 "layers" => bench.image(&id).lower_dirs[0].parent().unwrap().join("layer.json"),
@@ -98,7 +104,11 @@ async fn damage_costs_one_image_and_never_the_start() {
             damage(&victim);
             let bench = bench.reopen();
             assert!(bench.images.resolve("example.com/sound:1").unwrap().is_some(), "{folder} {what}");
-            assert_eq!(bench.images.resolve("example.com/app:1").unwrap().is_some(), folder == "leases", "{folder} {what}");
+            assert_eq!(
+                bench.images.resolve("example.com/app:1").unwrap().is_some(),
+                folder == "leases",
+                "{folder} {what}"
+            );
             assert!(bench.files("staging").is_empty(), "{folder} {what}");
             load(&bench, "example.com/app:1", small_image()).await;
             let bench = bench.reopen();
@@ -128,9 +138,11 @@ async fn pulls_of_the_same_content_share_the_work() {
     let ids = futures::future::try_join_all(pulls).await.unwrap();
     assert!(ids.iter().all(|id| *id == ids[0]));
     assert_eq!(registry.count("/manifests/"), 2, "one pull per name");
-    let index: serde_json::Value = serde_json::from_slice(&fs::read(layout.path().join("index.json")).unwrap()).unwrap();
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(layout.path().join("index.json")).unwrap()).unwrap();
     let manifest = &index["manifests"][0]["digest"].as_str().unwrap()[7..];
-    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(layout.path().join("blobs/sha256").join(manifest)).unwrap()).unwrap();
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(layout.path().join("blobs/sha256").join(manifest)).unwrap()).unwrap();
     for layer in manifest["layers"].as_array().unwrap() {
         assert_eq!(registry.count(layer["digest"].as_str().unwrap()), 1, "each layer is fetched once");
     }
@@ -168,5 +180,7 @@ async fn progress_reaches_the_end() {
     pull.finish().await.unwrap();
     let last = progress.borrow().clone();
     assert_eq!(last.layers.len(), 2);
-    assert!(last.layers.iter().all(|layer| layer.stage == orlop_image::LayerStage::Done && layer.done_bytes == layer.total_bytes && layer.total_bytes > 0));
+    assert!(last.layers.iter().all(|layer| layer.stage == orlop_image::LayerStage::Done
+        && layer.done_bytes == layer.total_bytes
+        && layer.total_bytes > 0));
 }

@@ -41,8 +41,10 @@ impl Bench {
 
     /// Names of what lies in a folder of the store.
     pub fn files(&self, folder: &str) -> Vec<String> {
-        let mut names: Vec<String> =
-            std::fs::read_dir(self.state(folder)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = std::fs::read_dir(self.state(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -67,15 +69,19 @@ impl Bench {
 
 /// Short waits, so that tests of failures are quick.
 pub fn quick() -> RegistriesConfig {
-    RegistriesConfig { retry_base_milliseconds: 5, stall_timeout_seconds: 1, retry_after_max_seconds: 2, ..RegistriesConfig::default() }
+    RegistriesConfig {
+        retry_base_milliseconds: 5,
+        stall_timeout_seconds: 1,
+        retry_after_max_seconds: 2,
+        ..RegistriesConfig::default()
+    }
 }
 
 /// Runs a program to its end; its output is shown when it fails.
 pub fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}: install docker-registry skopeo umoci busybox-static apache2-utils"));
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| {
+        panic!("{program}: {error}: install docker-registry skopeo umoci busybox-static apache2-utils")
+    });
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -92,7 +98,22 @@ pub fn umoci_busybox(directory: &Path) -> String {
     std::fs::create_dir_all(&tree).unwrap();
     std::os::unix::fs::symlink("busybox", tree.join("sh")).unwrap();
     run("umoci", &["insert", "--image", &image, &tree.join("sh").display().to_string(), "/bin/sh"]);
-    run("umoci", &["config", "--image", &image, "--config.entrypoint", "/bin/sh", "--config.user", "1002:1003", "--config.env", "A=b", "--config.label", "l=v"]);
+    run(
+        "umoci",
+        &[
+            "config",
+            "--image",
+            &image,
+            "--config.entrypoint",
+            "/bin/sh",
+            "--config.user",
+            "1002:1003",
+            "--config.env",
+            "A=b",
+            "--config.label",
+            "l=v",
+        ],
+    );
     image
 }
 
