@@ -22,7 +22,7 @@ pub use namespaces::fill_namespace;
 /// A pass that failed is tried again after so long.
 const RETRY: Duration = Duration::from_secs(2);
 /// A pass is made after so long even if nothing has changed.
-const RESYNC: Duration = Duration::from_secs(30);
+const RESYNC: Duration = Duration::from_secs(300);
 
 /// Starts all controllers; they end with the server.
 pub fn start(api: &Arc<Api>) -> JoinSet<()> {

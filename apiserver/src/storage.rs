@@ -277,6 +277,15 @@ impl Store {
         Ok(page.items.iter().map(|item| serde_json::from_slice(&item.json).unwrap_or_default()).collect())
     }
 
+    /// Reads the documents of a resource in all namespaces whose JSON the filter takes; the others are not parsed.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn list_with(&self, resource: &Resource, filter: impl Fn(&[u8]) -> bool) -> Result<Vec<Value>, StoreError> {
+        let page = self.list(resource, &Range::default(), usize::MAX, |item| filter(&item.json))?;
+        Ok(page.items.iter().map(|item| serde_json::from_slice(&item.json).unwrap_or_default()).collect())
+    }
+
     /// Writes an object if the expectation holds; returns it with its new `metadata.resourceVersion`.
     ///
     /// # Errors

@@ -1,10 +1,12 @@
 //! What nobody owns any longer is deleted; events end after an hour.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use regex::bytes::Regex;
 use serde_json::{Value, json};
 
 use super::on_change;
@@ -15,14 +17,20 @@ use crate::object;
 use crate::registry::{self, Resource};
 use crate::rest::query::{DeleteOptions, Propagation};
 use crate::rest::{Part, Update, delete_object, update_object};
-use crate::storage::{ObjectKey, Range};
+use crate::storage::{ChangeKind, Next, ObjectKey, Range};
 
 /// Life of an event (`--event-ttl`).
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// Events kept at most, the newest ones.
 const EVENTS_MAX: usize = 10_000;
-/// Time between looks for events that have ended.
+/// Shortest time between looks for events that have ended.
 const EVENT_PERIOD: Duration = Duration::from_secs(60);
+/// Longest time between looks for events that are too many.
+const EVENT_PERIOD_MAX: Duration = Duration::from_secs(300);
+
+/// What an object has that this controller cares about: owners, or a deletion that waits for what it owns.
+static CONCERNED: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#""ownerReferences"|"foregroundDeletion"|"orphan""#).expect("the pattern is good"));
 
 /// An object and who owns it.
 struct Owned {
@@ -30,21 +38,45 @@ struct Owned {
     object: Value,
 }
 
+/// Resources whose objects own and are owned.
+fn watched() -> Vec<&'static Resource> {
+    registry::storages().into_iter().filter(|resource| !resource.short_lived).collect()
+}
+
 pub(super) async fn run(api: Arc<Api>) {
-    let watched: Vec<&'static Resource> =
-        registry::storages().into_iter().filter(|resource| !resource.short_lived).collect();
-    on_change(&api, &watched, "garbage", || pass(&api)).await;
+    // Up to which revision the changes have been looked at.
+    let seen = AtomicU64::new(0);
+    on_change(&api, &watched(), "garbage", async || {
+        let newest = api.store.revision();
+        if is_concerned(&api, seen.load(Ordering::Relaxed)) {
+            pass(&api).await?;
+        }
+        seen.store(newest, Ordering::Relaxed);
+        Ok(())
+    })
+    .await;
+}
+
+/// True when an object has gone since, or one with owners or a waiting deletion has changed.
+fn is_concerned(api: &Arc<Api>, seen: u64) -> bool {
+    seen == 0
+        || watched().into_iter().any(|resource| match api.store.changes_after(resource, seen) {
+            Next::TooOld => true,
+            Next::Changes(changes) => {
+                changes.iter().any(|change| change.kind == ChangeKind::Deleted || CONCERNED.is_match(&change.json))
+            }
+        })
 }
 
 async fn pass(api: &Arc<Api>) -> Result<(), ApiError> {
-    let mut living: BTreeSet<String> = BTreeSet::new();
     let mut owned: Vec<Owned> = Vec::new();
     let mut waiting: Vec<Owned> = Vec::new();
-    for resource in registry::storages() {
-        let page = api.store.list(resource, &Range::default(), usize::MAX, |_| true);
-        for item in page.map_err(|error| ApiError::from_store(error, resource, ""))?.items {
-            let object: Value = serde_json::from_slice(&item.json).unwrap_or_default();
-            living.insert(object::uid(&object).to_string());
+    for resource in watched() {
+        let found = api
+            .store
+            .list_with(resource, |json| CONCERNED.is_match(json))
+            .map_err(|error| ApiError::from_store(error, resource, ""))?;
+        for object in found {
             let held = object::finalizers(&object).iter().any(|name| matches!(*name, "foregroundDeletion" | "orphan"));
             if held && object::is_terminating(&object) {
                 waiting.push(Owned { resource, object: object.clone() });
@@ -60,12 +92,26 @@ async fn pass(api: &Arc<Api>) -> Result<(), ApiError> {
     }
     for entry in &owned {
         let owners = object::items(&entry.object, "/metadata/ownerReferences");
-        let orphan = owners.iter().all(|owner| !living.contains(object::text(owner, "/uid")));
+        let mut orphan = true;
+        for owner in owners {
+            orphan &= !lives(api, owner, object::namespace(&entry.object))?;
+        }
         if orphan && !object::is_terminating(&entry.object) {
             collect(api, entry, Propagation::Background).await?;
         }
     }
     Ok(())
+}
+
+/// True when the owner is there. One of a kind that is not served is never there.
+fn lives(api: &Arc<Api>, owner: &Value, namespace: &str) -> Result<bool, ApiError> {
+    let Some(resource) = registry::find_kind(object::text(owner, "/apiVersion"), object::text(owner, "/kind")) else {
+        return Ok(false);
+    };
+    let namespace = if resource.namespaced { namespace } else { "" };
+    let key = ObjectKey::new(resource, namespace, object::text(owner, "/name"));
+    let found = api.store.get_value(&key).map_err(|error| ApiError::from_store(error, resource, &key.name))?;
+    Ok(found.is_some_and(|found| object::uid(&found) == object::text(owner, "/uid")))
 }
 
 fn index(owned: &[Owned]) -> BTreeMap<String, Vec<usize>> {
@@ -154,18 +200,24 @@ async fn set_free(api: &Arc<Api>, child: &Owned, owner: &str) -> Result<(), ApiE
 
 /// Deletes events that are older than an hour, and the oldest beyond the bound.
 pub(super) async fn expire_events(api: Arc<Api>) {
+    let mut changed = api.store.subscribe(registry::core("events"));
     loop {
-        if let Err(error) = expire_once(&api).await {
+        changed.borrow_and_update();
+        let wait = expire_once(&api).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "old events could not be deleted");
-        }
+            Some(EVENT_PERIOD)
+        });
         tokio::select! {
             () = api.cancel.cancelled() => return,
-            () = tokio::time::sleep(EVENT_PERIOD) => {}
+            // Without an event nothing can end.
+            _ = changed.changed(), if wait.is_none() => {}
+            () = tokio::time::sleep(wait.unwrap_or_default().clamp(EVENT_PERIOD, EVENT_PERIOD_MAX)), if wait.is_some() => {}
         }
     }
 }
 
-async fn expire_once(api: &Arc<Api>) -> Result<(), ApiError> {
+/// Deletes what has ended; returns how long the next one has.
+async fn expire_once(api: &Arc<Api>) -> Result<Option<Duration>, ApiError> {
     let events = registry::core("events");
     let page = api
         .store
@@ -178,7 +230,7 @@ async fn expire_once(api: &Arc<Api>) -> Result<(), ApiError> {
         .map(|item| {
             let event: Value = serde_json::from_slice(&item.json).unwrap_or_default();
             let seen = ["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"];
-            let at = seen.iter().find_map(|pointer| object::time(&event, pointer)).unwrap_or(Timestamp::MIN);
+            let at = seen.iter().filter_map(|pointer| object::time(&event, pointer)).max().unwrap_or(Timestamp::MIN);
             (at, object::revision(&event), ObjectKey::new(events, &item.namespace, &item.name))
         })
         .collect();
@@ -188,7 +240,9 @@ async fn expire_once(api: &Arc<Api>) -> Result<(), ApiError> {
         if position < beyond || at < oldest {
             // One that has changed meanwhile is young again.
             let _ = api.store.delete(&key, revision).await;
+        } else {
+            return Ok(Some(Duration::try_from(at.duration_since(oldest)).unwrap_or(EVENT_PERIOD)));
         }
     }
-    Ok(())
+    Ok(None)
 }

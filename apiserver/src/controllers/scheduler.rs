@@ -36,11 +36,14 @@ async fn pass(api: &Arc<Api>) -> Result<(), ApiError> {
     let (pods, nodes) = (registry::core("pods"), registry::core("nodes"));
     let list =
         |resource| api.store.list_values(resource, None).map_err(|error| ApiError::from_store(error, resource, ""));
-    let mut all = list(pods)?;
-    let waiting: Vec<Value> = all.iter().filter(|pod| waits(pod)).cloned().collect();
+    // Most changes are of pods that run: their documents are not even parsed.
+    let unbound =
+        api.store.list_with(pods, |json| !has_node(json)).map_err(|error| ApiError::from_store(error, pods, ""))?;
+    let waiting: Vec<Value> = unbound.into_iter().filter(waits).collect();
     if waiting.is_empty() {
         return Ok(());
     }
+    let mut all = list(pods)?;
     let nodes = list(nodes)?;
     for pod in waiting {
         let reasons = match find_node(api, &pod, &nodes, &all) {
@@ -61,6 +64,23 @@ async fn pass(api: &Arc<Api>) -> Result<(), ApiError> {
         tell_why_not(api, &pod, nodes.len(), &reasons).await?;
     }
     Ok(())
+}
+
+/// What tells a bound pod, read without the rest.
+#[derive(Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Binding {
+    spec: BindingSpec,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct BindingSpec {
+    node_name: String,
+}
+
+fn has_node(json: &[u8]) -> bool {
+    serde_json::from_slice::<Binding>(json).is_ok_and(|pod| !pod.spec.node_name.is_empty())
 }
 
 fn waits(pod: &Value) -> bool {

@@ -7,16 +7,18 @@ const YEAR: i64 = 365 * DAY;
 
 /// A duration of seconds in few letters, as `kubectl` shows ages.
 pub(super) fn human(seconds: i64) -> String {
+    // Clocks of two machines differ by a little.
+    if seconds < -1 {
+        return "<invalid>".into();
+    }
+    let seconds = seconds.max(0);
     match seconds {
-        // Clocks of two machines differ by a little.
-        ..-1 => "<invalid>".into(),
-        -1 => "0s".into(),
-        ..120 => format!("{seconds}s"),
-        ..600 => two(seconds, (MINUTE, 'm'), (1, 's')),
-        ..10_800 => format!("{}m", seconds / MINUTE),
-        ..28_800 => two(seconds, (HOUR, 'h'), (MINUTE, 'm')),
-        ..172_800 => format!("{}h", seconds / HOUR),
-        ..691_200 => two(seconds, (DAY, 'd'), (HOUR, 'h')),
+        0..120 => format!("{seconds}s"),
+        120..600 => two(seconds, (MINUTE, 'm'), (1, 's')),
+        600..10_800 => format!("{}m", seconds / MINUTE),
+        10_800..28_800 => two(seconds, (HOUR, 'h'), (MINUTE, 'm')),
+        28_800..172_800 => format!("{}h", seconds / HOUR),
+        172_800..691_200 => two(seconds, (DAY, 'd'), (HOUR, 'h')),
         _ if seconds < 2 * YEAR => format!("{}d", seconds / DAY),
         _ if seconds < 8 * YEAR => two(seconds, (YEAR, 'y'), (DAY, 'd')),
         _ => format!("{}y", seconds / YEAR),
