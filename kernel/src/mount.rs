@@ -252,6 +252,26 @@ pub fn pivot_into(root: impl AsFd) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Whether something is mounted right at a path; no file server is asked. A mount that can't even be looked at (its
+/// server is gone) counts as one.
+///
+/// # Errors
+/// When the kernel can't tell mounts from folders (before 5.8).
+pub fn is_mount_point(path: &Path) -> std::io::Result<bool> {
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
+    use rustix::io::Errno;
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    match statx(CWD, path, flags, StatxFlags::TYPE) {
+        Ok(stat) if stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
+            Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        }
+        Ok(_) => Ok(mounts_below(path)?.iter().any(|mounted| mounted == path)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        Err(Errno::NOTCONN | Errno::STALE | Errno::IO | Errno::HOSTDOWN | Errno::ACCESS) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Mount points below a folder (and the folder itself), the deepest first, from `/proc/self/mountinfo`.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 //! descriptor, so that no path string is ever resolved against the machine's own tree.
 
 mod make;
+mod tree;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
 pub use make::{make_file_in_root, make_folder_in_root};
+pub use tree::{AtMount, TreeEntry, remove_tree, remove_tree_at, walk_tree};
 
 /// How often a resolution is tried again when somebody renames below it at the same time.
 const RETRIES: usize = 64;
