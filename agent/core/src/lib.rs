@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod container_spec;
 pub mod containers;
 pub mod dns;
+pub mod downward;
 pub mod env;
 pub mod expansion;
 pub mod facts;

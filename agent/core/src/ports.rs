@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodStatus, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use k8s_openapi::api::storage::v1::CSIDriver;
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// A boxed future, so that ports can be trait objects.
@@ -62,6 +62,10 @@ pub trait Objects: Send + Sync {
     fn volume<'a>(&'a self, name: &'a str) -> PortFuture<'a, Result<Arc<PersistentVolume>, PortError>>;
     /// A CSIDriver by name; `NotFound` means the defaults of the API.
     fn csi_driver<'a>(&'a self, name: &'a str) -> PortFuture<'a, Result<Arc<CSIDriver>, PortError>>;
+    /// A VolumeAttachment by name.
+    fn volume_attachment<'a>(&'a self, name: &'a str) -> PortFuture<'a, Result<Arc<VolumeAttachment>, PortError>> {
+        Box::pin(std::future::ready(Err(PortError::NotFound { kind: "VolumeAttachment", name: name.to_owned() })))
+    }
     /// A RuntimeClass by name.
     fn runtime_class<'a>(&'a self, name: &'a str) -> PortFuture<'a, Result<Arc<RuntimeClass>, PortError>>;
     /// The services of a namespace, and `default/kubernetes`, for service environment variables.
@@ -103,6 +107,32 @@ pub enum VolumeError {
         /// Name of the volume in the pod.
         volume: String,
         /// The cause.
+        message: String,
+    },
+    /// A volume's device can't be staged by its driver.
+    #[error("MountVolume.MountDevice failed for volume \"{volume}\" : {message}")]
+    MountDevice {
+        /// Name of the volume.
+        volume: String,
+        /// The cause.
+        message: String,
+    },
+    /// A volume is not attached to this node.
+    #[error("MountVolume.WaitForAttach failed for volume \"{volume}\" : {message}")]
+    WaitForAttach {
+        /// Name of the volume.
+        volume: String,
+        /// The cause.
+        message: String,
+    },
+    /// Volumes are not ready to be mounted: a claim without a volume, or an operation that takes too long.
+    #[error(
+        "Unable to attach or mount volumes: unmounted volumes=[{volumes}], failed to process volumes=[{volumes}]: {message}"
+    )]
+    Waiting {
+        /// Names of the volumes in the pod, with spaces between.
+        volumes: String,
+        /// What they wait for.
         message: String,
     },
     /// A volume can't be taken down; it is tried again.
@@ -359,4 +389,19 @@ pub trait NodeFacts: Send + Sync {
     fn labels(&self) -> BTreeMap<String, String>;
     /// Why no new pod may be admitted (pressure, shutdown): reason and message.
     fn refusal(&self, pod: &Pod) -> Option<(String, String)>;
+}
+
+/// A CSI driver that has registered on this node: found by `agent/plugins`, used by `agent/volumes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisteredDriver {
+    /// Its name.
+    pub name: String,
+    /// The socket of its services.
+    pub socket: PathBuf,
+    /// How it calls this node.
+    pub node_id: String,
+    /// How many volumes it can have here; none is no limit.
+    pub max_volumes: Option<i32>,
+    /// Where the node is, as labels.
+    pub topology: BTreeMap<String, String>,
 }

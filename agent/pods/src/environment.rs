@@ -5,10 +5,10 @@ use std::sync::Arc;
 use futures::future::{join_all, try_join_all};
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::containers::{self, SpecContainer};
+use orlop_agent_core::downward;
 use orlop_agent_core::env::{EnvObjects, FieldSources, env_references, resolve_env, service_env};
 use orlop_agent_core::ports::PortError;
 
-use crate::fields;
 use crate::shared::Shared;
 
 /// The environment of a container. `pod` has its current status, for the fields of it.
@@ -26,8 +26,8 @@ pub(crate) async fn environment(
     let (objects, services) = (objects?, services?);
     let allocatable = shared.ports.node.allocatable();
     let sources = FieldSources {
-        field: &|selector| fields::field(pod, &selector.field_path),
-        resource: &|selector| fields::resource(pod, container.name(), selector, &allocatable),
+        field: &|selector| downward::field(pod, &selector.field_path),
+        resource: &|selector| downward::resource(pod, container.name(), selector, &allocatable),
     };
     resolve_env(&container.container, namespace, &services, &objects, &sources).map_err(|error| error.to_string())
 }

@@ -3,7 +3,6 @@
 mod config;
 mod directories;
 mod environment;
-mod fields;
 mod grpc_health;
 mod hooks;
 mod http_client;
