@@ -26,7 +26,7 @@ use crate::lock::{LockError, lock_root};
 use crate::machine::{NodeAmounts, ResourcesError, read_amounts};
 use crate::node_side::CSI_NODE_MISSING;
 use crate::standalone::Standalone;
-use crate::storage::start_storage;
+use crate::storage::{StorageParts, start_storage};
 
 /// How long the parts may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -174,7 +174,8 @@ impl Parts {
         });
         let probe = Arc::new(CriProbe { runtime: self.runtime.clone() });
         let node = NodeAgent::new(self.node_config(), inputs.subscribe(), probe, events.clone());
-        let storage = start_storage(cancel);
+        let storage = start_storage(self.storage_parts(objects.clone()), cancel)
+            .map_err(|source| AgentError::Folder { path: self.config.plugin_registry.clone(), source })?;
         self.start_node(&mut tasks, &node, storage.drivers, inputs, cancel);
         let ports = PodPorts {
             runtime: Arc::new(self.runtime.clone()) as Arc<dyn Runtime>,
@@ -209,6 +210,16 @@ impl Parts {
         };
         let _ = tokio::time::timeout(STOP_DEADLINE, ending).await;
         if by_itself { Err(AgentError::Manager) } else { Ok(()) }
+    }
+
+    fn storage_parts(&self, objects: Arc<dyn Objects>) -> StorageParts {
+        StorageParts {
+            node_name: self.identity.name.clone(),
+            kubelet_root: self.config.kubelet_root.clone(),
+            plugin_registry: self.config.plugin_registry.clone(),
+            allocatable: self.amounts.allocatable.quantities(),
+            objects,
+        }
     }
 
     fn pods_config(&self) -> PodsConfig {

@@ -1,13 +1,24 @@
 //! Volumes and the plugins that serve them.
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use orlop_agent_api::csi_node::CsiNodeDriver;
-use orlop_agent_core::ports::{MountedVolume, PortFuture, VolumeError, Volumes};
+use orlop_agent_core::ports::{Objects, RegisteredDriver, Volumes};
+use orlop_agent_plugins::watch_plugins;
+use orlop_agent_volumes::{PodVolumes, VolumesConfig};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// What storage is made of.
+pub(crate) struct StorageParts {
+    pub(crate) node_name: String,
+    pub(crate) kubelet_root: PathBuf,
+    pub(crate) plugin_registry: PathBuf,
+    pub(crate) allocatable: std::collections::BTreeMap<String, Quantity>,
+    pub(crate) objects: Arc<dyn Objects>,
+}
 
 /// Storage, running.
 pub(crate) struct Storage {
@@ -16,35 +27,41 @@ pub(crate) struct Storage {
 }
 
 /// Starts volumes and plugins.
-pub(crate) fn start_storage(cancel: &CancellationToken) -> Storage {
-    let (sender, drivers) = watch::channel(Vec::new());
-    let token = cancel.clone();
-    tokio::spawn(async move {
-        token.cancelled().await;
-        drop(sender);
-    });
-    Storage { volumes: Arc::new(NoVolumes), drivers }
+pub(crate) fn start_storage(parts: StorageParts, cancel: &CancellationToken) -> std::io::Result<Storage> {
+    let registered = watch_plugins(&parts.plugin_registry, cancel.clone())?;
+    let drivers = follow_drivers(registered.clone());
+    let config = VolumesConfig {
+        kubelet_root: parts.kubelet_root,
+        node_name: parts.node_name,
+        allocatable: parts.allocatable,
+        objects: parts.objects,
+        drivers: registered,
+    };
+    Ok(Storage { volumes: PodVolumes::start(config, cancel.clone()), drivers })
 }
 
-struct NoVolumes;
-
-impl Volumes for NoVolumes {
-    fn set_up<'a>(&'a self, pod: &'a Arc<Pod>) -> PortFuture<'a, Result<BTreeMap<String, MountedVolume>, VolumeError>> {
-        let first = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref()).and_then(|volumes| volumes.first());
-        let result = match first {
-            Some(volume) => {
-                Err(VolumeError::SetUp { volume: volume.name.clone(), message: "this agent has no volumes".into() })
+/// The same drivers as the CSINode object shows them, until either end is gone.
+fn follow_drivers(mut registered: watch::Receiver<Vec<RegisteredDriver>>) -> watch::Receiver<Vec<CsiNodeDriver>> {
+    let all = |list: &[RegisteredDriver]| list.iter().map(to_csi_node).collect::<Vec<_>>();
+    let (sender, receiver) = watch::channel(all(&registered.borrow_and_update()));
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                changed = registered.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
             }
-            None => Ok(BTreeMap::new()),
-        };
-        Box::pin(std::future::ready(result))
-    }
+            let list = all(&registered.borrow_and_update());
+            sender.send_replace(list);
+        }
+    });
+    receiver
+}
 
-    fn tear_down<'a>(&'a self, _: &'a str) -> PortFuture<'a, Result<(), VolumeError>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn pods_on_disk(&self) -> Vec<String> {
-        Vec::new()
+fn to_csi_node(driver: &RegisteredDriver) -> CsiNodeDriver {
+    CsiNodeDriver {
+        name: driver.name.clone(),
+        node_id: driver.node_id.clone(),
+        max_volumes: driver.max_volumes,
+        topology: driver.topology.clone(),
     }
 }
