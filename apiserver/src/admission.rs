@@ -3,6 +3,7 @@
 mod container_defaults;
 mod container_validation;
 mod endpoints;
+mod environment_validation;
 mod metadata;
 mod names;
 mod namespaces;
@@ -92,6 +93,7 @@ pub fn admit_update(
         ("pods", Part::Status) => pod::admit_status(new, old),
         ("pods", _) => pod::admit_update(api, part, new, old)?,
         ("namespaces", part) => namespaces::admit_update(part, new, old),
+        ("nodes", Part::Status) => objects::default_node(new),
         ("services", Part::Status) => services::default_status(new),
         ("services", Part::Main) => services::admit_update(api, new, old)?,
         ("storageclasses", _) => storage_objects::default_class(new),
@@ -149,6 +151,7 @@ pub fn validate_update(resource: &Resource, part: Part, new: &Value, old: &Value
         ("pods", Part::Main) => pod_update::validate(new, old),
         ("pods", Part::EphemeralContainers) => pod_update::validate_ephemeral(new, old),
         ("pods", _) => Vec::new(),
+        ("nodes", Part::Status) => objects_validation::validate_node_amounts(new),
         (_, Part::Main) => {
             let mut errors = objects_validation::validate(resource, new);
             errors.extend(objects_validation::validate_update(resource, new, old));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::names;
+use super::{environment_validation, names};
 use crate::error::FieldError;
 use crate::object;
 use crate::quantity::Quantity;
@@ -48,7 +48,7 @@ pub fn validate(container: &Value, path: &str, role: Role, volumes: &BTreeSet<St
     choice("terminationMessagePolicy", &["File", "FallbackToLogsOnError"], errors);
     validate_role(container, path, role, errors);
     validate_ports(container, path, errors);
-    validate_environment(container, path, errors);
+    environment_validation::validate(container, path, errors);
     validate_mounts(container, path, volumes, errors);
     validate_resources(container.get("resources").unwrap_or(&Value::Null), &format!("{path}.resources"), errors);
     validate_security(container, path, errors);
@@ -136,120 +136,6 @@ fn validate_ports(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
         let protocol = object::text(port, "/protocol");
         if !matches!(protocol, "TCP" | "UDP" | "SCTP") {
             errors.push(FieldError::unsupported(format!("{path}.protocol"), protocol, &["SCTP", "TCP", "UDP"]));
-        }
-    }
-}
-
-/// Fields of a pod that a variable may show.
-const ENV_FIELDS: [&str; 9] = [
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-    "spec.nodeName",
-    "spec.serviceAccountName",
-    "status.hostIP",
-    "status.hostIPs",
-    "status.podIP",
-    "status.podIPs",
-];
-
-/// Amounts of a container that a variable may show, besides huge pages.
-const ENV_RESOURCES: [&str; 6] = [
-    "limits.cpu",
-    "limits.ephemeral-storage",
-    "limits.memory",
-    "requests.cpu",
-    "requests.ephemeral-storage",
-    "requests.memory",
-];
-/// Fields of a pod that have a name, but that a variable may not show.
-const POD_FIELDS: [&str; 6] = [
-    "spec.restartPolicy",
-    "spec.schedulerName",
-    "status.phase",
-    "metadata.labels",
-    "metadata.annotations",
-    "spec.hostNetwork",
-];
-
-fn validate_environment(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    for (index, variable) in object::items(container, "/env").iter().enumerate() {
-        let path = format!("{path}.env[{index}]");
-        let name = object::text(variable, "/name");
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{path}.name"), ""));
-        } else if !names::is_env_name(name) {
-            let text =
-                "a valid environment variable name must consist only of printable ASCII characters other than '='";
-            errors.push(FieldError::invalid(format!("{path}.name"), name, text));
-        }
-        let Some(source) = variable.get("valueFrom").and_then(Value::as_object) else { continue };
-        if !object::text(variable, "/value").is_empty() && !source.is_empty() {
-            errors.push(FieldError::invalid(
-                format!("{path}.valueFrom"),
-                "",
-                "may not be specified when `value` is not empty",
-            ));
-        }
-        if source.len() != 1 {
-            let text = if source.is_empty() {
-                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
-            } else {
-                "may not have more than one field specified at a time"
-            };
-            errors.push(FieldError::invalid(format!("{path}.valueFrom"), "", text));
-        }
-        if let Some(field) = source.get("fieldRef").map(|reference| object::text(reference, "/fieldPath")) {
-            let subscript =
-                ["metadata.labels['", "metadata.annotations['"].iter().any(|start| field.starts_with(start));
-            if field.is_empty() {
-                errors.push(FieldError::required(format!("{path}.valueFrom.fieldRef.fieldPath"), ""));
-            } else if !ENV_FIELDS.contains(&field) && !subscript {
-                let place = format!("{path}.valueFrom.fieldRef.fieldPath");
-                errors.push(match POD_FIELDS.contains(&field) {
-                    true => FieldError::unsupported(place, field, &ENV_FIELDS),
-                    false => FieldError::invalid(
-                        place,
-                        field,
-                        &format!("error converting fieldPath: field label not supported: {field}"),
-                    ),
-                });
-            }
-        }
-        if let Some(amount) = source.get("resourceFieldRef").map(|reference| object::text(reference, "/resource")) {
-            let place = format!("{path}.valueFrom.resourceFieldRef.resource");
-            if amount.is_empty() {
-                errors.push(FieldError::required(place, ""));
-            } else if !ENV_RESOURCES.contains(&amount) && !amount.contains(".hugepages-") {
-                errors.push(FieldError::unsupported(place, amount, &ENV_RESOURCES));
-            }
-        }
-        for reference in ["secretKeyRef", "configMapKeyRef"] {
-            if let Some(name) = source
-                .get(reference)
-                .map(|found| object::text(found, "/name"))
-                .filter(|name| !names::is_subdomain(name))
-            {
-                errors.push(FieldError::invalid(
-                    format!("{path}.valueFrom.{reference}.name"),
-                    name,
-                    names::SUBDOMAIN_TEXT,
-                ));
-            }
-            if source.get(reference).is_some_and(|found| object::text(found, "/key").is_empty()) {
-                errors.push(FieldError::required(format!("{path}.valueFrom.{reference}.key"), ""));
-            }
-        }
-    }
-    for (index, source) in object::items(container, "/envFrom").iter().enumerate() {
-        let count = ["configMapRef", "secretRef"].iter().filter(|key| source.get(**key).is_some()).count();
-        if count != 1 {
-            let text = if count == 0 {
-                "must specify one of: `configMapRef` or `secretRef`"
-            } else {
-                "may not have more than one field specified at a time"
-            };
-            errors.push(FieldError::invalid(format!("{path}.envFrom[{index}]"), "", text));
         }
     }
 }

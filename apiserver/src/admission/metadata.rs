@@ -17,6 +17,12 @@ const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDelet
 pub fn validate(resource: &Resource, new: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = object::name(new);
+    let stem = object::text(new, "/metadata/generateName").trim_end_matches('-');
+    if !stem.is_empty() && !names::is_subdomain(stem) {
+        let given = object::text(new, "/metadata/generateName");
+        let text = if resource.name_rule == NameRule::Label { names::LABEL_TEXT } else { names::SUBDOMAIN_TEXT };
+        errors.push(FieldError::invalid("metadata.generateName", given, text));
+    }
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
     } else {
@@ -63,20 +69,23 @@ pub fn validate(resource: &Resource, new: &Value) -> Vec<FieldError> {
 
 fn validate_owners(new: &Value, errors: &mut Vec<FieldError>) {
     let mut controllers = Vec::new();
-    for (index, owner) in object::items(new, "/metadata/ownerReferences").iter().enumerate() {
-        let path = format!("metadata.ownerReferences[{index}]");
+    let path = "metadata.ownerReferences";
+    for owner in object::items(new, "/metadata/ownerReferences") {
         for key in ["apiVersion", "kind", "name", "uid"] {
             if object::text(owner, &format!("/{key}")).is_empty() {
                 errors.push(FieldError::invalid(format!("{path}.{key}"), "", "must not be empty"));
             }
         }
         if owner.get("controller").and_then(Value::as_bool) == Some(true) {
-            controllers.push(object::text(owner, "/name").to_string());
+            controllers.push(format!("{}/{}", object::text(owner, "/kind"), object::text(owner, "/name")));
         }
     }
     if controllers.len() > 1 {
-        let text = "Only one reference can have Controller set to true";
-        errors.push(FieldError::invalid("metadata.ownerReferences", controllers.join(", "), text));
+        let owners = new.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
+        let found = controllers.join(" and ");
+        let text =
+            format!("Only one reference can have Controller set to true. Found \"true\" in references for {found}");
+        errors.push(FieldError::invalid(path, owners, &text));
     }
 }
 

@@ -31,7 +31,8 @@ fn default_secret(new: &mut Value) {
     }
 }
 
-fn default_node(new: &mut Value) {
+/// Defaults of a node, of its status too.
+pub fn default_node(new: &mut Value) {
     let spec = object::map(new, "spec");
     if let Some(range) = spec.get("podCIDR").filter(|range| range.as_str() != Some("")).cloned() {
         spec.entry("podCIDRs").or_insert_with(|| json!([range]));

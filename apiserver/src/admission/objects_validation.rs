@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{endpoints, names, services, storage_objects};
 use crate::error::FieldError;
 use crate::object;
+use crate::quantity::Quantity;
 use crate::registry::Resource;
 
 /// Bytes of a Secret or ConfigMap (`MaxSecretSize`).
@@ -234,6 +235,20 @@ pub fn validate_new_event(new: &Value) -> Vec<FieldError> {
     ] {
         if object::text(new, &format!("/{key}")).is_empty() {
             errors.push(FieldError::required(field, ""));
+        }
+    }
+    errors
+}
+
+/// Checks the amounts of a node's status.
+pub fn validate_node_amounts(new: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for kind in ["allocatable", "capacity"] {
+        for (name, amount) in new.pointer(&format!("/status/{kind}")).and_then(Value::as_object).into_iter().flatten() {
+            if Quantity::parse(amount.as_str().unwrap_or_default()).is_none_or(|amount| amount.is_negative()) {
+                let text = "must be greater than or equal to 0";
+                errors.push(FieldError::invalid(format!("status.{kind}.{name}"), amount.clone(), text));
+            }
         }
     }
     errors

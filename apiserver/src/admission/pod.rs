@@ -60,6 +60,9 @@ pub fn admit_update(_api: &Api, part: Part, new: &mut Value, old: &Value) -> Res
         _ => {}
     }
     pod_defaults::default_pod(new);
+    if part == Part::Main {
+        add_tolerations(new);
+    }
     if part == Part::Main
         && let Some(grace) = object::number(new, "/spec/terminationGracePeriodSeconds")
         && grace < 0

@@ -80,6 +80,9 @@ fn drop_what_the_type_had(new: &mut Value, old: &Value) {
 
 fn default_service(new: &mut Value) {
     let spec = object::map(new, "spec");
+    if spec.get("clusterIP").and_then(Value::as_str) == Some("") {
+        spec.remove("clusterIP");
+    }
     spec.entry("type").or_insert_with(|| json!("ClusterIP"));
     spec.entry("sessionAffinity").or_insert_with(|| json!("None"));
     let kind = spec["type"].as_str().unwrap_or_default().to_string();
@@ -94,7 +97,8 @@ fn default_service(new: &mut Value) {
         }
         spec.entry("ipFamilyPolicy").or_insert_with(|| json!("SingleStack"));
     }
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+    let external = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || (kind == "ClusterIP" && external) {
         spec.entry("externalTrafficPolicy").or_insert_with(|| json!("Cluster"));
     }
     if kind == "LoadBalancer" {
@@ -276,6 +280,29 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
             names::SUBDOMAIN_TEXT,
         ));
     }
+    validate_ports(ports, kind, &mut errors);
+    for (index, address) in object::strings(new, "/spec/externalIPs").into_iter().enumerate() {
+        if address.parse::<IpAddr>().is_err() {
+            let text = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.push(FieldError::invalid(format!("spec.externalIPs[{index}]"), address, text));
+        }
+    }
+    let affinity = object::text(new, "/spec/sessionAffinity");
+    if !matches!(affinity, "ClientIP" | "None") {
+        errors.push(FieldError::unsupported("spec.sessionAffinity", affinity, &["ClientIP", "None"]));
+    }
+    let address = object::text(new, "/spec/clusterIP");
+    if !address.is_empty() && address != "None" && address.parse::<IpAddr>().is_err() {
+        errors.push(FieldError::invalid(
+            "spec.clusterIPs[0]",
+            address,
+            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        ));
+    }
+    errors
+}
+
+fn validate_ports(ports: &[Value], kind: &str, errors: &mut Vec<FieldError>) {
     let mut seen = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
         let path = format!("spec.ports[{index}]");
@@ -294,6 +321,10 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
         let protocol = object::text(port, "/protocol");
         if !matches!(protocol, "TCP" | "UDP" | "SCTP") {
             errors.push(FieldError::unsupported(format!("{path}.protocol"), protocol, &["SCTP", "TCP", "UDP"]));
+        }
+        let application = object::text(port, "/appProtocol");
+        if !application.is_empty() && !names::is_qualified_name(application) {
+            errors.push(FieldError::invalid(format!("{path}.appProtocol"), application, names::QUALIFIED_TEXT));
         }
         match port.get("targetPort") {
             Some(Value::Number(target)) if !target.as_i64().is_some_and(|target| (1..=65535).contains(&target)) => {
@@ -315,19 +346,6 @@ pub fn validate(new: &Value) -> Vec<FieldError> {
                 .push(FieldError::forbidden(format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'"));
         }
     }
-    let affinity = object::text(new, "/spec/sessionAffinity");
-    if !matches!(affinity, "ClientIP" | "None") {
-        errors.push(FieldError::unsupported("spec.sessionAffinity", affinity, &["ClientIP", "None"]));
-    }
-    let address = object::text(new, "/spec/clusterIP");
-    if !address.is_empty() && address != "None" && address.parse::<IpAddr>().is_err() {
-        errors.push(FieldError::invalid(
-            "spec.clusterIPs[0]",
-            address,
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        ));
-    }
-    errors
 }
 
 /// Checks a change: the address stays.

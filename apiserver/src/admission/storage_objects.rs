@@ -64,6 +64,16 @@ pub fn prepare_claim(api: &Api, new: &mut Value) -> Result<(), ApiError> {
 pub fn default_claim(new: &mut Value) {
     let spec = object::map(new, "spec");
     spec.entry("volumeMode").or_insert_with(|| json!("Filesystem"));
+    // Two fields for one thing: the newer one may also name another namespace.
+    match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
+        (Some(source), None) => {
+            spec.insert("dataSourceRef".into(), source);
+        }
+        (None, Some(source)) if object::text(&source, "/namespace").is_empty() => {
+            spec.insert("dataSource".into(), source);
+        }
+        _ => {}
+    }
     let resources = spec.entry("resources").or_insert_with(|| json!({}));
     if resources.get("requests").is_none()
         && let Some(storage) = resources.pointer("/limits/storage").cloned()
@@ -207,10 +217,13 @@ pub fn validate_csi_node_update(new: &Value, old: &Value) -> Vec<FieldError> {
 
 /// Checks a change of a claim: only more storage, and the volume once.
 pub fn validate_claim_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let bound = object::text(old, "/status/phase") == "Bound";
     let strip = |claim: &Value| {
         let mut spec = claim.get("spec").cloned().unwrap_or_default();
-        object::remove(&mut spec, "resources");
-        object::remove(&mut spec, "volumeAttributesClassName");
+        if bound {
+            object::remove(&mut spec, "resources");
+            object::remove(&mut spec, "volumeAttributesClassName");
+        }
         spec
     };
     let (before, mut after) = (strip(old), strip(new));
@@ -226,16 +239,9 @@ pub fn validate_claim_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let size = |claim: &Value| {
         Quantity::parse(object::text(claim, "/spec/resources/requests/storage")).map_or(0, |size| size.units())
     };
-    if size(new) < size(old) {
-        let bound = object::text(old, "/status/phase") == "Bound";
-        let text =
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-        errors.push(match bound {
-            true => {
-                FieldError::forbidden("spec.resources.requests.storage", "field can not be less than status.capacity")
-            }
-            false => FieldError::forbidden("spec", text),
-        });
+    if bound && size(new) < size(old) {
+        let text = "field can not be less than status.capacity";
+        errors.push(FieldError::forbidden("spec.resources.requests.storage", text));
     }
     errors
 }

@@ -28,6 +28,9 @@ pub fn warn_of_resource(resource: &Resource) -> Vec<String> {
 /// Warnings about an object that was written.
 pub fn warn_of_object(resource: &Resource, object: &Value) -> Vec<String> {
     let mut warnings = Vec::new();
+    if resource.plural == "services" && !object::items(object, "/spec/externalIPs").is_empty() {
+        warnings.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".into());
+    }
     if resource.plural != "pods" {
         return warnings;
     }

@@ -49,6 +49,8 @@ const TABLE: &[(&str, &str, Zero)] = &[
     ("Service", "spec", Zero::Structure),
     ("Service", "status", Zero::Structure),
     ("ServiceStatus", "loadBalancer", Zero::Structure),
+    ("TypedLocalObjectReference", "apiGroup", Zero::Null),
+    ("TypedObjectReference", "apiGroup", Zero::Null),
 ];
 
 /// Fields of the core Event that are always written.
@@ -127,5 +129,42 @@ mod tests {
             });
             assert!(known, "{kind}.{field}");
         }
+    }
+
+    /// An almost empty document in its full form is one that typed clients read.
+    fn reads<T: serde::de::DeserializeOwned>(schema: &str, mut document: Value) {
+        crate::openapi::normalize(&mut document, schema).unwrap();
+        if let Err(error) = serde_json::from_value::<T>(document.clone()) {
+            panic!("{schema}: {error}: {document}");
+        }
+    }
+
+    #[test]
+    fn typed_clients_read_zeros() {
+        use k8s_openapi::api::core::v1 as core;
+        let pod = json!({"status": {
+            "conditions": [{}], "containerStatuses": [{"state": {"running": {}}, "lastState": {"terminated": {}}}], "podIPs": [{}],
+        }, "spec": {"containers": [{"env": [{}], "ports": [{}], "volumeMounts": [{}]}], "volumes": [{"projected": {}}]}});
+        reads::<core::Pod>("io.k8s.api.core.v1.Pod", pod);
+        reads::<core::Node>(
+            "io.k8s.api.core.v1.Node",
+            json!({"status": {"conditions": [{}], "addresses": [{}], "images": [{}]}}),
+        );
+        reads::<core::Event>("io.k8s.api.core.v1.Event", json!({}));
+        reads::<core::Service>("io.k8s.api.core.v1.Service", json!({"spec": {"ports": [{}]}}));
+        reads::<core::PersistentVolumeClaim>(
+            "io.k8s.api.core.v1.PersistentVolumeClaim",
+            json!({"status": {"conditions": [{}]}}),
+        );
+        reads::<k8s_openapi::api::storage::v1::CSINode>(
+            "io.k8s.api.storage.v1.CSINode",
+            json!({"spec": {"drivers": [{}]}}),
+        );
+        reads::<k8s_openapi::api::discovery::v1::EndpointSlice>(
+            "io.k8s.api.discovery.v1.EndpointSlice",
+            json!({"endpoints": [{}]}),
+        );
+        reads::<k8s_openapi::api::coordination::v1::Lease>("io.k8s.api.coordination.v1.Lease", json!({}));
+        reads::<k8s_openapi::api::events::v1::Event>("io.k8s.api.events.v1.Event", json!({}));
     }
 }

@@ -39,6 +39,9 @@ pub struct Creation<'a> {
 pub async fn create_object(api: &Api, creation: Creation<'_>) -> Result<Value, ApiError> {
     let Creation { resource, namespace, mut object, user, dry_run } = creation;
     check_namespace(resource, namespace, &mut object)?;
+    if !matches!(object::text(&object, "/metadata/resourceVersion"), "" | "0") {
+        return Err(ApiError::unforeseen("resourceVersion should not be set on objects to be created"));
+    }
     let generated = object::name(&object).is_empty() && !object::text(&object, "/metadata/generateName").is_empty();
     for attempt in 1.. {
         let mut candidate = object.clone();
@@ -88,14 +91,7 @@ fn check_namespace(resource: &Resource, namespace: &str, object: &mut Value) -> 
 
 fn set_system_metadata(resource: &Resource, object: &mut Value, generated: bool) {
     let metadata = object::metadata(object);
-    for key in [
-        "resourceVersion",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "managedFields",
-        "generation",
-    ] {
+    for key in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
         metadata.remove(key);
     }
     metadata.insert("uid".into(), json!(uuid::Uuid::new_v4().to_string()));
