@@ -191,7 +191,8 @@ mod tests {
             assert!(is_volume_id(&id), "{name:?} -> {id}");
             assert_eq!(id, volume_id(name));
         }
-        for id in ["", "vol-", "../etc", "vol-../../../../../../../../../../etc", "vol-ABCDEF0123456789ABCDEF0123456789"]
+        for id in
+            ["", "vol-", "../etc", "vol-../../../../../../../../../../etc", "vol-ABCDEF0123456789ABCDEF0123456789"]
         {
             assert!(!is_volume_id(id), "{id}");
         }
