@@ -3,3 +3,4 @@
 pub mod census;
 pub mod place;
 pub mod shim;
+pub mod world;

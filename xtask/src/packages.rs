@@ -32,6 +32,8 @@ pub const TEST: &[Package] = &[
     Package { name: "nftables", shown_by: "nft" },
     Package { name: "iptables", shown_by: "iptables" },
     Package { name: "util-linux", shown_by: "unshare" },
+    Package { name: "bsdutils", shown_by: "script" },
+    Package { name: "curl", shown_by: "curl" },
     Package { name: "git", shown_by: "git" },
 ];
 

@@ -27,7 +27,7 @@ const ADDRESS_LISTS: [&str; 2] = ["podIPs", "hostIPs"];
 const PASSING_CONDITIONS: [&str; 3] = ["PodResizePending", "PodResizeInProgress", "AllContainersRestarting"];
 
 /// The patch of `pods/status` that turns what `old` has of the agent's fields into `new`; none where they agree.
-/// The uid in it makes the API server refuse (409) where another pod has the name by now. Conditions that `new` does
+/// The uid in it makes the API server refuse (422: the field is immutable) where another pod has the name by now. Conditions that `new` does
 /// not name stay, apart from those that only the agent writes.
 pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new))

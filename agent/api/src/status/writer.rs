@@ -147,7 +147,7 @@ async fn try_write(clients: &ApiClients, job: &Job, pod: &str) -> Result<Outcome
                 Arc::new(object)
             }
             // Another pod has the name, or a write of somebody else came between; the object tells.
-            Err(error) if error.is_conflict() => {
+            Err(error) if error.is_conflict() || error.is_invalid() => {
                 let current = read().await?;
                 return if current.metadata.uid.as_deref() == Some(&update.uid) {
                     Err(error)

@@ -1,3 +1,5 @@
+//! Tables of what is planned in which state.
+
 use serde_json::json;
 
 use crate::facts::ObservedPod;

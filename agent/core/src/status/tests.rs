@@ -1,3 +1,5 @@
+//! Tables of the status that follows from what was seen.
+
 use serde_json::json;
 
 use crate::lifecycle::Lifecycle;

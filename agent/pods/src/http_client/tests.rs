@@ -1,3 +1,5 @@
+//! The client against servers that answer well, badly and not at all.
+
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,0 +1,196 @@
+//! Each verb of `crictl` against `orlop cri`: a pod from its first day to its last, and nothing left behind.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use orlop_tests::world::{Daemon, World, read, refuse, run, until};
+use serde_json::{Value, json};
+
+/// A world with a running CRI server and an image.
+fn start() -> (World, Daemon) {
+    let world = World::new();
+    let mut command = world.orlop();
+    command.arg("cri");
+    let daemon = Daemon::start(command, world.folder().join("cri.log"));
+    until("the socket is there", || world.socket().exists().then_some(()));
+    world.load_image();
+    (world, daemon)
+}
+
+/// Files that describe a pod and a container.
+fn files(world: &World, name: &str, args: &[&str], extra: Value) -> (String, String) {
+    let write = |file: String, value: Value| {
+        let path = world.folder().join(file);
+        std::fs::write(&path, value.to_string()).unwrap();
+        path.display().to_string()
+    };
+    let pod = json!({
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "attempt": 0},
+        "log_directory": world.folder().join("logs"),
+        "hostname": name,
+        "linux": {"cgroup_parent": format!("/orlop-test-{}/{name}", std::process::id())},
+    });
+    let mut container = json!({
+        "metadata": {"name": "c"},
+        "image": {"image": "localhost/test:1"},
+        "command": args,
+        "log_path": format!("{name}.log"),
+        "linux": {"security_context": {"namespace_options": {"pid": 1}}},
+    });
+    container.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap_or_default());
+    (write(format!("{name}-pod.json"), pod), write(format!("{name}-container.json"), container))
+}
+
+fn inspect(world: &World, verb: &str, id: &str) -> Value {
+    serde_json::from_str(&read(world.crictl().args([verb, id]))).unwrap()
+}
+
+#[test]
+fn a_pod_from_first_to_last() {
+    let (world, _daemon) = start();
+    let before = world.count();
+    assert!(read(world.crictl().arg("info")).contains("\"type\": \"NetworkReady\""));
+    assert!(read(world.crictl().arg("version")).contains("orlop"));
+    let images = read(world.crictl().args(["images"]));
+    assert!(images.contains("localhost/test"), "{images}");
+    assert!(inspect(&world, "inspecti", "localhost/test:1")["status"]["id"].as_str().unwrap().starts_with("sha256:"));
+
+    let (pod, container) = files(&world, "life", &["/hello"], json!({}));
+    let sandbox = read(world.crictl().args(["runp", &pod]));
+    let id = read(world.crictl().args(["create", &sandbox, &container, &pod]));
+    assert_eq!(inspect(&world, "inspect", &id)["status"]["state"], "CONTAINER_CREATED");
+    run(world.crictl().args(["start", &id]));
+    assert!(read(world.crictl().arg("pods")).contains("life"));
+    assert!(read(world.crictl().arg("ps")).contains("Running"));
+    let status = inspect(&world, "inspectp", &sandbox);
+    let ip = status["status"]["network"]["ip"].as_str().unwrap().to_string();
+    let page = until("the page", || {
+        let output = world.command("curl").args(["-s", &format!("http://{ip}:8080/")]).output().unwrap();
+        (!output.stdout.is_empty()).then(|| String::from_utf8(output.stdout).unwrap())
+    });
+    assert!(page.contains("Hello from Orlop"), "{page}");
+
+    assert_eq!(read(world.crictl().args(["exec", "-s", &id, "echo", "sync"])), "sync");
+    assert_eq!(read(world.crictl().args(["exec", &id, "echo", "stream"])), "stream");
+    assert_eq!(read(world.crictl().args(["exec", "--transport", "websocket", &id, "echo", "socket"])), "socket");
+    let failed = world.crictl().args(["exec", &id, "sh", "-c", "exit 7"]).output().unwrap();
+    assert!(!failed.status.success());
+    let missing = refuse(world.crictl().args(["exec", "-s", &id, "/no/such/program"]));
+    assert!(missing.contains("/no/such/program"), "{missing}");
+    assert!(read(world.crictl().args(["logs", &id])).contains("hello listens on port 8080"));
+
+    forward(&world, &sandbox);
+
+    run(world.crictl().args(["stop", &id]));
+    let stopped = inspect(&world, "inspect", &id);
+    assert_eq!((&stopped["status"]["state"], &stopped["status"]["exitCode"]), (&json!("CONTAINER_EXITED"), &json!(0)));
+    run(world.crictl().args(["rm", &id]));
+    run(world.crictl().args(["stopp", &sandbox]));
+    assert!(read(world.crictl().arg("pods")).contains("NotReady"));
+    run(world.crictl().args(["rmp", &sandbox]));
+    assert!(!read(world.crictl().arg("pods")).contains("life"));
+    assert_eq!(world.count(), before, "something was left behind");
+    run(world.crictl().args(["rmi", "localhost/test:1"]));
+    assert!(!read(world.crictl().arg("images")).contains("localhost/test"));
+}
+
+/// A port of the pod on this machine, by `crictl port-forward`.
+fn forward(world: &World, sandbox: &str) {
+    let log = world.folder().join("forward.log");
+    let mut command = world.crictl();
+    command.args(["port-forward", sandbox, "18099:8080"]);
+    let forward = Daemon::start(command, log);
+    until("the port is forwarded", || forward.log().contains("Forwarding from").then_some(()));
+    let page = read(world.command("curl").args(["-s", "--max-time", "10", "http://127.0.0.1:18099/"]));
+    assert!(page.contains("Hello from Orlop"), "{page}");
+}
+
+#[test]
+fn attach_reads_and_writes_and_terminals_are_terminals() {
+    let (world, _daemon) = start();
+    let (pod, container) = files(&world, "talk", &["cat"], json!({"stdin": true, "stdin_once": true}));
+    let id = read(world.crictl().args(["run", "--no-pull", &container, &pod]));
+    until("it runs", || read(world.crictl().args(["ps", "-q"])).contains(&id[..13]).then_some(()));
+    let mut attach = world.crictl();
+    attach.args(["attach", "-i", &id]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut attach = attach.spawn().unwrap();
+    attach.stdin.take().unwrap().write_all(b"over the wire\n").unwrap();
+    let output = attach.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "over the wire\n");
+    until("it ends with its input", || {
+        (inspect(&world, "inspect", &id)["status"]["state"] == "CONTAINER_EXITED").then_some(())
+    });
+
+    let (pod, container) = files(&world, "screen", &["sleep", "600"], json!({}));
+    let id = read(world.crictl().args(["run", "--no-pull", &container, &pod]));
+    // `script` gives crictl a terminal, whose size has to arrive inside.
+    let line = format!(
+        "stty rows 33 cols 99; {} --config {} exec -it {id} stty size",
+        orlop_tests::place::foreign("crictl").display(),
+        world.folder().join("crictl.yaml").display()
+    );
+    let seen = read(world.command("script").args(["-qec", &line, "/dev/null"]));
+    assert!(seen.contains("33 99"), "{seen:?}");
+    run(world.crictl().args(["rmp", "-f", "-a"]));
+}
+
+#[test]
+fn wrong_requests_are_named_and_leave_nothing() {
+    let (world, _daemon) = start();
+    let before = world.count();
+    let (pod, container) = files(&world, "bad", &["/no/such/program"], json!({}));
+    let sandbox = read(world.crictl().args(["runp", &pod]));
+    let taken = refuse(world.crictl().args(["runp", &pod]));
+    assert!(taken.contains("bad_default_uid-bad_0"), "{taken}");
+    let id = read(world.crictl().args(["create", &sandbox, &container, &pod]));
+    let message = refuse(world.crictl().args(["start", &id]));
+    assert!(message.contains("/no/such/program"), "{message}");
+    let status = inspect(&world, "inspect", &id);
+    assert_eq!((&status["status"]["reason"], &status["status"]["exitCode"]), (&json!("StartError"), &json!(128)));
+    let (pod_two, two) = files(&world, "two", &["true"], json!({"image": {"image": "localhost/nothing:9"}}));
+    let message = refuse(world.crictl().args(["create", &sandbox, &two, &pod_two]));
+    assert!(message.contains("localhost/nothing:9"), "{message}");
+    run(world.crictl().args(["rmp", "-f", &sandbox]));
+
+    std::fs::rename(world.root.join("cni/bin/host-local"), world.root.join("cni/bin/away")).unwrap();
+    let message = refuse(world.crictl().args(["runp", &pod]));
+    assert!(message.contains("host-local") && message.contains("default/bad"), "{message}");
+    std::fs::rename(world.root.join("cni/bin/away"), world.root.join("cni/bin/host-local")).unwrap();
+    assert!(read(world.crictl().args(["pods", "-q"])).is_empty(), "a failed sandbox is gone");
+    assert_eq!(world.count(), before, "something was left behind");
+
+    let second = refuse(world.orlop().arg("cri"));
+    assert!(second.contains("another CRI server uses"), "{second}");
+}
+
+#[test]
+fn a_killed_server_takes_its_pods_up_again() {
+    let (world, mut daemon) = start();
+    let before = world.count();
+    let script = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done";
+    let (pod, container) = files(&world, "alive", &["sh", "-c", script], json!({}));
+    let id = read(world.crictl().args(["run", "--no-pull", &container, &pod]));
+    let pid = inspect(&world, "inspect", &id)["info"]["pid"].clone();
+    let (pod, container) = files(&world, "ends", &["sh", "-c", "sleep 1; exit 3"], json!({}));
+    let ends = read(world.crictl().args(["run", "--no-pull", &container, &pod]));
+    for _ in 0..5 {
+        daemon.kill();
+        let mut command = world.orlop();
+        command.arg("cri");
+        daemon = Daemon::start(command, world.folder().join("cri.log"));
+        until("it answers", || world.crictl().arg("version").output().unwrap().status.success().then_some(()));
+        let seen = inspect(&world, "inspect", &id);
+        assert_eq!((&seen["status"]["state"], &seen["info"]["pid"]), (&json!("CONTAINER_RUNNING"), &pid));
+    }
+    let code = until("the other has ended", || {
+        let seen = inspect(&world, "inspect", &ends);
+        (seen["status"]["state"] == "CONTAINER_EXITED").then(|| seen["status"]["exitCode"].clone())
+    });
+    assert_eq!(code, 3, "the exit code was kept by the shim");
+    run(world.crictl().args(["stop", "-t", "0", &id]));
+    let log = std::fs::read_to_string(world.folder().join("logs/alive.log")).unwrap();
+    let numbers: Vec<usize> = log.lines().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    assert!(numbers.len() > 10 && numbers.iter().enumerate().all(|(place, number)| place == *number), "a line was lost");
+    run(world.crictl().args(["rmp", "-f", "-a"]));
+    assert_eq!(world.count(), before, "something was left behind");
+}
