@@ -139,7 +139,7 @@ impl World {
         Count {
             mounts: table.lines().filter(|line| line.contains(&root)).map(str::to_string).collect(),
             links: links.map(str::to_string).collect(),
-            rules: rules.matches("comment").count(),
+            rules: rules.lines().filter(|line| !line.trim().starts_with("comment") && line.contains("comment")).count(),
             leases: leases.filter(|entry| is_lease(entry.file_name())).count(),
             processes: self.shims().len(),
             cgroups: crate::census::Census::take("/pod").cgroups.into_iter().filter(|path| path.contains(&self.cgroup())).collect(),
