@@ -6,11 +6,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use orlop_apiserver::pki::{Client, Pki, PkiOptions};
 use orlop_apiserver::{ApiServerConfig, serve};
+use orlop_csi::DRIVER_NAME;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::layout::{DRIVER, Instance, Layout};
+use crate::layout::{Instance, Layout};
 
 /// Flags of `orlop api`.
 #[derive(clap::Args, Default)]
@@ -69,12 +70,12 @@ pub fn prepare(layout: &Layout, instance: &Instance, arguments: &Arguments) -> R
     }
     let mut config = ApiServerConfig::new(layout.state.join("api"), &pki, advertise);
     config.listen = if advertise == loopback { vec![loopback] } else { vec![loopback, advertise] };
-    config.csi_sockets.insert(DRIVER.into(), layout.csi_socket());
+    config.csi_sockets.insert(DRIVER_NAME.into(), layout.csi_socket());
     config.first_objects = vec![
         json!({
             "apiVersion": "storage.k8s.io/v1",
             "kind": "CSIDriver",
-            "metadata": {"name": DRIVER},
+            "metadata": {"name": DRIVER_NAME},
             "spec": {"attachRequired": false, "volumeLifecycleModes": ["Persistent"], "fsGroupPolicy": "File"},
         }),
         json!({
@@ -84,7 +85,7 @@ pub fn prepare(layout: &Layout, instance: &Instance, arguments: &Arguments) -> R
                 "name": "local",
                 "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
             },
-            "provisioner": DRIVER,
+            "provisioner": DRIVER_NAME,
             "reclaimPolicy": "Delete",
             "volumeBindingMode": "WaitForFirstConsumer",
         }),

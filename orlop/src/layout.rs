@@ -19,9 +19,6 @@ const KUBELET_PORT: u16 = 10250;
 /// Port of the kubelet's health check (kubelet's `KubeletHealthzPort`).
 const HEALTHZ_PORT: u16 = 10248;
 
-/// Name of the CSI driver for node-local storage.
-pub const DRIVER: &str = "local.csi.orlop.dev";
-
 /// All paths of an instance.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -90,7 +87,7 @@ impl Layout {
 
     /// Socket of the CSI driver.
     pub fn csi_socket(&self) -> PathBuf {
-        self.kubelet.join("plugins").join(DRIVER).join("csi.sock")
+        self.kubelet.join("plugins").join(orlop_csi::DRIVER_NAME).join("csi.sock")
     }
 
     /// The file that names the process of `orlop up`.

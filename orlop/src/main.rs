@@ -4,6 +4,7 @@ mod agent;
 mod api;
 mod client;
 mod cri;
+mod csi;
 mod down;
 mod image;
 mod layout;
@@ -44,6 +45,8 @@ enum Command {
     Agent(agent::Arguments),
     /// Serve the container runtime (CRI) on its socket, for a kubelet, `crictl` or `orlop agent`.
     Cri(cri::Arguments),
+    /// Serve the CSI driver for node-local storage, for this or another kubelet.
+    Csi(csi::Arguments),
     /// Images: build, load, pull, list, remove.
     Image {
         #[command(subcommand)]
@@ -118,6 +121,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Cri(arguments) => {
                 cri::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
             }
+            Command::Csi(arguments) => csi::run(&layout, arguments, stop_by_signal()).await,
             Command::Image { command } => image::run(&layout, command).await,
             Command::Paths { path } => {
                 let path = match path {

@@ -1,6 +1,6 @@
-//! `orlop up`: API server, CRI server and agent of this machine in one process.
+//! `orlop up`: API server, CRI server, CSI driver and agent of this machine in one process.
 //!
-//! Order of the start: bridge (the API listens on it), keys, API, CRI, agent; the node is ready when it says so itself.
+//! Order of the start: bridge (the API listens on it), keys, API, CRI and CSI, agent; the node is ready when it says so itself.
 //! Stopping leaves the pods running; the next start takes them up, and `orlop down` ends them.
 
 use std::fs::File;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::ApiClient;
 use crate::layout::{Instance, Layout};
-use crate::{agent, api, cri, network};
+use crate::{agent, api, cri, csi, network};
 
 /// What a daemon in the background says when the node is ready: its last word on standard output.
 const READY: &str = "the node is ready";
@@ -73,6 +73,8 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
     parts.spawn(async move { orlop_apiserver::serve(api_config, end).await.context("the API server") });
     let end = cancel.clone();
     parts.spawn(async move { orlop_cri_server::serve(cri, end).await.context("the CRI server") });
+    let (end, csi) = (cancel.clone(), csi::config(layout, &prepared.node_name));
+    parts.spawn(async move { orlop_csi::serve(csi, end).await.context("the CSI driver") });
     let (end, started) = (cancel.clone(), CancellationToken::new());
     let api_started = started.clone();
     parts.spawn(async move {

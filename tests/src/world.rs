@@ -92,7 +92,8 @@ impl World {
         let mut command = self.command(foreign("crictl"));
         let socket = format!("unix://{}", self.socket().display());
         let config = self.folder.path().join("crictl.yaml");
-        std::fs::write(&config, format!("runtime-endpoint: {socket}\nimage-endpoint: {socket}\ntimeout: 20\n")).unwrap();
+        std::fs::write(&config, format!("runtime-endpoint: {socket}\nimage-endpoint: {socket}\ntimeout: 20\n"))
+            .unwrap();
         command.arg("--config").arg(config);
         command
     }
@@ -114,7 +115,9 @@ impl World {
         let mut build = self.orlop();
         build.args(["image", "build", "--entrypoint", "/hello", "--output", &archive]);
         build.arg("--file").arg(format!("{hello}:/hello"));
-        for name in ["sh", "cat", "echo", "sleep", "ls", "wget", "nc", "env", "id", "true", "false", "tar", "hostname", "stty"] {
+        for name in
+            ["sh", "cat", "echo", "sleep", "ls", "wget", "nc", "env", "id", "true", "false", "tar", "hostname", "stty"]
+        {
             build.arg("--file").arg(format!("{busybox}:/bin/{name}"));
         }
         run(build.arg("localhost/test:1"));
@@ -142,7 +145,11 @@ impl World {
             rules: rules.lines().filter(|line| !line.trim().starts_with("comment") && line.contains("comment")).count(),
             leases: leases.filter(|entry| is_lease(entry.file_name())).count(),
             processes: self.shims().len(),
-            cgroups: crate::census::Census::take("/pod").cgroups.into_iter().filter(|path| path.contains(&self.cgroup())).collect(),
+            cgroups: crate::census::Census::take("/pod")
+                .cgroups
+                .into_iter()
+                .filter(|path| path.contains(&self.cgroup()))
+                .collect(),
         }
     }
 

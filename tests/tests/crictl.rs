@@ -192,7 +192,10 @@ fn a_killed_server_takes_its_pods_up_again() {
     run(world.crictl().args(["stop", "-t", "0", &id]));
     let log = std::fs::read_to_string(world.folder().join("logs/alive.log")).unwrap();
     let numbers: Vec<usize> = log.lines().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
-    assert!(numbers.len() > 10 && numbers.iter().enumerate().all(|(place, number)| place == *number), "a line was lost");
+    assert!(
+        numbers.len() > 10 && numbers.iter().enumerate().all(|(place, number)| place == *number),
+        "a line was lost"
+    );
     run(world.crictl().args(["rmp", "-f", "-a"]));
     assert_eq!(world.count(), before, "something was left behind");
 }
