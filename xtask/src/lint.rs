@@ -6,10 +6,21 @@ use crate::workspace::{cargo, run as run_command, say};
 
 /// Runs every check that needs no kernel and no root.
 pub fn run() -> Result<()> {
-    say("formatting");
-    run_command(cargo().args(["fmt", "--all", "--check"]))?;
-    say("clippy");
-    run_command(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
+    format()?;
+    clippy()?;
     say("the rules of the house");
-    run_command(cargo().args(["test", "--quiet", "--package", "orlop-tests", "--test", "tidy"]))
+    // For the whole workspace, so that the libraries are built with the features that the other tests want too.
+    run_command(cargo().args(["test", "--quiet", "--workspace", "--test", "tidy"]))
+}
+
+/// Checks the formatting.
+pub fn format() -> Result<()> {
+    say("formatting");
+    run_command(cargo().args(["fmt", "--all", "--check"]))
+}
+
+/// Takes no warning of clippy.
+pub fn clippy() -> Result<()> {
+    say("clippy");
+    run_command(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
 }

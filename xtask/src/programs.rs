@@ -20,6 +20,22 @@ pub fn build() -> Result<PathBuf> {
 
 /// The same with `orlop` itself in another profile (`ship` for what is measured).
 pub fn build_with(profile: &str) -> Result<PathBuf> {
+    build_small()?;
+    say(format!("building orlop (profile {profile})"));
+    run(cargo().args(["build", "--package", "orlop", "--profile", profile]))?;
+    gather(profile)
+}
+
+/// The same with every test program: one build with one set of features, so that no library is compiled twice.
+pub fn build_with_tests() -> Result<PathBuf> {
+    build_small()?;
+    say("building orlop and all tests");
+    run(cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
+    gather("dev")
+}
+
+/// Builds what is small and static.
+fn build_small() -> Result<()> {
     packages::ensure(packages::BUILD)?;
     ensure_static_target()?;
     say("building orlop-shim, orlop-pause, orlop-cni-plugins and the sample (small, static)");
@@ -28,10 +44,11 @@ pub fn build_with(profile: &str) -> Result<PathBuf> {
     for program in STATIC_PROGRAMS {
         small.args(["--package", program]);
     }
-    run(&mut small)?;
-    say(format!("building orlop (profile {profile})"));
-    run(cargo().args(["build", "--package", "orlop", "--profile", profile]))?;
+    run(&mut small)
+}
 
+/// Puts all programs side by side.
+fn gather(profile: &str) -> Result<PathBuf> {
     let folder = target().join("programs").join(profile);
     std::fs::create_dir_all(&folder)?;
     let built = target().join(if profile == "dev" { "debug" } else { profile });

@@ -10,11 +10,15 @@ use crate::{foreign, lint, packages, programs};
 /// Installs, builds, lints and runs all tests, or those that match `filter`.
 pub fn run(filter: Option<&str>, with_lint: bool) -> Result<()> {
     let began = Instant::now();
+    if with_lint {
+        // The cheapest check comes first.
+        lint::format()?;
+    }
     packages::ensure(packages::TEST)?;
-    let programs = programs::build()?;
+    let programs = programs::build_with_tests()?;
     foreign::build(&[])?;
     if with_lint {
-        lint::run()?;
+        lint::clippy()?;
     }
     say("tests");
     let mut command = cargo();
