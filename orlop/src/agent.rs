@@ -12,6 +12,7 @@ use crate::layout::{Instance, Layout};
 
 /// Flags of `orlop agent`, named as the kubelet's.
 #[derive(clap::Args, Default)]
+#[group(id = "agent")]
 pub struct Arguments {
     /// Kubeconfig of the node; without one only static pods run.
     #[arg(long, value_name = "FILE")]

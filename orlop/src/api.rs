@@ -15,6 +15,7 @@ use crate::layout::{Instance, Layout};
 
 /// Flags of `orlop api`.
 #[derive(clap::Args, Default)]
+#[group(id = "api")]
 pub struct Arguments {
     /// Name of this machine's node, for its certificate [default: the host name].
     #[arg(long, value_name = "NAME")]

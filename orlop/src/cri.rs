@@ -18,6 +18,7 @@ const CNI_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Flags of `orlop cri`.
 #[derive(clap::Args, Default)]
+#[group(id = "cri")]
 pub struct Arguments {
     /// The socket of the CRI services [default: cri/cri.sock below the run folder].
     #[arg(long, value_name = "SOCKET")]

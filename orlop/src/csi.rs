@@ -8,6 +8,7 @@ use crate::layout::Layout;
 
 /// Flags of `orlop csi`.
 #[derive(clap::Args, Default)]
+#[group(id = "csi")]
 pub struct Arguments {
     /// How the driver calls this node [default: the host name].
     #[arg(long, value_name = "NAME")]

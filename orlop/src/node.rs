@@ -9,6 +9,7 @@ use crate::{agent, cri, network};
 
 /// Flags of `orlop node`.
 #[derive(clap::Args)]
+#[group(id = "node")]
 pub struct Arguments {
     #[command(flatten)]
     cri: cri::Arguments,

@@ -28,6 +28,7 @@ const LOG_BYTES_MAX: u64 = 16 << 20;
 
 /// Flags of `orlop up`.
 #[derive(clap::Args)]
+#[group(id = "up")]
 pub struct Arguments {
     /// Go on in the background once the node is ready; the log is orlop.log in the state folder.
     #[arg(long)]

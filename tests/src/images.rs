@@ -85,8 +85,8 @@ const RECIPES: &[Recipe] = &[
 #[must_use]
 pub fn storage() -> PathBuf {
     need_root();
-    debian("skopeo", "skopeo");
-    debian("umoci", "umoci");
+    let _ = debian("skopeo", "skopeo");
+    let _ = debian("umoci", "umoci");
     let folder = cache().join("images").join(key());
     std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
     // Several test programs may start at once: one builds, the others wait.
@@ -181,7 +181,9 @@ fn fill(root: &Path, recipe: &Recipe) {
     files.extend(recipe.programs.iter().map(PathBuf::from));
     let loaders: Vec<PathBuf> = files
         .iter()
-        .filter(|file| recipe.programs.iter().any(|name| Path::new(name) == *file) || file.to_string_lossy().contains(".so"))
+        .filter(|file| {
+            recipe.programs.iter().any(|name| Path::new(name) == *file) || file.to_string_lossy().contains(".so")
+        })
         .cloned()
         .collect();
     for file in loaders {
@@ -207,7 +209,10 @@ fn fill(root: &Path, recipe: &Recipe) {
 fn libraries(file: &Path) -> Vec<PathBuf> {
     let output = Command::new("ldd").arg(file).output().expect("run ldd");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/'))).map(PathBuf::from).collect()
+    text.lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+        .map(PathBuf::from)
+        .collect()
 }
 
 /// Starts Debian's registry on loopback and waits until it listens; `command` says in which namespaces.
@@ -216,7 +221,7 @@ fn libraries(file: &Path) -> Vec<PathBuf> {
 /// When it ends or does not listen in time.
 #[must_use]
 pub fn serve(storage: &Path, port: u16, work: &Path, mut command: Command, readonly: bool) -> Child {
-    debian("docker-registry", "docker-registry");
+    let _ = debian("docker-registry", "docker-registry");
     let config = work.join(format!("registry-{port}.yml"));
     let text = format!(
         "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  maintenance:\n    readonly:\n      \

@@ -1,6 +1,12 @@
 //! Support for whole-system tests on the real kernel.
 
+pub mod api;
+pub mod case;
 pub mod census;
+pub mod cluster;
+pub mod control_plane;
+pub mod images;
 pub mod place;
+pub mod runner;
 pub mod shim;
 pub mod world;

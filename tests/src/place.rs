@@ -20,15 +20,23 @@ pub fn programs() -> PathBuf {
     folder
 }
 
+/// The cache of foreign programs and images: `ORLOP_CACHE`, or `~/.cache/orlop`.
+///
+/// # Panics
+/// When neither it nor HOME is set.
+#[must_use]
+pub fn cache() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/orlop");
+    std::env::var_os("ORLOP_CACHE").map_or_else(home, PathBuf::from)
+}
+
 /// A foreign program from the cache.
 ///
 /// # Panics
 /// With what to do, when it isn't there.
 #[must_use]
 pub fn foreign(name: &str) -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/orlop");
-    let cache = std::env::var_os("ORLOP_CACHE").map_or_else(home, PathBuf::from);
-    let program = cache.join("bin").join(name);
+    let program = cache().join("bin").join(name);
     assert!(program.is_file(), "{name} is not built: run `cargo xtask foreign`, or all tests by `cargo xtask test`");
     program
 }

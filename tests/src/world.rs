@@ -243,6 +243,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub struct Daemon {
     child: Child,
     log: PathBuf,
+    silent: bool,
 }
 
 impl Daemon {
@@ -254,7 +255,14 @@ impl Daemon {
     pub fn start(mut command: Command, log: PathBuf) -> Daemon {
         let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
         let child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().expect("start a daemon");
-        Daemon { child, log }
+        Daemon { child, log, silent: false }
+    }
+
+    /// The same, and its log is not shown when the test fails.
+    #[must_use]
+    pub fn silent(mut self) -> Daemon {
+        self.silent = true;
+        self
     }
 
     /// Its process. nsenter replaces itself by the program, so this is the daemon.
@@ -282,7 +290,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.silent {
             let log = self.log();
             let last: Vec<&str> = log.lines().rev().take(60).collect();
             eprintln!("the last lines of {}:", self.log.display());
