@@ -174,7 +174,7 @@ impl Parts {
         });
         let probe = Arc::new(CriProbe { runtime: self.runtime.clone() });
         let node = NodeAgent::new(self.node_config(), inputs.subscribe(), probe, events.clone());
-        let storage = start_storage(self.storage_parts(objects.clone()), cancel)
+        let storage = start_storage(self.storage_parts(objects.clone(), node.clone()), cancel)
             .map_err(|source| AgentError::Folder { path: self.config.plugin_registry.clone(), source })?;
         self.start_node(&mut tasks, &node, storage.drivers, inputs, cancel);
         let ports = PodPorts {
@@ -212,13 +212,14 @@ impl Parts {
         if by_itself { Err(AgentError::Manager) } else { Ok(()) }
     }
 
-    fn storage_parts(&self, objects: Arc<dyn Objects>) -> StorageParts {
+    fn storage_parts(&self, objects: Arc<dyn Objects>, node: Arc<dyn NodeFacts>) -> StorageParts {
         StorageParts {
             node_name: self.identity.name.clone(),
             kubelet_root: self.config.kubelet_root.clone(),
             plugin_registry: self.config.plugin_registry.clone(),
             allocatable: self.amounts.allocatable.quantities(),
             objects,
+            node,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use orlop_agent_api::csi_node::CsiNodeDriver;
-use orlop_agent_core::ports::{Objects, RegisteredDriver, Volumes};
+use orlop_agent_core::ports::{NodeFacts, Objects, RegisteredDriver, Volumes};
 use orlop_agent_plugins::watch_plugins;
 use orlop_agent_volumes::{PodVolumes, VolumesConfig};
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ pub(crate) struct StorageParts {
     pub(crate) plugin_registry: PathBuf,
     pub(crate) allocatable: std::collections::BTreeMap<String, Quantity>,
     pub(crate) objects: Arc<dyn Objects>,
+    pub(crate) node: Arc<dyn NodeFacts>,
 }
 
 /// Storage, running.
@@ -31,11 +32,8 @@ pub(crate) fn start_storage(parts: StorageParts, cancel: &CancellationToken) -> 
     let registered = watch_plugins(&parts.plugin_registry, cancel.clone())?;
     let drivers = follow_drivers(registered.clone());
     let config = VolumesConfig {
-        kubelet_root: parts.kubelet_root,
-        node_name: parts.node_name,
         allocatable: parts.allocatable,
-        objects: parts.objects,
-        drivers: registered,
+        ..VolumesConfig::new(parts.kubelet_root, parts.node_name, parts.objects, parts.node, registered)
     };
     Ok(Storage { volumes: PodVolumes::start(config, cancel.clone()), drivers })
 }

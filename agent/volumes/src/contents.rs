@@ -1,182 +1,229 @@
 //! Contents of configMap, secret, downwardAPI and projected volumes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume};
+use k8s_openapi::api::core::v1::{
+    DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume,
+};
 use orlop_agent_core::ports::PortError;
 use orlop_agent_core::{containers, downward};
 
-use crate::PodVolumes;
 use crate::atomic_writer::File;
+use crate::config::VolumesConfig;
+use crate::layout::plugin;
+use crate::ownership::FsGroup;
 
 /// Mode of files when nothing is said.
 const DEFAULT_MODE: i32 = 0o644;
 /// Life of a token when nothing is said, in seconds.
 const TOKEN_SECONDS: i64 = 3600;
-/// Tokens are renewed after this share of their life, and each day (kubelet's token manager).
-const TOKEN_SHARE: f64 = 0.8;
-/// See above.
-const TOKEN_DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Files of a volume.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Contents {
-    pub(crate) files: BTreeMap<String, File>,
-    /// When a part of it has to be renewed.
-    pub(crate) refresh_after: Option<Duration>,
+/// Files of a volume by path.
+pub(crate) type Files = BTreeMap<String, File>;
+
+/// Why a volume has no contents.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ContentsError {
+    /// The object isn't there.
+    #[error("{kind} {name:?} not found")]
+    NotFound { kind: &'static str, name: String },
+    /// The object has no such key.
+    #[error("{kind} references non-existent {word} key: {key}")]
+    NoKey { kind: &'static str, word: &'static str, key: String },
+    /// A field or resource.
+    #[error("{0}")]
+    Field(String),
+    /// The API can't be asked.
+    #[error("{0}")]
+    Api(String),
+    /// A source.
+    #[error("projected source {0} is not served by this node")]
+    Unsupported(&'static str),
 }
 
-impl Contents {
-    fn add(&mut self, path: String, bytes: Vec<u8>, mode: i32) {
-        self.files.insert(path, File { bytes, mode: mode as u32, owner: None });
+/// Folder of the kind of volume, and whether its files are kept in memory rather than on disk, as the kubelet does.
+pub(crate) fn place(volume: &Volume) -> (&'static str, bool) {
+    if volume.config_map.is_some() {
+        (plugin::CONFIG_MAP, false)
+    } else if volume.secret.is_some() {
+        (plugin::SECRET, true)
+    } else if volume.downward_api.is_some() {
+        (plugin::DOWNWARD_API, true)
+    } else {
+        (plugin::PROJECTED, true)
     }
 }
 
 /// Collects the files of a volume.
-pub(crate) async fn collect(volumes: &PodVolumes, pod: &Pod, volume: &Volume) -> Result<Contents, String> {
-    let mut contents = Contents::default();
+pub(crate) async fn collect(config: &VolumesConfig, pod: &Pod, volume: &Volume) -> Result<Files, ContentsError> {
+    let collector = Collector { config, pod };
+    let mut files = Files::new();
     if let Some(source) = &volume.config_map {
         let wanted = Wanted {
+            kind: "configmap",
+            word: "config",
             name: &source.name,
             items: source.items.as_deref(),
-            optional: source.optional.unwrap_or_default(),
+            optional: source.optional == Some(true),
             mode: source.default_mode.unwrap_or(DEFAULT_MODE),
         };
-        config_map(volumes, pod, &wanted, &mut contents).await?;
+        collector.config_map(&wanted, &mut files).await?;
     } else if let Some(source) = &volume.secret {
         let wanted = Wanted {
+            kind: "secret",
+            word: "secret",
             name: source.secret_name.as_deref().unwrap_or_default(),
             items: source.items.as_deref(),
-            optional: source.optional.unwrap_or_default(),
+            optional: source.optional == Some(true),
             mode: source.default_mode.unwrap_or(DEFAULT_MODE),
         };
-        secret(volumes, pod, &wanted, &mut contents).await?;
+        collector.secret(&wanted, &mut files).await?;
     } else if let Some(source) = &volume.downward_api {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        facts(volumes, pod, source.items.as_deref().unwrap_or_default(), mode, &mut contents)?;
+        collector.fields(source.items.as_deref().unwrap_or_default(), mode, &mut files)?;
     } else if let Some(source) = &volume.projected {
-        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        for part in source.sources.iter().flatten() {
-            if let Some(source) = &part.config_map {
-                let optional = source.optional.unwrap_or_default();
-                let wanted = Wanted { name: &source.name, items: source.items.as_deref(), optional, mode };
-                config_map(volumes, pod, &wanted, &mut contents).await?;
-            } else if let Some(source) = &part.secret {
-                let optional = source.optional.unwrap_or_default();
-                let wanted = Wanted { name: &source.name, items: source.items.as_deref(), optional, mode };
-                secret(volumes, pod, &wanted, &mut contents).await?;
-            } else if let Some(source) = &part.downward_api {
-                facts(volumes, pod, source.items.as_deref().unwrap_or_default(), mode, &mut contents)?;
-            } else if let Some(source) = &part.service_account_token {
-                token(volumes, pod, source, mode, &mut contents).await?;
-            } else {
-                return Err("this kind of projected source is not supported by this node".into());
-            }
-        }
+        collector.projected(source, &mut files).await?;
     }
-    Ok(contents)
+    Ok(files)
 }
 
 /// What is asked of a ConfigMap or Secret.
 struct Wanted<'a> {
+    kind: &'static str,
+    /// What the kubelet calls a key of it.
+    word: &'static str,
     name: &'a str,
     items: Option<&'a [KeyToPath]>,
     optional: bool,
     mode: i32,
 }
 
-/// Not found is fine where the volume says so.
-fn found<T>(result: Result<T, PortError>, optional: bool) -> Result<Option<T>, String> {
-    match result {
-        Ok(object) => Ok(Some(object)),
-        Err(PortError::NotFound { .. }) if optional => Ok(None),
-        Err(error) => Err(error.to_string()),
+impl Wanted<'_> {
+    /// The object, or nothing where it may be absent.
+    fn found<T>(&self, result: Result<T, PortError>) -> Result<Option<T>, ContentsError> {
+        match result {
+            Ok(object) => Ok(Some(object)),
+            Err(PortError::NotFound { .. }) if self.optional => Ok(None),
+            Err(PortError::NotFound { .. }) => {
+                Err(ContentsError::NotFound { kind: self.kind, name: self.name.to_owned() })
+            }
+            Err(error) => Err(ContentsError::Api(error.to_string())),
+        }
+    }
+
+    /// All keys, or those that are named, each in its place.
+    fn pick(&self, data: BTreeMap<String, Vec<u8>>, files: &mut Files) -> Result<(), ContentsError> {
+        let Some(items) = self.items.filter(|items| !items.is_empty()) else {
+            files.extend(data.into_iter().map(|(key, bytes)| (key, file(bytes, self.mode))));
+            return Ok(());
+        };
+        for item in items {
+            match data.get(&item.key) {
+                Some(bytes) => {
+                    files.insert(item.path.clone(), file(bytes.clone(), item.mode.unwrap_or(self.mode)));
+                }
+                None if self.optional => {}
+                None => {
+                    let (kind, word) = (self.kind, self.word);
+                    return Err(ContentsError::NoKey { kind, word, key: item.key.clone() });
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-async fn config_map(volumes: &PodVolumes, pod: &Pod, wanted: &Wanted<'_>, into: &mut Contents) -> Result<(), String> {
-    let object = volumes.config.objects.config_map(containers::namespace(pod), wanted.name).await;
-    let mut data = BTreeMap::new();
-    if let Some(object) = found(object, wanted.optional)? {
+fn file(bytes: Vec<u8>, mode: i32) -> File {
+    File { bytes, mode: mode.unsigned_abs() & 0o7777, owner: None }
+}
+
+struct Collector<'a> {
+    config: &'a VolumesConfig,
+    pod: &'a Pod,
+}
+
+impl Collector<'_> {
+    async fn config_map(&self, wanted: &Wanted<'_>, files: &mut Files) -> Result<(), ContentsError> {
+        let object = self.config.objects.config_map(containers::namespace(self.pod), wanted.name).await;
+        let Some(object) = wanted.found(object)? else { return Ok(()) };
+        let mut data: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         data.extend(object.data.iter().flatten().map(|(key, text)| (key.clone(), text.clone().into_bytes())));
         data.extend(object.binary_data.iter().flatten().map(|(key, bytes)| (key.clone(), bytes.0.clone())));
+        wanted.pick(data, files)
     }
-    pick(data, wanted, "config", into)
-}
 
-async fn secret(volumes: &PodVolumes, pod: &Pod, wanted: &Wanted<'_>, into: &mut Contents) -> Result<(), String> {
-    let object = volumes.config.objects.secret(containers::namespace(pod), wanted.name).await;
-    let mut data = BTreeMap::new();
-    if let Some(object) = found(object, wanted.optional)? {
-        data.extend(object.data.iter().flatten().map(|(key, bytes)| (key.clone(), bytes.0.clone())));
+    async fn secret(&self, wanted: &Wanted<'_>, files: &mut Files) -> Result<(), ContentsError> {
+        let object = self.config.objects.secret(containers::namespace(self.pod), wanted.name).await;
+        let Some(object) = wanted.found(object)? else { return Ok(()) };
+        let data = object.data.iter().flatten().map(|(key, bytes)| (key.clone(), bytes.0.clone())).collect();
+        wanted.pick(data, files)
     }
-    pick(data, wanted, "secret", into)
-}
 
-/// All keys, or those that are named, each in its place.
-fn pick(data: BTreeMap<String, Vec<u8>>, wanted: &Wanted<'_>, kind: &str, into: &mut Contents) -> Result<(), String> {
-    let Some(items) = wanted.items.filter(|items| !items.is_empty()) else {
-        for (key, bytes) in data {
-            into.add(key, bytes, wanted.mode);
+    fn fields(&self, items: &[DownwardAPIVolumeFile], mode: i32, files: &mut Files) -> Result<(), ContentsError> {
+        for item in items {
+            let text = match (&item.field_ref, &item.resource_field_ref) {
+                (Some(field), _) => downward::field(self.pod, &field.field_path),
+                (_, Some(resource)) => downward::resource(self.pod, "", resource, &self.config.allocatable),
+                _ => Err(format!("file {:?} names neither a field nor a resource", item.path)),
+            };
+            let text = text.map_err(ContentsError::Field)?;
+            files.insert(item.path.clone(), file(text.into_bytes(), item.mode.unwrap_or(mode)));
         }
-        return Ok(());
-    };
-    for item in items {
-        match data.get(&item.key) {
-            Some(bytes) => into.add(item.path.clone(), bytes.clone(), item.mode.unwrap_or(wanted.mode)),
-            None if wanted.optional => {}
-            None => return Err(format!("references non-existent {kind} key: {}", item.key)),
+        Ok(())
+    }
+
+    async fn projected(&self, source: &ProjectedVolumeSource, files: &mut Files) -> Result<(), ContentsError> {
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+        for part in source.sources.iter().flatten() {
+            if let Some(source) = &part.config_map {
+                let (items, optional) = (source.items.as_deref(), source.optional == Some(true));
+                let wanted = Wanted { kind: "configmap", word: "config", name: &source.name, items, optional, mode };
+                self.config_map(&wanted, files).await?;
+            } else if let Some(source) = &part.secret {
+                let (items, optional) = (source.items.as_deref(), source.optional == Some(true));
+                let wanted = Wanted { kind: "secret", word: "secret", name: &source.name, items, optional, mode };
+                self.secret(&wanted, files).await?;
+            } else if let Some(source) = &part.downward_api {
+                self.fields(source.items.as_deref().unwrap_or_default(), mode, files)?;
+            } else if let Some(source) = &part.service_account_token {
+                self.token(source, mode, files).await?;
+            } else if part.cluster_trust_bundle.is_some() {
+                return Err(ContentsError::Unsupported("clusterTrustBundle"));
+            } else if part.pod_certificate.is_some() {
+                return Err(ContentsError::Unsupported("podCertificate"));
+            }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-fn facts(
-    volumes: &PodVolumes,
-    pod: &Pod,
-    items: &[DownwardAPIVolumeFile],
-    mode: i32,
-    into: &mut Contents,
-) -> Result<(), String> {
-    for item in items {
-        let text = match (&item.field_ref, &item.resource_field_ref) {
-            (Some(field), _) => downward::field(pod, &field.field_path)?,
-            (_, Some(resource)) => downward::resource(pod, "", resource, &volumes.config.allocatable)?,
-            _ => return Err(format!("downwardAPI file {}: names neither a field nor a resource", item.path)),
-        };
-        into.add(item.path.clone(), text.into_bytes(), item.mode.unwrap_or(mode));
+    async fn token(
+        &self,
+        source: &ServiceAccountTokenProjection,
+        mode: i32,
+        files: &mut Files,
+    ) -> Result<(), ContentsError> {
+        let seconds = source.expiration_seconds.unwrap_or(TOKEN_SECONDS);
+        let audience = source.audience.as_deref().unwrap_or_default();
+        let text = self.config.objects.token(self.pod, audience, seconds).await;
+        let text = text.map_err(|error| ContentsError::Api(format!("failed to fetch token: {error}")))?;
+        // A token is for the pod's user alone where that is known; its group gets to read it later.
+        let owner = only_user(self.pod);
+        let private = owner.is_some() || FsGroup::of(self.pod).is_some();
+        let mode = if private { 0o600 } else { mode };
+        files.insert(source.path.clone(), File { owner, ..file(text.into_bytes(), mode) });
+        Ok(())
     }
-    Ok(())
 }
 
-async fn token(
-    volumes: &PodVolumes,
-    pod: &Pod,
-    source: &ServiceAccountTokenProjection,
-    mode: i32,
-    into: &mut Contents,
-) -> Result<(), String> {
-    let seconds = source.expiration_seconds.unwrap_or(TOKEN_SECONDS);
-    let audience = source.audience.as_deref().unwrap_or_default();
-    let text = volumes.config.objects.token(pod, audience, seconds).await.map_err(|error| error.to_string())?;
-    let renewal = Duration::from_secs(seconds.max(0) as u64).mul_f64(TOKEN_SHARE).min(TOKEN_DAY);
-    into.refresh_after = Some(into.refresh_after.map_or(renewal, |other| other.min(renewal)));
-    // A token is for the pod's user alone where that is known (kubelet: projected volumes, `FsUser`).
-    let owner = only_user(pod);
-    let private = owner.is_some() || crate::ownership::group(pod).is_some();
-    let mode = if private { 0o600 } else { mode };
-    into.files.insert(source.path.clone(), File { bytes: text.into_bytes(), mode: mode as u32, owner });
-    Ok(())
-}
-
-/// The user that all containers run as, if it is one.
+/// The user that all containers run as, if it is one (kubelet `FsUserFrom`).
 fn only_user(pod: &Pod) -> Option<u32> {
     let spec = pod.spec.as_ref()?;
     let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
-    let all = spec.init_containers.iter().flatten().chain(&spec.containers);
-    let users = all.map(|container| container.security_context.as_ref().and_then(|own| own.run_as_user).or(of_pod));
-    let mut users: Vec<Option<i64>> = users.collect();
+    let all = containers::all_containers(pod).map(|container| {
+        let own = container.container.security_context.as_ref().and_then(|own| own.run_as_user);
+        own.or(of_pod)
+    });
+    let mut users: Vec<Option<i64>> = all.collect();
     users.dedup();
     match users.as_slice() {
         [Some(user)] => u32::try_from(*user).ok(),
@@ -194,18 +241,19 @@ mod tests {
     fn named_keys_come_in_their_places() {
         let data: BTreeMap<String, Vec<u8>> = [("a".into(), b"1".to_vec()), ("b".into(), b"2".to_vec())].into();
         let items = [KeyToPath { key: "a".into(), path: "x/a".into(), mode: Some(0o400) }];
-        let mut wanted = Wanted { name: "m", items: None, optional: false, mode: DEFAULT_MODE };
-        let mut all = Contents::default();
-        pick(data.clone(), &wanted, "config", &mut all).unwrap();
-        assert_eq!(all.files.keys().collect::<Vec<_>>(), ["a", "b"]);
+        let mut wanted =
+            Wanted { kind: "configmap", word: "config", name: "m", items: None, optional: false, mode: DEFAULT_MODE };
+        let mut all = Files::new();
+        wanted.pick(data.clone(), &mut all).unwrap();
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["a", "b"]);
         wanted.items = Some(&items);
-        let mut one = Contents::default();
-        pick(data, &wanted, "config", &mut one).unwrap();
-        assert_eq!(one.files["x/a"].mode, 0o400);
-        let missing = pick(BTreeMap::new(), &wanted, "config", &mut one).unwrap_err();
-        assert_eq!(missing, "references non-existent config key: a");
+        let mut one = Files::new();
+        wanted.pick(data, &mut one).unwrap();
+        assert_eq!((one.len(), one["x/a"].mode), (1, 0o400));
+        let missing = wanted.pick(BTreeMap::new(), &mut one).unwrap_err();
+        assert_eq!(missing.to_string(), "configmap references non-existent config key: a");
         wanted.optional = true;
-        pick(BTreeMap::new(), &wanted, "config", &mut one).unwrap();
+        wanted.pick(BTreeMap::new(), &mut one).unwrap();
     }
 
     #[test]
@@ -215,7 +263,8 @@ mod tests {
             (json!({"containers": [{"name": "a"}]}), None),
             (json!({"securityContext": {"runAsUser": 5}, "containers": [{"name": "a"}, {"name": "b"}]}), Some(5)),
             (
-                json!({"securityContext": {"runAsUser": 5}, "containers": [{"name": "a"}, {"name": "b", "securityContext": {"runAsUser": 6}}]}),
+                json!({"securityContext": {"runAsUser": 5},
+                    "containers": [{"name": "a"}, {"name": "b", "securityContext": {"runAsUser": 6}}]}),
                 None,
             ),
         ] {
