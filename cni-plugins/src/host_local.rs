@@ -16,35 +16,25 @@ pub(crate) struct HostLocal;
 impl Plugin for HostLocal {
     fn add(&self, call: &Call) -> Result<CniResult> {
         let conf = HostLocalConf::read(call)?;
+        let dns = conf.resolv_conf.as_deref().map(conf::read_resolv_conf).transpose()?.unwrap_or_default();
         let store = Store::open(&conf.data_dir, &call.network)?;
         let mut ips = Vec::new();
-        for (index, set) in conf.ranges.iter().enumerate() {
-            match allocate(&store, call, &conf, set, index) {
-                Ok(ip) => ips.push(ip),
-                Err(error) => {
-                    // All or nothing.
-                    store.release(&call.container_id, &call.ifname)?;
-                    let message = format!("failed to allocate for range {index}: {}", error.message);
-                    return Err(CniError { message, ..error });
-                }
+        let allocated = allocate_all(&store, call, &conf, &mut ips);
+        if allocated.is_err() {
+            // All or nothing; what the attachment had before stays.
+            for ip in &ips {
+                store.give_back(ip.address.ip())?;
             }
         }
-        let asked: Vec<_> = conf.asked.iter().filter(|ip| !ips.iter().any(|got| got.address.ip() == **ip)).collect();
-        if !asked.is_empty() {
-            store.release(&call.container_id, &call.ifname)?;
-            let names: Vec<String> = asked.iter().map(ToString::to_string).collect();
-            return Err(CniError::new(
-                Code::Failed,
-                format!("failed to allocate all requested IPs: {}", names.join(" ")),
-            ));
-        }
-        let dns = conf.resolv_conf.as_deref().map(conf::read_resolv_conf).transpose()?.unwrap_or_default();
-        Ok(CniResult { ips, routes: conf.routes, dns, ..CniResult::default() })
+        allocated.map(|()| CniResult { ips, routes: conf.routes, dns, ..CniResult::default() })
     }
 
     fn del(&self, call: &Call) -> Result<()> {
-        let conf = HostLocalConf::read(call)?;
-        Store::open(&conf.data_dir, &call.network)?.release(&call.container_id, &call.ifname)
+        // Addresses are given back whatever has become of the ranges in the configuration.
+        match Store::open_if_there(&conf::data_dir(call), &call.network)? {
+            Some(store) => store.release(&call.container_id, &call.ifname),
+            None => Ok(()),
+        }
     }
 
     fn check(&self, call: &Call) -> Result<()> {
@@ -59,13 +49,37 @@ impl Plugin for HostLocal {
     }
 
     fn gc(&self, call: &Call) -> Result<()> {
-        let conf = HostLocalConf::read(call)?;
-        Store::open(&conf.data_dir, &call.network)?.collect(&call.valid_attachments())
+        let valid = call.valid_attachments()?;
+        match Store::open_if_there(&conf::data_dir(call), &call.network)? {
+            Some(store) => store.collect(&valid),
+            None => Ok(()),
+        }
     }
 
     fn status(&self, call: &Call) -> Result<()> {
         HostLocalConf::read(call).map(|_| ())
     }
+}
+
+/// One address out of each set; those that were reserved are in the list also when there is an error.
+fn allocate_all(store: &Store, call: &Call, conf: &HostLocalConf, ips: &mut Vec<Address>) -> Result<()> {
+    for (index, set) in conf.ranges.iter().enumerate() {
+        let ip = allocate(store, call, conf, set, index).map_err(|error| {
+            let message = format!("failed to allocate for range {index}: {}", error.message);
+            CniError { message, ..error }
+        })?;
+        ips.push(ip);
+    }
+    let left: Vec<String> = conf
+        .asked
+        .iter()
+        .filter(|ip| !ips.iter().any(|got| got.address.ip() == **ip))
+        .map(ToString::to_string)
+        .collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(CniError::new(Code::Failed, format!("failed to allocate all requested IPs: {}", left.join(" "))))
 }
 
 /// One address out of a set: the one asked for, or the next free one after the last.

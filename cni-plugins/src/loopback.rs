@@ -1,10 +1,7 @@
 //! `loopback`: raises `lo`.
 
-use orlop_kernel::namespace;
-use orlop_kernel::network::Links;
-
 use crate::Result;
-use crate::kit::{Address, Call, CniError, CniResult, Code, Interface, Plugin};
+use crate::kit::{Address, Call, CniError, CniResult, Code, Interface, Plugin, inside};
 
 /// The plugin.
 pub(crate) struct Loopback;
@@ -48,14 +45,4 @@ fn set(call: &Call, up: bool) -> Result<Vec<ipnetwork::IpNetwork>> {
         links.set_up(lo.index, up)?;
         Ok(if up { links.addresses(lo.index)? } else { vec![] })
     })
-}
-
-/// Does something with the links of the container.
-pub(crate) fn inside<T: Send>(
-    call: &Call,
-    work: impl FnOnce(&Links) -> std::result::Result<T, orlop_kernel::network::NetworkError> + Send,
-) -> Result<T> {
-    let done = namespace::in_network(&call.netns, || work(&Links::open()?));
-    let done = done.map_err(|error| CniError::step("the container's network namespace")(&error))?;
-    done.map_err(|error| CniError::step(format!("in the container of {}", call.container_id))(&error))
 }

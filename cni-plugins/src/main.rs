@@ -21,32 +21,39 @@ const PLUGINS: [(&str, &dyn Plugin); 4] = [
     ("portmap", &portmap::Portmap),
 ];
 
+/// The plugin of a name.
+fn plugin(name: &str) -> Option<&'static dyn Plugin> {
+    PLUGINS.iter().find(|(known, _)| *known == name).map(|(_, plugin)| *plugin)
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
-    let name = arguments.first().and_then(|path| Path::new(path).file_name()).unwrap_or_default();
-    match PLUGINS.iter().find(|(known, _)| name == *known) {
-        Some((name, plugin)) => answer(name, *plugin),
-        None => install::run(&arguments[1..], &PLUGINS.map(|(name, _)| name)),
+    let name = arguments.first().and_then(|path| Path::new(path).file_name()).unwrap_or_default().to_string_lossy();
+    match plugin(&name) {
+        Some(plugin) => answer(&name, plugin),
+        None => install::run(arguments.get(1..).unwrap_or_default(), &PLUGINS.map(|(name, _)| name)),
     }
 }
 
 /// Does what the environment asks for; the answer, or the error, is all that goes to standard output.
 fn answer(name: &str, plugin: &dyn Plugin) -> ExitCode {
-    if std::env::var_os("CNI_COMMAND").is_none() {
-        eprintln!(
-            "{name} is a CNI plugin (versions {}); runtimes run it with CNI_COMMAND set",
-            kit::VERSIONS.join(", ")
-        );
+    if std::env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
+        eprintln!("{name} is a CNI plugin, which runtimes run with CNI_COMMAND set.");
+        eprintln!("CNI protocol versions supported: {}", kit::VERSIONS.join(", "));
         return ExitCode::SUCCESS;
     }
-    match Call::read().and_then(|call| kit::carry_out(plugin, &call)) {
+    let (version, done) = match Call::read() {
+        Ok(call) => (call.version.clone(), kit::carry_out(plugin, &call)),
+        Err(error) => (String::new(), Err(error)),
+    };
+    match done {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(value)) => {
             println!("{value}");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            println!("{}", error.to_json());
+            println!("{:#}", error.to_json(&version));
             ExitCode::FAILURE
         }
     }

@@ -5,7 +5,7 @@ use ipnetwork::IpNetwork;
 use orlop_kernel::nftables::{Batch, Family, Hook, Nftables, NftablesError, PRIORITY_SNAT, Step};
 
 use crate::Result;
-use crate::kit::{Call, CniError, hash};
+use crate::kit::{Attachment, Call, CniError, attachment_mark, is_stale};
 
 const TABLE: &str = "cni_plugins_masquerade";
 const CHECKS: &str = "masq_checks";
@@ -13,8 +13,9 @@ const POSTROUTING: &str = "postrouting";
 
 /// Masquerades what the addresses of a container send beyond their own networks.
 pub(crate) fn add(call: &Call, addresses: &[IpNetwork]) -> Result<()> {
-    let comment = format!("{}, net: {}, if: {}, id: {}", mark(call), call.network, call.ifname, call.container_id);
-    let changed = Nftables::open().change::<NftablesError>(|_| {
+    let mark = mark(call);
+    let comment = format!("{mark}, net: {}, if: {}, id: {}", call.network, call.ifname, call.container_id);
+    let changed = Nftables::open().change::<NftablesError>(|nftables| {
         let mut batch = Batch::default();
         batch
             .table(Family::Inet, TABLE, "CNI plugins masquerading")
@@ -26,12 +27,16 @@ pub(crate) fn add(call: &Call, addresses: &[IpNetwork]) -> Result<()> {
             let steps = [Step::IsFamily(family), Step::DestinationIn(multicast, prefix, true), Step::Return];
             batch.rule(Family::Inet, TABLE, POSTROUTING, &steps, "");
         }
-        batch.rule(Family::Inet, TABLE, POSTROUTING, &[Step::Goto(CHECKS)], "");
+        batch.rule(Family::Inet, TABLE, POSTROUTING, &[Step::Goto(CHECKS.into())], "");
+        // What an earlier try left is replaced.
+        for rule in nftables.rules(Family::Inet, TABLE, CHECKS)?.iter().filter(|rule| rule.comment.starts_with(&mark)) {
+            batch.delete_rule(Family::Inet, TABLE, CHECKS, rule.handle);
+        }
         for address in addresses {
             let (family, whole) = if address.is_ipv6() { (Family::Ipv6, 128) } else { (Family::Ipv4, 32) };
             let steps = [
                 Step::IsFamily(family),
-                Step::SourceIn(address.ip(), whole),
+                Step::SourceIn(address.ip(), whole, true),
                 Step::DestinationIn(address.network(), address.prefix(), false),
                 Step::Masquerade,
             ];
@@ -49,10 +54,16 @@ pub(crate) fn remove(call: &Call) -> Result<()> {
 }
 
 /// Removes the rules of this network's attachments that are not valid.
-pub(crate) fn collect(call: &Call, valid: &[(String, String)]) -> Result<()> {
-    let network = format!("{}-", hash(&call.network, 16));
-    let valid: Vec<String> = valid.iter().map(|(id, ifname)| attachment_mark(&call.network, ifname, id)).collect();
-    remove_where(|comment| comment.starts_with(&network) && !valid.iter().any(|mark| comment.starts_with(mark)))
+pub(crate) fn collect(call: &Call, valid: &[Attachment]) -> Result<()> {
+    remove_where(|comment| is_stale(comment, &call.network, valid))
+}
+
+/// Whether the rules of an attachment are there, one for each of its addresses.
+pub(crate) fn check(call: &Call, addresses: usize) -> Result<bool> {
+    let mark = mark(call);
+    let rules = Nftables::open().rules(Family::Inet, TABLE, CHECKS);
+    let rules = rules.map_err(|error| CniError::step("look at the masquerade")(&error))?;
+    Ok(rules.iter().filter(|rule| rule.comment.starts_with(&mark)).count() >= addresses)
 }
 
 fn remove_where(is_old: impl Fn(&str) -> bool) -> Result<()> {
@@ -68,9 +79,4 @@ fn remove_where(is_old: impl Fn(&str) -> bool) -> Result<()> {
 
 fn mark(call: &Call) -> String {
     attachment_mark(&call.network, &call.ifname, &call.container_id)
-}
-
-/// How the rules of an attachment are known.
-fn attachment_mark(network: &str, ifname: &str, id: &str) -> String {
-    format!("{}-{}", hash(network, 16), hash(&format!("{ifname}:{id}"), 16))
 }

@@ -1,15 +1,21 @@
 //! `portmap`: ports of the machine that lead to a container; tables `cni_hostport` of nf_tables, as upstream's plugin
 //! has them.
 
+mod condition;
 mod conf;
 mod rules;
 
-use orlop_kernel::network::{Links, write_sysctl};
-use orlop_kernel::nftables::{Family, Nftables, NftablesError};
+use std::net::IpAddr;
+
+use orlop_kernel::network::{NetworkError, forget_udp_flows, write_sysctl};
+use orlop_kernel::nftables::{Batch, Family, Nftables, NftablesError};
 
 use crate::Result;
-use crate::kit::{Call, CniError, CniResult, Code, Plugin};
+use crate::kit::{Address, Call, CniError, CniResult, Code, Plugin, machine};
 use conf::PortmapConf;
+
+/// The families whose ports are mapped.
+const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
 /// The plugin.
 pub(crate) struct Portmap;
@@ -17,47 +23,47 @@ pub(crate) struct Portmap;
 impl Plugin for Portmap {
     fn add(&self, call: &Call) -> Result<CniResult> {
         let conf = PortmapConf::read(call)?;
-        let Some(previous) = call.previous()? else {
-            return Err(CniError::field("prevResult", "must be called as chained plugin"));
-        };
+        let previous = call.require_previous()?;
         if conf.mappings.is_empty() {
             return Ok(previous);
         }
         for (family, address) in targets(call, &previous) {
-            let id = &call.container_id;
-            let changed = Nftables::open().change::<NftablesError>(|nftables| {
-                let mut batch = rules::tables(family);
+            change("map the ports", |nftables| {
+                let mut batch = rules::tables(family, &conf);
                 // What an earlier try left is replaced.
-                rules::remove(nftables, family, id, &mut batch)?;
-                rules::add(family, &conf, address, id, &mut batch);
+                rules::remove(nftables, family, call, &mut batch)?;
+                rules::add(family, &conf, address, call, &mut batch);
                 Ok(batch)
-            });
-            changed.map_err(|error| CniError::step("map the ports")(&error))?;
+            })?;
             if family == Family::Ipv4 && conf.snat {
                 route_localnet(address)?;
             }
         }
+        forget(&conf)?;
         Ok(previous)
     }
 
     fn del(&self, call: &Call) -> Result<()> {
-        for family in [Family::Ipv4, Family::Ipv6] {
-            let changed = Nftables::open().change::<NftablesError>(|nftables| {
-                let mut batch = Default::default();
-                rules::remove(nftables, family, &call.container_id, &mut batch)?;
+        for family in FAMILIES {
+            change("unmap the ports", |nftables| {
+                let mut batch = Batch::default();
+                rules::remove(nftables, family, call, &mut batch)?;
                 Ok(batch)
-            });
-            changed.map_err(|error| CniError::step("unmap the ports")(&error))?;
+            })?;
         }
-        Ok(())
+        // Ports that can't be read any more have no flows that could be looked for.
+        PortmapConf::read(call).map_or(Ok(()), |conf| forget(&conf))
     }
 
     fn check(&self, call: &Call) -> Result<()> {
         let conf = PortmapConf::read(call)?;
-        let previous = call.previous()?.unwrap_or_default();
+        let previous = call.require_previous()?;
+        if conf.mappings.is_empty() {
+            return Ok(());
+        }
         for (family, address) in targets(call, &previous) {
             let wanted = rules::count(family, &conf, address);
-            let found = rules::find(&mut Nftables::open(), family, &call.container_id);
+            let found = rules::find(&mut Nftables::open(), family, call);
             let found = found.map_err(|error| CniError::step("look at the ports")(&error))?;
             if found < wanted {
                 let message = format!("{found} of {wanted} rules for the ports of {} are there", call.container_id);
@@ -67,14 +73,31 @@ impl Plugin for Portmap {
         Ok(())
     }
 
+    fn gc(&self, call: &Call) -> Result<()> {
+        let valid = call.valid_attachments()?;
+        for family in FAMILIES {
+            change("collect the ports", |nftables| {
+                let mut batch = Batch::default();
+                rules::collect(nftables, family, &call.network, &valid, &mut batch)?;
+                Ok(batch)
+            })?;
+        }
+        Ok(())
+    }
+
     fn status(&self, call: &Call) -> Result<()> {
         PortmapConf::read(call).map(|_| ())
     }
 }
 
+/// Changes rules by a plan that may be asked for several times.
+fn change(step: &str, plan: impl FnMut(&mut Nftables) -> std::result::Result<Batch, NftablesError>) -> Result<()> {
+    Nftables::open().change(plan).map_err(|error: NftablesError| CniError::step(step)(&error))
+}
+
 /// The first address of each family that the container has.
-fn targets(call: &Call, previous: &CniResult) -> Vec<(Family, std::net::IpAddr)> {
-    let of_container = |ip: &&crate::kit::Address| {
+fn targets(call: &Call, previous: &CniResult) -> Vec<(Family, IpAddr)> {
+    let of_container = |ip: &&Address| {
         let Some(interface) = ip.interface.and_then(|place| previous.interfaces.get(place)) else { return true };
         interface.sandbox.is_empty() || interface.name == call.ifname
     };
@@ -87,15 +110,22 @@ fn targets(call: &Call, previous: &CniResult) -> Vec<(Family, std::net::IpAddr)>
 }
 
 /// Lets connections from the machine's own loopback leave by the link that leads to the container.
-fn route_localnet(address: std::net::IpAddr) -> Result<()> {
-    let broken = |error: orlop_kernel::network::NetworkError| CniError::step("the machine's links")(&error);
-    let links = Links::open().map_err(broken)?;
-    for link in links.list().map_err(broken)? {
-        let leads = links.addresses(link.index).map_err(broken)?.iter().any(|network| network.contains(address));
-        if leads && link.name != "lo" {
-            let file = format!("ipv4/conf/{}/route_localnet", link.name);
-            write_sysctl(&file, "1").map_err(|error| CniError::new(Code::Failed, format!("set {file}: {error}")))?;
-        }
+fn route_localnet(address: IpAddr) -> Result<()> {
+    let broken = |error: NetworkError| CniError::step(format!("the way to {address}"))(&error);
+    let links = machine()?;
+    let index = links.link_towards(address).map_err(broken)?;
+    let link = index.map(|index| links.find_index(index)).transpose().map_err(broken)?.flatten();
+    let Some(link) = link.filter(|link| link.name != "lo") else { return Ok(()) };
+    let file = format!("ipv4/conf/{}/route_localnet", link.name);
+    write_sysctl(&file, "1").map_err(|error| CniError::new(Code::Failed, format!("set {file}: {error}")))
+}
+
+/// Forgets UDP flows to the mapped ports: they would go on to where the port led before.
+fn forget(conf: &PortmapConf) -> Result<()> {
+    let ports = conf.udp_ports();
+    if ports.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let forgotten = forget_udp_flows(&ports);
+    forgotten.map(|_| ()).map_err(|error| CniError::step("forget the UDP flows of the ports")(&error))
 }

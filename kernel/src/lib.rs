@@ -10,6 +10,8 @@ pub mod cgroup;
 pub mod mount;
 pub mod namespace;
 #[cfg(feature = "network")]
+mod netlink;
+#[cfg(feature = "network")]
 pub mod network;
 #[cfg(feature = "network")]
 pub mod nftables;

@@ -13,6 +13,8 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_MAX: u32 = 4096;
 /// `NFTNL_UDATA_RULE_COMMENT` and `NFTNL_UDATA_TABLE_COMMENT`.
 const COMMENT: u8 = 0;
+/// Kind of the user data that holds a tag; `nft` passes over kinds that it doesn't know.
+const TAG: u8 = 111;
 /// Bytes of a comment, its end among them.
 const COMMENT_BYTES_MAX: usize = 128;
 /// How often a batch is tried again because somebody else changed the rules meanwhile.
@@ -26,6 +28,8 @@ pub enum Family {
     Inet = 1,
     /// IPv4.
     Ipv4 = 2,
+    /// Frames in a bridge.
+    Bridge = 7,
     /// IPv6.
     Ipv6 = 10,
 }
@@ -56,12 +60,20 @@ pub enum Step {
     IsFamily(Family),
     /// The packet's protocol of layer 4.
     IsProtocol(u8),
-    /// Its source address lies in a network: address and prefix.
-    SourceIn(std::net::IpAddr, u8),
-    /// Its destination address lies in a network, or not.
+    /// Its source address lies in a network (address and prefix), or not.
+    SourceIn(std::net::IpAddr, u8, bool),
+    /// Its destination address lies in a network (address and prefix), or not.
     DestinationIn(std::net::IpAddr, u8, bool),
     /// Its destination port.
     IsDestinationPort(u16),
+    /// The link that it came by has a name, or another.
+    CameBy(String, bool),
+    /// The link that it leaves by has a name, or another.
+    LeavesBy(String, bool),
+    /// Its mark is a number, or another.
+    HasMark(u32, bool),
+    /// The hardware address that its frame came from.
+    FrameFrom([u8; 6]),
     /// Its destination address belongs to this machine.
     IsForHere,
     /// Translate the destination.
@@ -69,11 +81,13 @@ pub enum Step {
     /// Translate the source to that of the outgoing link.
     Masquerade,
     /// Go on in another chain and come back.
-    Jump(&'static str),
+    Jump(String),
     /// Go on in another chain.
-    Goto(&'static str),
+    Goto(String),
     /// Leave the chain.
     Return,
+    /// Throw the packet away.
+    Drop,
 }
 
 /// A rule as the kernel has it.
@@ -83,6 +97,8 @@ pub struct Rule {
     pub handle: u64,
     /// Its comment.
     pub comment: String,
+    /// Its tag: a text beside the comment that `nft` doesn't show. Empty for rules that others made.
+    pub tag: String,
 }
 
 /// Why rules can't be read or changed.
@@ -119,10 +135,11 @@ fn batch_header() -> Nfgenmsg {
 enum Change {
     Table(Family, String, String),
     Chain(Family, String, String),
-    BaseChain(Family, String, String, Hook, i32),
-    Rule { family: Family, table: String, chain: String, steps: Vec<Step>, comment: String },
+    BaseChain(Family, String, String, &'static str, Hook, i32),
+    Rule { family: Family, table: String, chain: String, steps: Vec<Step>, notes: Vec<u8> },
     DeleteRule { family: Family, table: String, chain: String, handle: u64 },
     FlushChain(Family, String, String),
+    DeleteChain(Family, String, String),
     DeleteTable(Family, String),
 }
 
@@ -143,13 +160,33 @@ impl Batch {
 
     /// Makes a chain that translates addresses at a hook; fine when it is there.
     pub fn nat_chain(&mut self, family: Family, table: &str, chain: &str, hook: Hook, priority: i32) -> &mut Batch {
-        self.push(Change::BaseChain(family, table.into(), chain.into(), hook, priority))
+        self.push(Change::BaseChain(family, table.into(), chain.into(), "nat", hook, priority))
+    }
+
+    /// Makes a chain that lets packets pass or not at a hook; fine when it is there.
+    pub fn filter_chain(&mut self, family: Family, table: &str, chain: &str, hook: Hook, priority: i32) -> &mut Batch {
+        self.push(Change::BaseChain(family, table.into(), chain.into(), "filter", hook, priority))
     }
 
     /// Appends a rule.
     pub fn rule(&mut self, family: Family, table: &str, chain: &str, steps: &[Step], comment: &str) -> &mut Batch {
-        let (table, chain, comment) = (table.into(), chain.into(), comment.into());
-        self.push(Change::Rule { family, table, chain, steps: steps.to_vec(), comment })
+        self.tagged_rule(family, table, chain, steps, comment, "")
+    }
+
+    /// Appends a rule with a tag beside its comment; of each the first 127 bytes are kept.
+    pub fn tagged_rule(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+        steps: &[Step],
+        comment: &str,
+        tag: &str,
+    ) -> &mut Batch {
+        let mut notes = note(COMMENT, comment);
+        notes.extend(note(TAG, tag));
+        let (table, chain) = (table.into(), chain.into());
+        self.push(Change::Rule { family, table, chain, steps: steps.to_vec(), notes })
     }
 
     /// Deletes a rule.
@@ -160,6 +197,11 @@ impl Batch {
     /// Deletes all rules of a chain.
     pub fn flush_chain(&mut self, family: Family, table: &str, chain: &str) -> &mut Batch {
         self.push(Change::FlushChain(family, table.into(), chain.into()))
+    }
+
+    /// Deletes a chain that is there, with its rules. No rule may lead to it any more.
+    pub fn delete_chain(&mut self, family: Family, table: &str, chain: &str) -> &mut Batch {
+        self.flush_chain(family, table, chain).push(Change::DeleteChain(family, table.into(), chain.into()))
     }
 
     /// Deletes a table with all that is in it.
@@ -258,8 +300,8 @@ impl Nftables {
             let right = attributes.get_chain().is_ok_and(|name| name.to_bytes() == chain.as_bytes())
                 && attributes.get_table().is_ok_and(|name| name.to_bytes() == table.as_bytes());
             if let (true, Ok(handle)) = (right, attributes.get_handle()) {
-                let comment = attributes.get_userdata().map(read_comment).unwrap_or_default();
-                rules.push(Rule { handle, comment });
+                let notes = attributes.get_userdata().unwrap_or_default();
+                rules.push(Rule { handle, comment: read_note(notes, COMMENT), tag: read_note(notes, TAG) });
             }
         }
         Ok(rules)
@@ -274,23 +316,27 @@ fn to_io(error: &ReplyError) -> io::Error {
     }
 }
 
-/// User data of a rule or table that holds a comment: type, length, text and NUL.
-fn comment_bytes(comment: &str) -> Vec<u8> {
-    let mut end = comment.len().min(COMMENT_BYTES_MAX - 1);
-    while !comment.is_char_boundary(end) {
+/// User data of a rule or table that holds a text: kind, length, text and NUL. Nothing for no text.
+fn note(kind: u8, text: &str) -> Vec<u8> {
+    if text.is_empty() {
+        return Vec::new();
+    }
+    let mut end = text.len().min(COMMENT_BYTES_MAX - 1);
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    let text = &comment.as_bytes()[..end];
-    let mut bytes = vec![COMMENT, text.len() as u8 + 1];
+    let text = &text.as_bytes()[..end];
+    let mut bytes = vec![kind, text.len() as u8 + 1];
     bytes.extend(text);
     bytes.push(0);
     bytes
 }
 
-fn read_comment(mut bytes: &[u8]) -> String {
+/// The text of a kind in user data.
+fn read_note(mut bytes: &[u8], wanted: u8) -> String {
     while let [kind, length, rest @ ..] = bytes {
         let length = usize::from(*length).min(rest.len());
-        if *kind == COMMENT {
+        if *kind == wanted {
             let text = &rest[..length];
             return String::from_utf8_lossy(text.strip_suffix(&[0]).unwrap_or(text)).into_owned();
         }
@@ -305,26 +351,26 @@ fn encode(chained: &mut Chained<'static>, change: &Change) {
             let mut request = chained.request().set_create().op_newtable_do(&header(*family));
             let encoder = request.encode().push_name_bytes(table.as_bytes());
             if !comment.is_empty() {
-                encoder.push_userdata(&comment_bytes(comment));
+                encoder.push_userdata(&note(COMMENT, comment));
             }
         }
         Change::Chain(family, table, chain) => {
             let mut request = chained.request().set_create().op_newchain_do(&header(*family));
             request.encode().push_table_bytes(table.as_bytes()).push_name_bytes(chain.as_bytes());
         }
-        Change::BaseChain(family, table, chain, hook, priority) => {
+        Change::BaseChain(family, table, chain, kind, hook, priority) => {
             let mut request = chained.request().set_create().op_newchain_do(&header(*family));
             request
                 .encode()
                 .push_table_bytes(table.as_bytes())
                 .push_name_bytes(chain.as_bytes())
-                .push_type_bytes(b"nat")
+                .push_type_bytes(kind.as_bytes())
                 .nested_hook()
                 .push_num(*hook as u32)
                 .push_priority(*priority)
                 .end_nested();
         }
-        Change::Rule { family, table, chain, steps, comment } => {
+        Change::Rule { family, table, chain, steps, notes } => {
             let mut steps_encoder = chained
                 .request()
                 .set_create()
@@ -338,8 +384,8 @@ fn encode(chained: &mut Chained<'static>, change: &Change) {
                 steps_encoder = steps::push_step(steps_encoder, step);
             }
             let rule = steps_encoder.end_nested();
-            if !comment.is_empty() {
-                rule.push_userdata(&comment_bytes(comment));
+            if !notes.is_empty() {
+                rule.push_userdata(notes);
             }
         }
         Change::DeleteRule { family, table, chain, handle } => {
@@ -349,6 +395,10 @@ fn encode(chained: &mut Chained<'static>, change: &Change) {
         Change::FlushChain(family, table, chain) => {
             let mut request = chained.request().op_delrule_do(&header(*family));
             request.encode().push_table_bytes(table.as_bytes()).push_chain_bytes(chain.as_bytes());
+        }
+        Change::DeleteChain(family, table, chain) => {
+            let mut request = chained.request().op_delchain_do(&header(*family));
+            request.encode().push_table_bytes(table.as_bytes()).push_name_bytes(chain.as_bytes());
         }
         Change::DeleteTable(family, table) => {
             let mut request = chained.request().op_deltable_do(&header(*family));
@@ -364,10 +414,12 @@ mod tests {
     #[test]
     fn comments_are_read_as_they_were_written() {
         for comment in ["", "one", &"x".repeat(300)] {
-            let read = read_comment(&comment_bytes(comment));
-            assert_eq!(read, comment[..comment.len().min(COMMENT_BYTES_MAX - 1)]);
+            let mut bytes = note(COMMENT, comment);
+            bytes.extend(note(TAG, "tag"));
+            assert_eq!(read_note(&bytes, COMMENT), comment[..comment.len().min(COMMENT_BYTES_MAX - 1)]);
+            assert_eq!(read_note(&bytes, TAG), "tag");
         }
-        assert_eq!(read_comment(&[9, 1, 0, 0, 3, b'a', b'b', 0]), "ab");
-        assert_eq!(read_comment(&[0, 200, b'a']), "a");
+        assert_eq!(read_note(&[9, 1, 0, 0, 3, b'a', b'b', 0], COMMENT), "ab");
+        assert_eq!(read_note(&[0, 200, b'a'], COMMENT), "a");
     }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::Result;
-use crate::kit::{Call, CniError, Code};
+use crate::kit::{Call, CniError, Code, is_ifname};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,8 +40,6 @@ struct Raw {
     port_isolation: bool,
     #[serde(default)]
     mac: Option<String>,
-    #[serde(default)]
-    ipam: serde_json::Value,
 }
 
 fn default_bridge() -> String {
@@ -62,6 +60,8 @@ pub(crate) struct BridgeConf {
     pub(crate) detect_duplicates: bool,
     pub(crate) disable_container_interface: bool,
     pub(crate) isolated: bool,
+    /// Frames from other hardware addresses are thrown away.
+    pub(crate) guards_mac: bool,
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) has_ipam: bool,
 }
@@ -70,17 +70,10 @@ impl BridgeConf {
     /// Reads and checks it.
     pub(crate) fn read(call: &Call) -> Result<BridgeConf> {
         let raw: Raw = call.conf()?;
-        let unsupported = |field: &str| {
-            Err(CniError::new(
-                Code::UnsupportedField,
-                format!("{field}: not supported by this plugin yet; leave it out"),
-            ))
-        };
         if raw.vlan != 0 || raw.vlan_trunk.is_some() {
-            return unsupported(if raw.vlan != 0 { "vlan" } else { "vlanTrunk" });
-        }
-        if raw.macspoofchk {
-            return unsupported("macspoofchk");
+            let field = if raw.vlan != 0 { "vlan" } else { "vlanTrunk" };
+            let message = format!("{field}: not supported by this plugin; leave it out, or use upstream's bridge");
+            return Err(CniError::new(Code::UnsupportedField, message));
         }
         if raw.ip_masq_backend.as_deref().is_some_and(|backend| backend != "nftables") {
             let message = "only nftables is there; set it so, or leave it out";
@@ -92,14 +85,17 @@ impl BridgeConf {
                 "cannot set hairpin mode and promiscuous mode at the same time",
             ));
         }
-        let has_ipam = !raw.ipam["type"].as_str().unwrap_or_default().is_empty();
+        let has_ipam = call.has_ipam();
         if has_ipam && raw.disable_container_interface {
             return Err(CniError::field(
                 "disableContainerInterface",
                 "cannot use IPAM when DisableContainerInterface flag is set",
             ));
         }
-        if raw.bridge.is_empty() || raw.bridge.len() > 15 || raw.bridge.contains(['/', ':', ' ']) {
+        if raw.is_default_gateway && !has_ipam {
+            return Err(CniError::field("isDefaultGateway", "needs an IPAM plugin"));
+        }
+        if !is_ifname(&raw.bridge) {
             return Err(CniError::field("bridge", format!("{:?} is no name of a link", raw.bridge)));
         }
         let runtime = call.config["runtimeConfig"]["mac"].as_str();
@@ -116,6 +112,7 @@ impl BridgeConf {
             detect_duplicates: raw.enabledad,
             disable_container_interface: raw.disable_container_interface,
             isolated: raw.port_isolation,
+            guards_mac: raw.macspoofchk,
             mac: mac.map(parse_mac).transpose()?,
             has_ipam,
             bridge: raw.bridge,
@@ -148,7 +145,7 @@ mod tests {
     fn wrong_fields_are_named() {
         for (config, field) in [
             (json!({"vlan": 5}), "vlan"),
-            (json!({"macspoofchk": true}), "macspoofchk"),
+            (json!({"isDefaultGateway": true}), "isDefaultGateway"),
             (json!({"hairpinMode": true, "promiscMode": true}), "promiscMode"),
             (json!({"disableContainerInterface": true, "ipam": {"type": "x"}}), "disableContainerInterface"),
             (json!({"bridge": "a name with spaces"}), "bridge"),
@@ -158,7 +155,7 @@ mod tests {
         ] {
             assert!(read(config.clone()).unwrap_err().message.contains(field), "{config}");
         }
-        let conf = read(json!({"isDefaultGateway": true, "mac": "02:00:00:00:00:0A"})).unwrap();
+        let conf = read(json!({"isDefaultGateway": true, "ipam": {"type": "x"}, "mac": "02:00:00:00:00:0A"})).unwrap();
         assert!(conf.is_gateway && conf.bridge == "cni0");
         assert_eq!(mac_text(conf.mac.unwrap()), "02:00:00:00:00:0a");
     }

@@ -30,7 +30,8 @@ pub(crate) struct HostLocalConf {
 struct IpamConf {
     ranges: Vec<Vec<RangeConf>>,
     routes: Vec<Route>,
-    data_dir: PathBuf,
+    #[serde(rename = "dataDir")]
+    _data_dir: String,
     resolv_conf: Option<PathBuf>,
     #[serde(flatten)]
     single: RangeConf,
@@ -70,10 +71,15 @@ impl HostLocalConf {
             }
             ranges.push(set);
         }
-        let data_dir = if conf.data_dir.as_os_str().is_empty() { DATA_DIR.into() } else { conf.data_dir };
-        let asked = asked(call)?;
-        Ok(HostLocalConf { ranges, routes: conf.routes, data_dir, resolv_conf: conf.resolv_conf, asked })
+        let resolv_conf = conf.resolv_conf.filter(|path| !path.as_os_str().is_empty());
+        Ok(HostLocalConf { ranges, routes: conf.routes, data_dir: data_dir(call), resolv_conf, asked: asked(call)? })
     }
+}
+
+/// The folder of all networks.
+pub(crate) fn data_dir(call: &Call) -> PathBuf {
+    let folder = call.config["ipam"]["dataDir"].as_str().filter(|folder| !folder.is_empty());
+    folder.unwrap_or(DATA_DIR).into()
 }
 
 /// Addresses that are asked for: by the runtime, by the arguments of the network, by `CNI_ARGS`.

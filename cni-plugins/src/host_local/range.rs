@@ -137,7 +137,7 @@ impl RangeSet {
             last.and_then(|last| self.0.iter().position(|range| range.contains(last)).map(|place| (place, last)));
         let after = place.into_iter().flat_map(move |(place, last)| {
             self.0[place..].iter().enumerate().flat_map(move |(step, range)| {
-                let start = if step == 0 { number(last) + 1 } else { range.start };
+                let start = if step == 0 { number(last).saturating_add(1) } else { range.start };
                 let v6 = range.subnet.is_ipv6();
                 (start..=range.end).map(move |number| (range, address(number, v6)))
             })

@@ -7,7 +7,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::Result;
-use crate::kit::{CniError, Code};
+use crate::kit::{Attachment, CniError, Code};
+
+/// A file that is being written.
+const FRESH: &str = ".orlop-fresh";
 
 /// The addresses of a network, locked while this lives.
 pub(crate) struct Store {
@@ -32,6 +35,14 @@ impl Store {
         Ok(Store { folder, _lock: lock })
     }
 
+    /// The same, unless nothing was ever kept there.
+    pub(crate) fn open_if_there(data_dir: &Path, network: &str) -> Result<Option<Store>> {
+        match data_dir.join(network).is_dir() {
+            true => Store::open(data_dir, network).map(Some),
+            false => Ok(None),
+        }
+    }
+
     fn last_file(&self, set: usize) -> PathBuf {
         self.folder.join(format!("last_reserved_ip.{set}"))
     }
@@ -41,22 +52,34 @@ impl Store {
         std::fs::read_to_string(self.last_file(set)).ok()?.trim().parse().ok()
     }
 
-    /// Takes an address; false when somebody has it.
+    /// Takes an address; false when somebody has it. The file appears whole: who is killed in between leaves at most
+    /// [`FRESH`], which the next one writes over.
     pub(crate) fn reserve(&self, id: &str, ifname: &str, ip: IpAddr, set: usize) -> Result<bool> {
         let path = self.folder.join(ip.to_string());
-        let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
-            other => other.map_err(failed("make", &path))?,
-        };
-        if let Err(error) = file.write_all(format!("{id}\r\n{ifname}").as_bytes()) {
-            let _ = std::fs::remove_file(&path);
-            return Err(failed("write", &path)(error));
+        if path.symlink_metadata().is_ok() {
+            return Ok(false);
         }
-        let last = self.last_file(set);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&last);
-        let written = file.as_mut().map_or(Ok(()), |file| file.write_all(ip.to_string().as_bytes()));
-        written.map_err(failed("write", &last))?;
+        self.replace(&path, &format!("{id}\r\n{ifname}"))?;
+        self.replace(&self.last_file(set), &ip.to_string())?;
         Ok(true)
+    }
+
+    /// Puts a file in place. Everybody who writes here holds the lock.
+    fn replace(&self, path: &Path, text: &str) -> Result<()> {
+        let fresh = self.folder.join(FRESH);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
+        let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(failed("write", &fresh))?;
+        std::fs::rename(&fresh, path).map_err(failed("write", path))
+    }
+
+    /// Gives an address back.
+    pub(crate) fn give_back(&self, ip: IpAddr) -> Result<()> {
+        let path = self.folder.join(ip.to_string());
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Every address with the trimmed text of its file.
@@ -91,21 +114,16 @@ impl Store {
     }
 
     /// Gives back the addresses of attachments that are not valid. A file that is empty was never finished.
-    pub(crate) fn collect(&self, valid: &[(String, String)]) -> Result<()> {
-        let keep = |text: &str| valid.iter().any(|(id, ifname)| text == id || text == format!("{id}\r\n{ifname}"));
+    pub(crate) fn collect(&self, valid: &[Attachment]) -> Result<()> {
+        let keep = |text: &str| {
+            valid
+                .iter()
+                .any(|one| text == one.container_id || text == format!("{}\r\n{}", one.container_id, one.ifname))
+        };
         self.remove(self.entries()?, |text| !keep(text))
     }
 
     fn remove(&self, entries: Vec<(IpAddr, String)>, is_old: impl Fn(&str) -> bool) -> Result<()> {
-        for (ip, _) in entries.into_iter().filter(|(_, text)| is_old(text)) {
-            let path = self.folder.join(ip.to_string());
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(failed("remove", &path)(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        entries.into_iter().filter(|(_, text)| is_old(text)).try_for_each(|(ip, _)| self.give_back(ip))
     }
 }

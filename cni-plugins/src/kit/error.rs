@@ -19,6 +19,8 @@ pub(crate) enum Code {
     Decoding = 6,
     /// The configuration is wrong.
     InvalidConfig = 7,
+    /// The network namespace is none, or the wrong one.
+    InvalidNetns = 8,
     /// Anything else.
     Failed = 999,
 }
@@ -59,18 +61,13 @@ impl CniError {
         }
     }
 
-    /// The answer on standard output.
-    pub(crate) fn to_json(&self) -> Value {
-        let mut value = json!({"cniVersion": "1.1.0", "code": self.code, "msg": self.message});
+    /// The answer on standard output, in the version of the configuration when that is known.
+    pub(crate) fn to_json(&self, version: &str) -> Value {
+        let version = if version.is_empty() { "1.1.0" } else { version };
+        let mut value = json!({"cniVersion": version, "code": self.code, "msg": self.message});
         if !self.details.is_empty() {
             value["details"] = json!(self.details);
         }
         value
-    }
-}
-
-impl<E: std::error::Error> From<(&str, E)> for CniError {
-    fn from((step, error): (&str, E)) -> CniError {
-        CniError::step(step)(&error)
     }
 }

@@ -4,8 +4,14 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use orlop_kernel::nftables::Step;
+
 use crate::Result;
 use crate::kit::{Call, CniError, Code};
+use crate::portmap::condition;
+
+/// `IPPROTO_UDP`.
+const UDP: u8 = 17;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -20,6 +26,10 @@ struct Raw {
     conditions_v6: Option<Vec<String>>,
     #[serde(default)]
     masq_all: bool,
+    #[serde(default)]
+    mark_masq_bit: Option<i64>,
+    #[serde(default)]
+    external_set_mark_chain: Option<String>,
     #[serde(default)]
     runtime_config: RawRuntime,
 }
@@ -59,6 +69,9 @@ pub(crate) struct PortmapConf {
     pub(crate) snat: bool,
     /// Everything that comes through a port comes from the machine.
     pub(crate) masq_all: bool,
+    /// What a connection has to be to be looked at.
+    pub(crate) conditions_v4: Vec<Step>,
+    pub(crate) conditions_v6: Vec<Step>,
 }
 
 impl PortmapConf {
@@ -68,12 +81,20 @@ impl PortmapConf {
         if raw.backend.as_deref().is_some_and(|backend| backend != "nftables") {
             return Err(CniError::field("backend", "only nftables is there; set it so, or leave it out"));
         }
-        for (field, value) in [("conditionsV4", &raw.conditions_v4), ("conditionsV6", &raw.conditions_v6)] {
-            if value.as_ref().is_some_and(|conditions| !conditions.is_empty()) {
-                let message = format!("{field}: not supported by this plugin yet; leave it out");
+        for (field, given) in [
+            ("markMasqBit", raw.mark_masq_bit.is_some()),
+            ("externalSetMarkChain", raw.external_set_mark_chain.is_some()),
+        ] {
+            if given {
+                let message = format!("{field}: is of the iptables backend, and only nftables is there; leave it out");
                 return Err(CniError::new(Code::UnsupportedField, message));
             }
         }
+        let conditions = |field: &str, given: Option<Vec<String>>, v6| {
+            condition::parse(&given.unwrap_or_default(), v6).map_err(|text| CniError::field(field, text))
+        };
+        let conditions_v4 = conditions("conditionsV4", raw.conditions_v4, false)?;
+        let conditions_v6 = conditions("conditionsV6", raw.conditions_v6, true)?;
         let mut mappings = Vec::new();
         for (place, mapping) in raw.runtime_config.port_mappings.iter().enumerate() {
             let field = format!("runtimeConfig.portMappings[{place}]");
@@ -83,7 +104,13 @@ impl PortmapConf {
             }
             mappings.push(read_mapping(&field, mapping)?);
         }
-        Ok(PortmapConf { mappings, snat: raw.snat.unwrap_or(true), masq_all: raw.masq_all })
+        let snat = raw.snat.unwrap_or(true);
+        Ok(PortmapConf { mappings, snat, masq_all: raw.masq_all, conditions_v4, conditions_v6 })
+    }
+
+    /// The machine's ports that are mapped for UDP.
+    pub(crate) fn udp_ports(&self) -> Vec<u16> {
+        self.mappings.iter().filter(|mapping| mapping.protocol == UDP).map(|mapping| mapping.host_port).collect()
     }
 }
 
@@ -94,7 +121,7 @@ fn read_mapping(field: &str, mapping: &RawMapping) -> Result<Mapping> {
     };
     let protocol = match mapping.protocol.to_ascii_lowercase().as_str() {
         "" | "tcp" => 6,
-        "udp" => 17,
+        "udp" => UDP,
         "sctp" => 132,
         other => {
             return Err(CniError::field(&format!("{field}.protocol"), format!("{other:?} is not tcp, udp or sctp")));
@@ -139,6 +166,16 @@ mod tests {
             (json!({"hostPort": 1, "containerPort": 1, "hostIP": "x"}), "hostIP"),
         ] {
             assert!(read(mapping.clone()).unwrap_err().message.contains(field), "{mapping}");
+        }
+        for (config, field) in [
+            (json!({"backend": "iptables"}), "backend"),
+            (json!({"markMasqBit": 5}), "markMasqBit"),
+            (json!({"externalSetMarkChain": "X"}), "externalSetMarkChain"),
+            (json!({"conditionsV4": ["-d", "10.0.0.1"]}), "conditionsV4"),
+            (json!({"conditionsV6": ["ct state new"]}), "conditionsV6"),
+        ] {
+            let read = PortmapConf::read(&Call { config: config.clone(), ..Call::default() });
+            assert!(read.unwrap_err().message.contains(field), "{config}");
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use orlop_kernel::nftables::{Batch, Family, Hook, Nftables, NftablesError, PRIORITY_DNAT, PRIORITY_SNAT, Step};
+use orlop_kernel::nftables::{Batch, Family, Hook, Nftables, NftablesError, PRIORITY_DNAT, PRIORITY_SNAT, Rule, Step};
 
+use crate::kit::{Attachment, Call, attachment_mark, is_stale};
 use crate::portmap::conf::PortmapConf;
 
 const TABLE: &str = "cni_hostport";
@@ -13,22 +14,24 @@ const PREROUTING: &str = "prerouting";
 const OUTPUT: &str = "output";
 const MASQUERADING: &str = "masquerading";
 
-/// Table and chains, with the rules that all containers share.
-pub(crate) fn tables(family: Family) -> Batch {
+/// Table and chains, with the rules that all containers share. The conditions of the last call count for all.
+pub(crate) fn tables(family: Family, conf: &PortmapConf) -> Batch {
+    let mut entry = if family == Family::Ipv6 { conf.conditions_v6.clone() } else { conf.conditions_v4.clone() };
+    entry.extend([Step::IsForHere, Step::Jump(ALL.into())]);
     let mut batch = Batch::default();
     batch
         .table(family, TABLE, "CNI portmap plugin")
         .chain(family, TABLE, HOSTPORTS)
         .chain(family, TABLE, ALL)
         .flush_chain(family, TABLE, ALL)
-        .rule(family, TABLE, ALL, &[Step::Jump(HOSTPORTS)], "")
-        .nat_chain(family, TABLE, PREROUTING, Hook::Prerouting, PRIORITY_DNAT)
-        .flush_chain(family, TABLE, PREROUTING)
-        .rule(family, TABLE, PREROUTING, &[Step::IsForHere, Step::Jump(ALL)], "")
-        .nat_chain(family, TABLE, OUTPUT, Hook::Output, PRIORITY_DNAT)
-        .flush_chain(family, TABLE, OUTPUT)
-        .rule(family, TABLE, OUTPUT, &[Step::IsForHere, Step::Jump(ALL)], "")
-        .nat_chain(family, TABLE, MASQUERADING, Hook::Postrouting, PRIORITY_SNAT);
+        .rule(family, TABLE, ALL, &[Step::Jump(HOSTPORTS.into())], "");
+    for (chain, hook) in [(PREROUTING, Hook::Prerouting), (OUTPUT, Hook::Output)] {
+        batch
+            .nat_chain(family, TABLE, chain, hook, PRIORITY_DNAT)
+            .flush_chain(family, TABLE, chain)
+            .rule(family, TABLE, chain, &entry, "");
+    }
+    batch.nat_chain(family, TABLE, MASQUERADING, Hook::Postrouting, PRIORITY_SNAT);
     batch
 }
 
@@ -52,47 +55,78 @@ fn rules(family: Family, conf: &PortmapConf, address: IpAddr) -> Vec<(&'static s
             rules.push((MASQUERADING, vec![to, Step::Masquerade]));
         } else {
             // A container that calls itself by the machine's port, and the machine's own loopback.
-            rules.push((MASQUERADING, vec![Step::SourceIn(address, whole), to.clone(), Step::Masquerade]));
+            rules.push((MASQUERADING, vec![Step::SourceIn(address, whole, true), to.clone(), Step::Masquerade]));
             if !v6 {
-                rules.push((MASQUERADING, vec![Step::SourceIn([127, 0, 0, 1].into(), 32), to, Step::Masquerade]));
+                rules.push((MASQUERADING, vec![Step::SourceIn([127, 0, 0, 1].into(), 32, true), to, Step::Masquerade]));
             }
         }
     }
     rules
 }
 
-/// Adds the rules of a container.
-pub(crate) fn add(family: Family, conf: &PortmapConf, address: IpAddr, id: &str, batch: &mut Batch) {
+/// Adds the rules of a container. Their comment is the container, by which upstream's plugin removes them; their tag
+/// says more precisely whose they are.
+pub(crate) fn add(family: Family, conf: &PortmapConf, address: IpAddr, call: &Call, batch: &mut Batch) {
+    let tag = tag(call);
     for (chain, steps) in rules(family, conf, address) {
-        batch.rule(family, TABLE, chain, &steps, id);
+        batch.tagged_rule(family, TABLE, chain, &steps, &call.container_id, &tag);
     }
 }
 
-/// How many rules a container has.
+fn tag(call: &Call) -> String {
+    attachment_mark(&call.network, &call.ifname, &call.container_id)
+}
+
+/// How many rules a container has to have.
 pub(crate) fn count(family: Family, conf: &PortmapConf, address: IpAddr) -> usize {
     rules(family, conf, address).len()
 }
 
-/// Removes the rules of a container.
+/// Whether a rule is one of an attachment: by its tag, or by its comment where upstream's plugin made it.
+fn is_of(rule: &Rule, call: &Call) -> bool {
+    if rule.tag.is_empty() { rule.comment == call.container_id } else { rule.tag == tag(call) }
+}
+
+/// Removes the rules of an attachment.
 pub(crate) fn remove(
     nftables: &mut Nftables,
     family: Family,
-    id: &str,
+    call: &Call,
     batch: &mut Batch,
 ) -> Result<(), NftablesError> {
+    remove_where(nftables, family, batch, |rule| is_of(rule, call))
+}
+
+/// Removes the rules of this network's attachments that are not valid. Those without a tag may be of any network.
+pub(crate) fn collect(
+    nftables: &mut Nftables,
+    family: Family,
+    network: &str,
+    valid: &[Attachment],
+    batch: &mut Batch,
+) -> Result<(), NftablesError> {
+    remove_where(nftables, family, batch, |rule| is_stale(&rule.tag, network, valid))
+}
+
+fn remove_where(
+    nftables: &mut Nftables,
+    family: Family,
+    batch: &mut Batch,
+    is_old: impl Fn(&Rule) -> bool,
+) -> Result<(), NftablesError> {
     for chain in [HOSTPORTS, MASQUERADING] {
-        for rule in nftables.rules(family, TABLE, chain)?.iter().filter(|rule| rule.comment == id) {
+        for rule in nftables.rules(family, TABLE, chain)?.iter().filter(|rule| is_old(rule)) {
             batch.delete_rule(family, TABLE, chain, rule.handle);
         }
     }
     Ok(())
 }
 
-/// How many rules of a container are there.
-pub(crate) fn find(nftables: &mut Nftables, family: Family, id: &str) -> Result<usize, NftablesError> {
+/// How many rules of an attachment are there.
+pub(crate) fn find(nftables: &mut Nftables, family: Family, call: &Call) -> Result<usize, NftablesError> {
     let mut found = 0;
     for chain in [HOSTPORTS, MASQUERADING] {
-        found += nftables.rules(family, TABLE, chain)?.iter().filter(|rule| rule.comment == id).count();
+        found += nftables.rules(family, TABLE, chain)?.iter().filter(|rule| is_of(rule, call)).count();
     }
     Ok(found)
 }

@@ -12,6 +12,9 @@ const FIB_ADDRTYPE: u32 = 3;
 
 pub(super) type Steps<'a> = PushExprListAttrs<PushRuleAttrs<RequestBuf<'a>>>;
 
+/// The verdict that throws packets away.
+const NF_DROP: u32 = 0;
+
 /// The register that values are compared in.
 const VALUE: u32 = Registers::Reg1 as u32;
 /// The register of a port beside an address.
@@ -24,11 +27,15 @@ pub(super) fn push_step<'a>(steps: Steps<'a>, step: &Step) -> Steps<'a> {
             compare(meta(steps, MetaKeys::Nfproto), &[protocol], true)
         }
         Step::IsProtocol(protocol) => compare(meta(steps, MetaKeys::L4Proto), &[*protocol], true),
-        Step::SourceIn(address, prefix) => in_network(steps, *address, *prefix, true, true),
+        Step::SourceIn(address, prefix, inside) => in_network(steps, *address, *prefix, true, *inside),
         Step::DestinationIn(address, prefix, inside) => in_network(steps, *address, *prefix, false, *inside),
         Step::IsDestinationPort(port) => {
             compare(payload(steps, PayloadBase::TransportHeader, 2, 2), &port.to_be_bytes(), true)
         }
+        Step::CameBy(name, so) => compare(meta(steps, MetaKeys::Iifname), &link_name(name), *so),
+        Step::LeavesBy(name, so) => compare(meta(steps, MetaKeys::Oifname), &link_name(name), *so),
+        Step::HasMark(mark, so) => compare(meta(steps, MetaKeys::Mark), &mark.to_ne_bytes(), *so),
+        Step::FrameFrom(mac) => compare(payload(steps, PayloadBase::LinkLayerHeader, 6, 6), mac, true),
         Step::IsForHere => {
             let steps = steps
                 .nested_elem()
@@ -45,7 +52,16 @@ pub(super) fn push_step<'a>(steps: Steps<'a>, step: &Step) -> Steps<'a> {
         Step::Jump(chain) => verdict(steps, VerdictCode::Jump as u32, Some(chain)),
         Step::Goto(chain) => verdict(steps, VerdictCode::Goto as u32, Some(chain)),
         Step::Return => verdict(steps, VerdictCode::Return as u32, None),
+        Step::Drop => verdict(steps, NF_DROP, None),
     }
+}
+
+/// The name of a link as it is compared: 16 bytes, filled up with NUL.
+fn link_name(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let length = name.len().min(15);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    bytes
 }
 
 fn meta(steps: Steps<'_>, key: MetaKeys) -> Steps<'_> {

@@ -9,16 +9,16 @@ use crate::kit::{CniResult, Route};
 
 /// Fills in gateways and default routes; the addresses that the bridge has to have.
 pub(crate) fn complete(conf: &BridgeConf, result: &mut CniResult) -> Vec<IpNetwork> {
-    let mut of_bridge = Vec::new();
+    let mut addresses = Vec::new();
     for ip in &mut result.ips {
         if ip.gateway.is_none() && conf.is_gateway {
             ip.gateway = first(ip.address);
         }
         let Some(gateway) = ip.gateway.filter(|_| conf.is_gateway) else { continue };
-        if let Ok(address) = IpNetwork::new(gateway, ip.address.prefix())
-            && !of_bridge.contains(&address)
+        if let Some(address) = self::of_bridge(ip.address, Some(gateway))
+            && !addresses.contains(&address)
         {
-            of_bridge.push(address);
+            addresses.push(address);
         }
         let all: IpAddr = if gateway.is_ipv6() { [0u8; 16].into() } else { [0u8; 4].into() };
         let has_default = |route: &Route| route.dst.prefix() == 0 && route.dst.is_ipv6() == gateway.is_ipv6();
@@ -26,10 +26,15 @@ pub(crate) fn complete(conf: &BridgeConf, result: &mut CniResult) -> Vec<IpNetwo
             && !result.routes.iter().any(has_default)
             && let Ok(dst) = IpNetwork::new(all, 0)
         {
-            result.routes.push(Route { dst, gw: Some(gateway), priority: 0, table: 0 });
+            result.routes.push(Route::through(dst, gateway));
         }
     }
-    of_bridge
+    addresses
+}
+
+/// The address of the bridge that is the gateway of a container's address.
+pub(crate) fn of_bridge(address: IpNetwork, gateway: Option<IpAddr>) -> Option<IpNetwork> {
+    IpNetwork::new(gateway?, address.prefix()).ok()
 }
 
 /// The first address of a network after its own.
@@ -66,7 +71,7 @@ mod tests {
         assert!(complete(&conf(json!({})), &mut plain).is_empty());
         assert_eq!(plain, result());
         let mut gateway = result();
-        let of_bridge = complete(&conf(json!({"isDefaultGateway": true})), &mut gateway);
+        let of_bridge = complete(&conf(json!({"isDefaultGateway": true, "ipam": {"type": "x"}})), &mut gateway);
         assert_eq!(of_bridge.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.1/16", "fd00::1/64"]);
         assert_eq!(gateway.routes.len(), 2);
         assert_eq!(through(&gateway.routes[1], &gateway).unwrap().to_string(), "fd00::1");
