@@ -49,13 +49,13 @@ pub(crate) fn router(endpoints: Arc<Endpoints>) -> Router {
     let debugging = Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
         .route("/exec/{namespace}/{pod}/{container}", any(exec))
-        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec_by_uid))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec))
         .route("/attach/{namespace}/{pod}/{container}", any(attach))
-        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(attach_by_uid))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(attach))
         .route("/portForward/{namespace}/{pod}", any(port_forward))
-        .route("/portForward/{namespace}/{pod}/{uid}", any(port_forward_by_uid))
+        .route("/portForward/{namespace}/{pod}/{uid}", any(port_forward))
         .route("/run/{namespace}/{pod}/{container}", post(run))
-        .route("/run/{namespace}/{pod}/{uid}/{container}", post(run_by_uid))
+        .route("/run/{namespace}/{pod}/{uid}/{container}", post(run))
         .route("/runningpods", get(running_pods))
         .route("/runningpods/", get(running_pods))
         .layer(middleware::from_fn_with_state(endpoints.clone(), debugging_only));
@@ -153,7 +153,16 @@ async fn answered<T, E: Into<Refusal>>(
 }
 
 type ContainerPath = (String, String, String);
-type UidPath = (String, String, String, String);
+
+/// Whom a stream is for; the addresses with a uid mean that pod and none of the same name.
+#[derive(serde::Deserialize)]
+struct Target {
+    namespace: String,
+    pod: String,
+    uid: Option<String>,
+    #[serde(default)]
+    container: String,
+}
 
 async fn container_logs(
     State(endpoints): Shared,
@@ -213,70 +222,25 @@ fn stream_options(query: &Query) -> Result<StreamOptions, Refusal> {
     Ok(options)
 }
 
-async fn find_container(
-    endpoints: &Endpoints,
-    (namespace, pod, container): &ContainerPath,
-    uid: Option<&str>,
-) -> Result<ContainerRef, Refusal> {
-    answered(VIEW_DEADLINE, endpoints.view.container(namespace, pod, uid, container, false)).await
+async fn find_container(endpoints: &Endpoints, target: &Target) -> Result<ContainerRef, Refusal> {
+    let Target { namespace, pod, uid, container } = target;
+    answered(VIEW_DEADLINE, endpoints.view.container(namespace, pod, uid.as_deref(), container, false)).await
 }
 
-async fn exec(
-    State(endpoints): Shared,
-    Path(path): Path<ContainerPath>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    exec_in(endpoints, path, None, request).await
-}
-
-async fn exec_by_uid(
-    State(endpoints): Shared,
-    Path((namespace, pod, uid, container)): Path<UidPath>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    exec_in(endpoints, (namespace, pod, container), Some(uid), request).await
-}
-
-async fn exec_in(
-    endpoints: Arc<Endpoints>,
-    path: ContainerPath,
-    uid: Option<String>,
-    request: Request,
-) -> Result<Response, Refusal> {
+async fn exec(State(endpoints): Shared, Path(target): Path<Target>, request: Request) -> Result<Response, Refusal> {
     let query = Query::parse(request.uri().query());
     let (options, command) = (stream_options(&query)?, query.all("command"));
     if command.is_empty() {
         return Err(Refusal::bad_request("you must specify a command".to_owned()));
     }
-    let found = find_container(&endpoints, &path, uid.as_deref()).await?;
+    let found = find_container(&endpoints, &target).await?;
     let url = answered(VIEW_DEADLINE, endpoints.view.exec_url(&found.id, command, options)).await?;
     join(request, &url, endpoints.idle_timeout, endpoints.counters.clone()).await
 }
 
-async fn attach(
-    State(endpoints): Shared,
-    Path(path): Path<ContainerPath>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    attach_to(endpoints, path, None, request).await
-}
-
-async fn attach_by_uid(
-    State(endpoints): Shared,
-    Path((namespace, pod, uid, container)): Path<UidPath>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    attach_to(endpoints, (namespace, pod, container), Some(uid), request).await
-}
-
-async fn attach_to(
-    endpoints: Arc<Endpoints>,
-    path: ContainerPath,
-    uid: Option<String>,
-    request: Request,
-) -> Result<Response, Refusal> {
+async fn attach(State(endpoints): Shared, Path(target): Path<Target>, request: Request) -> Result<Response, Refusal> {
     let mut options = stream_options(&Query::parse(request.uri().query()))?;
-    let found = find_container(&endpoints, &path, uid.as_deref()).await?;
+    let found = find_container(&endpoints, &target).await?;
     // A terminal is the container's property, not the client's wish.
     options.tty = found.tty;
     options.stderr &= !found.tty;
@@ -286,24 +250,7 @@ async fn attach_to(
 
 async fn port_forward(
     State(endpoints): Shared,
-    Path((namespace, pod)): Path<(String, String)>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    forward_to(endpoints, (namespace, pod), None, request).await
-}
-
-async fn port_forward_by_uid(
-    State(endpoints): Shared,
-    Path((namespace, pod, uid)): Path<ContainerPath>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    forward_to(endpoints, (namespace, pod), Some(uid), request).await
-}
-
-async fn forward_to(
-    endpoints: Arc<Endpoints>,
-    (namespace, pod): (String, String),
-    uid: Option<String>,
+    Path(target): Path<Target>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let mut ports = Vec::new();
@@ -317,36 +264,19 @@ async fn forward_to(
             ports.push(i32::from(port));
         }
     }
-    let asked = endpoints.view.port_forward_url(&namespace, &pod, uid.as_deref(), ports);
+    let asked = endpoints.view.port_forward_url(&target.namespace, &target.pod, target.uid.as_deref(), ports);
     let url = answered(VIEW_DEADLINE, asked).await?;
     join(request, &url, endpoints.idle_timeout, endpoints.counters.clone()).await
 }
 
-async fn run(State(endpoints): Shared, Path(path): Path<ContainerPath>, request: Request) -> Result<Response, Refusal> {
-    run_in(endpoints, path, None, request).await
-}
-
-async fn run_by_uid(
-    State(endpoints): Shared,
-    Path((namespace, pod, uid, container)): Path<UidPath>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    run_in(endpoints, (namespace, pod, container), Some(uid), request).await
-}
-
-async fn run_in(
-    endpoints: Arc<Endpoints>,
-    path: ContainerPath,
-    uid: Option<String>,
-    request: Request,
-) -> Result<Response, Refusal> {
+async fn run(State(endpoints): Shared, Path(target): Path<Target>, request: Request) -> Result<Response, Refusal> {
     let query = Query::parse(request.uri().query());
     let command: Vec<String> =
         query.get("cmd").unwrap_or_default().split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
     if command.is_empty() {
         return Err(Refusal::bad_request("cmd: name a command".to_owned()));
     }
-    let found = find_container(&endpoints, &path, uid.as_deref()).await?;
+    let found = find_container(&endpoints, &target).await?;
     let (code, output) = answered(RUN_DEADLINE, endpoints.view.run(&found.id, command)).await?;
     if code == 0 {
         return Ok(text(StatusCode::OK, output));
