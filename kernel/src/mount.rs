@@ -272,12 +272,13 @@ pub fn is_mount_point(path: &Path) -> std::io::Result<bool> {
     }
 }
 
-/// Mount points below a folder (and the folder itself), the deepest first, from `/proc/self/mountinfo`.
+/// Mount points below a folder (and the folder itself), the deepest first, from the mount table.
 ///
 /// # Errors
 /// When the mount table can't be read.
 pub fn mounts_below(folder: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    // The thread may have a mount namespace of its own.
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
     let mut found: Vec<std::path::PathBuf> = table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use k8s_openapi::api::storage::v1::CSIDriver;
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::api::{Api, ListParams};
 use orlop_agent_core::ports::{ObjectChanges, Objects, PodSet, PortError, PortFuture};
 use serde::de::DeserializeOwned;
@@ -44,6 +44,7 @@ pub struct ApiObjects {
     claims: FetchedObjects<Arc<PersistentVolumeClaim>>,
     volumes: FetchedObjects<Arc<PersistentVolume>>,
     drivers: FetchedObjects<Arc<CSIDriver>>,
+    attachments: FetchedObjects<Arc<VolumeAttachment>>,
     runtime_classes: FetchedObjects<Arc<RuntimeClass>>,
     services: FetchedObjects<Vec<Arc<Service>>>,
     tokens: TokenCache,
@@ -61,6 +62,7 @@ impl ApiObjects {
             claims: FetchedObjects::new(CLAIM_LIFE),
             volumes: FetchedObjects::new(CLAIM_LIFE),
             drivers: FetchedObjects::new(CLASS_LIFE),
+            attachments: FetchedObjects::new(CLAIM_LIFE),
             runtime_classes: FetchedObjects::new(CLASS_LIFE),
             services: FetchedObjects::new(SERVICES_LIFE),
             tokens: TokenCache::new(clients.clone()),
@@ -167,6 +169,13 @@ impl Objects for ApiObjects {
         Box::pin(async move {
             let api = Api::all(self.clients.requests.clone());
             self.drivers.get(name, || self.fetch(api, "CSIDriver", name, name)).await
+        })
+    }
+
+    fn volume_attachment<'a>(&'a self, name: &'a str) -> PortFuture<'a, Result<Arc<VolumeAttachment>, PortError>> {
+        Box::pin(async move {
+            let api = Api::all(self.clients.requests.clone());
+            self.attachments.get(name, || self.fetch(api, "VolumeAttachment", name, name)).await
         })
     }
 

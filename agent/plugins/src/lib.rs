@@ -1,30 +1,39 @@
 //! Plugins that register by a socket in a folder (`plugins_registry`), as the kubelet's plugin watcher has it.
 //!
-//! A socket that appears is asked what it is; a CSI driver is asked for its node, becomes part of the list of drivers and
-//! is told so. A socket that goes takes its driver with it; one that is made anew registers again.
+//! ```text
+//!  folder ──inotify, slow rescan──> sockets of the moment (a value) ──> one task per socket
+//!      task: GetInfo -> checks -> NodeGetInfo -> list of drivers -> NotifyRegistrationStatus; again until it works
+//! ```
+//! A socket that goes takes its driver with it; one that is made anew registers again. A plugin that hangs delays
+//! nobody but itself.
 
 mod csi;
-mod register;
+mod registration;
+mod sockets;
+mod state;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::StreamExt;
-use inotify::{EventMask, Inotify, WatchMask};
+use inotify::{Inotify, WatchMask, Watches};
 use orlop_agent_core::ports::RegisteredDriver;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// First wait after a failed registration; doubled up to [`RETRY_MAX`] (kubelet: `reconciler`, exponential back-off).
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-/// Longest wait.
-const RETRY_MAX: Duration = Duration::from_secs(122);
-/// Plugins at a time; further sockets are left alone.
-const PLUGINS_MAX: usize = 128;
+use sockets::{Identity, PLUGINS_MAX, find_sockets};
+use state::{Registration, RegistrationEvent};
+
+/// Between two looks at the folder when nothing is heard of it.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(60);
+/// What is heard of a folder.
+const MASK: WatchMask = WatchMask::CREATE
+    .union(WatchMask::MOVED_TO)
+    .union(WatchMask::DELETE)
+    .union(WatchMask::MOVED_FROM)
+    .union(WatchMask::ONLYDIR);
 
 /// Follows a folder of registration sockets until cancelled; the receiver holds the drivers of the moment.
 ///
@@ -36,89 +45,103 @@ pub fn watch_plugins(
 ) -> std::io::Result<watch::Receiver<Vec<RegisteredDriver>>> {
     std::fs::create_dir_all(registry)?;
     let inotify = Inotify::init()?;
-    // Before the first look, so that nothing appears in between.
-    inotify
-        .watches()
-        .add(registry, WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::DELETE | WatchMask::MOVED_FROM)?;
-    let events = inotify.into_event_stream(vec![0; 16 << 10])?;
+    let mut watches = inotify.watches();
+    watches.add(registry, MASK)?;
+    let mut events = inotify.into_event_stream(vec![0; 16 << 10])?;
     let (drivers, receiver) = watch::channel(Vec::new());
-    let mut watcher = Watcher { registry: registry.to_path_buf(), drivers, plugins: BTreeMap::new() };
-    for entry in std::fs::read_dir(registry)?.flatten() {
-        watcher.appeared(entry.file_name());
-    }
+    let mut watcher = Watcher { registry: registry.to_path_buf(), watches, drivers, plugins: BTreeMap::new() };
+    watcher.rescan();
     tokio::spawn(async move {
-        tokio::pin!(events);
         loop {
-            let event = tokio::select! {
+            tokio::select! {
                 () = cancel.cancelled() => break,
-                event = events.next() => event,
-            };
-            match event {
-                Some(Ok(event)) => watcher.note(event.mask, event.name),
-                Some(Err(error)) => tracing::warn!(%error, folder = ?watcher.registry, "watch the plugins"),
-                None => break,
+                event = events.next() => match event {
+                    // What has happened does not matter: what is there now does. A lost event costs a minute.
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, folder = ?watcher.registry, "watching the plugins fails; they are looked for now and then");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                    None => break,
+                },
+                () = tokio::time::sleep(RESCAN_INTERVAL) => {}
             }
+            watcher.rescan();
         }
-        for (_, plugin) in watcher.plugins {
-            plugin.abort();
+        for plugin in watcher.plugins.into_values() {
+            plugin.task.abort();
         }
     });
     Ok(receiver)
 }
 
+/// A plugin's socket that is being registered, or is.
+struct Plugin {
+    identity: Identity,
+    task: JoinHandle<()>,
+}
+
 struct Watcher {
     registry: PathBuf,
+    watches: Watches,
     drivers: watch::Sender<Vec<RegisteredDriver>>,
-    /// Tasks that register and then wait, by the socket's name.
-    plugins: BTreeMap<OsString, JoinHandle<()>>,
+    plugins: BTreeMap<PathBuf, Plugin>,
 }
 
 impl Watcher {
-    fn note(&mut self, mask: EventMask, name: Option<OsString>) {
-        let Some(name) = name else { return };
-        if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
-            self.gone(&name);
-        } else {
-            self.appeared(name);
+    /// Brings the tasks in line with the sockets that are there.
+    fn rescan(&mut self) {
+        let found = find_sockets(&self.registry);
+        for folder in found.folders {
+            // A folder that is watched already stays so; one that has just gone is no matter.
+            let _ = self.watches.add(folder, MASK);
         }
-    }
-
-    fn appeared(&mut self, name: OsString) {
-        let socket = self.registry.join(&name);
-        let is_socket = std::fs::symlink_metadata(&socket).is_ok_and(|found| found.file_type().is_socket());
-        if !is_socket || name.to_string_lossy().starts_with('.') {
-            return;
-        }
-        self.gone(&name);
-        if self.plugins.len() >= PLUGINS_MAX {
-            tracing::warn!(?socket, "more than {PLUGINS_MAX} plugins want to register; this one is left alone");
-            return;
-        }
-        let drivers = self.drivers.clone();
-        self.plugins.insert(name, tokio::spawn(keep_registered(socket, drivers)));
-    }
-
-    fn gone(&mut self, name: &OsString) {
-        if let Some(plugin) = self.plugins.remove(name) {
-            plugin.abort();
+        self.plugins.retain(|socket, plugin| {
+            let stays = found.sockets.get(socket) == Some(&plugin.identity);
+            if !stays {
+                tracing::info!(?socket, "the socket of a plugin is gone");
+                plugin.task.abort();
+            }
+            stays
+        });
+        for (socket, identity) in found.sockets {
+            if self.plugins.contains_key(&socket) {
+                continue;
+            }
+            if self.plugins.len() >= PLUGINS_MAX {
+                tracing::warn!(?socket, "more than {PLUGINS_MAX} plugins want to register; this one is left alone");
+                return;
+            }
+            let task = tokio::spawn(keep_registered(socket.clone(), self.drivers.clone()));
+            self.plugins.insert(socket, Plugin { identity, task });
         }
     }
 }
 
 /// Registers a plugin, again and again until it works, and takes its driver out of the list when it is aborted.
 async fn keep_registered(socket: PathBuf, drivers: watch::Sender<Vec<RegisteredDriver>>) {
-    let mut wait = RETRY_FIRST;
+    let mut state = Registration::default();
+    let mut listed = None;
     loop {
-        match register::register(&socket).await {
-            Ok(driver) => {
-                tracing::info!(driver = driver.name, socket = ?driver.socket, "a CSI driver has registered");
-                let _listed = Listed::new(driver, drivers);
-                return std::future::pending().await;
+        // The plugin may use what it is told at once, so it is listed before it hears of it.
+        let outcome =
+            registration::register(&socket, |driver| listed = Some(Listed::new(driver, drivers.clone()))).await;
+        match outcome {
+            Ok(name) => {
+                state = state.after(RegistrationEvent::Accepted);
+                tracing::info!(driver = name, ?socket, "a CSI driver has registered");
             }
             Err(error) => {
-                tracing::warn!(plugin = ?socket, error, "register a plugin; tried again in {wait:?}");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RETRY_MAX);
+                state = state.after(RegistrationEvent::Failed);
+                listed = None;
+                tracing::warn!(plugin = ?socket, %error, failures = state.failures(), "a plugin could not be registered; it is tried again");
+            }
+        }
+        match state.wait() {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => {
+                let _listed = listed;
+                return std::future::pending().await;
             }
         }
     }

@@ -57,18 +57,13 @@ pub(crate) async fn tear_down(shared: &Arc<Shared>, uid: &str, slot: &Slot) -> R
     }
     let marks = shared.layout.marks(uid);
     let cleaned = blocking(move || {
-        for volume in &found {
-            if let Some(plugin) = volume.path.parent().filter(|plugin| is_empty(plugin)) {
-                remove_empty(plugin)?;
-            }
+        for plugin in std::fs::read_dir(&volumes).into_iter().flatten().flatten() {
+            // One that has got a volume meanwhile stays.
+            let _ = std::fs::remove_dir(plugin.path());
         }
         remove_tree_at(&marks).map_err(failed("remove", &marks))
     });
     cleaned.await.map_err(all)
-}
-
-fn is_empty(folder: &Path) -> bool {
-    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Every volume of a pod.

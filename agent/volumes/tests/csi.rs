@@ -34,10 +34,15 @@ fn data_of_the_local_driver_outlive_pods_and_agents() {
         let driver = tokio::spawn(orlop_csi::serve(config.clone(), cancel.clone()));
         eventually("the driver", || config.registration_socket().exists()).await;
         world.register(&config.driver_name, &config.socket);
-        world.objects.put("CSIDriver", &config.driver_name, json!({"spec": {"attachRequired": false, "fsGroupPolicy": "File"}}));
+        world.objects.put(
+            "CSIDriver",
+            &config.driver_name,
+            json!({"spec": {"attachRequired": false, "fsGroupPolicy": "File"}}),
+        );
         let handle = create_volume(&config).await;
         world.put_claim("c", &config.driver_name, &handle, "ReadWriteOnce");
-        let first = pod("u1", json!({"fsGroup": 4242}), json!([{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]));
+        let first =
+            pod("u1", json!({"fsGroup": 4242}), json!([{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]));
         let second = pod_of_claim("u2", "c");
         let mounted = world.set_up(&first).await.unwrap();
         let path = mounted["data"].host_path.clone();
@@ -82,8 +87,7 @@ async fn create_volume(config: &CsiConfig) -> String {
         access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
         access_type: Some(AccessType::Mount(MountVolume::default())),
     };
-    let request =
-        CreateVolumeRequest { name: "c".into(), volume_capabilities: vec![capability], ..Default::default() };
+    let request = CreateVolumeRequest { name: "c".into(), volume_capabilities: vec![capability], ..Default::default() };
     let mut client = orlop_proto::csi::controller_client::ControllerClient::new(channel);
     client.create_volume(request).await.unwrap().into_inner().volume.unwrap().volume_id
 }
@@ -216,8 +220,9 @@ fn damage_and_crashes_are_cleaned_up() {
         assert!(!folder.exists());
         driver.start_again();
         world.restart();
-        eventually("the sweep", || world.left("u1").is_empty()).await;
-        assert_eq!(std::fs::read_dir(world.root().join("plugins/kubernetes.io/csi/scripted")).unwrap().count(), 0);
+        let stages = world.root().join("plugins/kubernetes.io/csi/scripted");
+        eventually("the sweep", || std::fs::read_dir(&stages).unwrap().count() == 0).await;
+        assert_eq!(world.left("u1"), NONE);
         // A pod that was deleted while the agent was away is taken down by what is on disk.
         world.set_up(&pod).await.unwrap();
         world.restart();
@@ -232,7 +237,11 @@ fn damage_and_crashes_are_cleaned_up() {
 fn attachment_users_and_inline_volumes() {
     in_own_mounts(|| async {
         let (world, driver) = scripted();
-        world.objects.put("CSIDriver", "scripted", json!({"spec": {"volumeLifecycleModes": ["Persistent", "Ephemeral"]}}));
+        world.objects.put(
+            "CSIDriver",
+            "scripted",
+            json!({"spec": {"volumeLifecycleModes": ["Persistent", "Ephemeral"]}}),
+        );
         let pod_one = pod_of_claim("u1", "c");
         let error = world.set_up(&pod_one).await.unwrap_err();
         assert!(error.starts_with("MountVolume.WaitForAttach failed for volume \"pv-c\" : timed out"), "{error}");

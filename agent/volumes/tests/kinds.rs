@@ -130,10 +130,16 @@ fn what_is_wrong_is_named_as_the_kubelet_does() {
                 "configmap references non-existent config key: k",
             ),
             (json!({"configMap": {"name": "m", "items": [{"key": "a", "path": "../p"}]}}), "invalid path \"../p\""),
-            (json!({"hostPath": {"path": "/etc/passwd", "type": "Directory"}}), "hostPath type check failed: /etc/passwd is not a directory"),
+            (
+                json!({"hostPath": {"path": "/etc/passwd", "type": "Directory"}}),
+                "hostPath type check failed: /etc/passwd is not a directory",
+            ),
             (json!({"emptyDir": {"medium": "Tape"}}), "emptyDir.medium \"Tape\" is not known"),
             (json!({"gitRepo": {"repository": "r"}}), "gitRepo are not served by this node"),
-            (json!({"projected": {"sources": [{"clusterTrustBundle": {"path": "p"}}]}}), "clusterTrustBundle is not served"),
+            (
+                json!({"projected": {"sources": [{"clusterTrustBundle": {"path": "p"}}]}}),
+                "clusterTrustBundle is not served",
+            ),
         ] {
             let mut volume = volume;
             volume["name"] = json!("v");

@@ -182,7 +182,11 @@ impl World {
             "claimRef": {"uid": format!("claim-{name}")}, "accessModes": [mode],
             "csi": {"driver": driver, "volumeHandle": handle, "volumeAttributes": {"attribute": "1"}},
         });
-        self.objects.put("PersistentVolume", &format!("pv-{name}"), json!({"metadata": {"name": format!("pv-{name}")}, "spec": spec}));
+        self.objects.put(
+            "PersistentVolume",
+            &format!("pv-{name}"),
+            json!({"metadata": {"name": format!("pv-{name}")}, "spec": spec}),
+        );
         let claim = json!({
             "metadata": {"name": name, "namespace": "n", "uid": format!("claim-{name}")},
             "spec": {"volumeName": format!("pv-{name}")}, "status": {"phase": "Bound"},
