@@ -10,6 +10,7 @@ use crate::api::Api;
 use crate::control_plane::{ControlPlane, NODE, NODE_IP};
 use crate::images;
 use crate::place::{foreign, programs};
+use crate::provisioner::{DRIVER, Provisioner};
 use crate::world::{Count, Daemon, World, run, until};
 
 /// Port of the registry on loopback, in every world.
@@ -44,6 +45,7 @@ pub struct Cluster {
     proxy: Mutex<Option<Daemon>>,
     node: Mutex<Option<Daemon>>,
     csi: Mutex<Option<Daemon>>,
+    provisioner: Mutex<Option<Provisioner>>,
     plane: Option<ControlPlane>,
     registry: Mutex<Option<Child>>,
     /// Who serves the API.
@@ -90,6 +92,7 @@ impl Cluster {
             proxy: Mutex::new(None),
             node: Mutex::new(None),
             csi: Mutex::new(None),
+            provisioner: Mutex::new(None),
             plane,
             registry: Mutex::new(Some(registry)),
             backend,
@@ -181,24 +184,26 @@ impl Cluster {
         let mut command = self.world.orlop();
         command.args(["csi", "--node-id", NODE]);
         *csi = Some(Daemon::start(command, self.world.folder().join("csi.log")));
+        let socket = self.world.root.join("kubelet/plugins").join(DRIVER).join("csi.sock");
+        *self.provisioner.lock().unwrap() = Some(Provisioner::start(self.api.clone(), socket));
         let path = format!("/apis/storage.k8s.io/v1/csinodes/{}", self.node_name);
         until("the driver is registered", || {
             let drivers = self.api.find(&path)?["spec"]["drivers"].as_array().cloned()?;
-            drivers.iter().any(|driver| driver["name"] == "local.csi.orlop.dev").then_some(())
+            drivers.iter().any(|driver| driver["name"] == DRIVER).then_some(())
         });
     }
 
     /// What `orlop up` makes by itself.
     fn make_storage_class(&self) {
         let driver = json!({
-            "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": "local.csi.orlop.dev"},
+            "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER},
             "spec": {"attachRequired": false, "volumeLifecycleModes": ["Persistent"], "fsGroupPolicy": "File"},
         });
         self.api.must("POST", "/apis/storage.k8s.io/v1/csidrivers", Some(&driver));
         let class = json!({
             "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
             "metadata": {"name": "local", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-            "provisioner": "local.csi.orlop.dev", "reclaimPolicy": "Delete",
+            "provisioner": DRIVER, "reclaimPolicy": "Delete",
             "volumeBindingMode": "WaitForFirstConsumer",
         });
         self.api.must("POST", "/apis/storage.k8s.io/v1/storageclasses", Some(&class));
@@ -270,6 +275,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        self.provisioner.lock().unwrap().take();
         self.proxy.lock().unwrap().take();
         self.node.lock().unwrap().take();
         self.csi.lock().unwrap().take();

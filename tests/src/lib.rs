@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod images;
 pub mod place;
+pub mod provisioner;
 pub mod runner;
 pub mod shim;
 pub mod world;

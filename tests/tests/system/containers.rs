@@ -70,7 +70,7 @@ pub fn hooks(case: &Case<'_>) {
                     "postStart": {"exec": {"command": ["sh", "-c", "echo started >> /told/all"]}},
                     "preStop": {"exec": {"command": ["sh", "-c", "echo stopping >> /told/all"]}}}},
                 {"name": "witness", "volumeMounts": mount,
-                 "command": ["sh", "-c", "until grep -q term /told/all 2>/dev/null; do sleep 0.1; done; cat /told/all; sleep 1000"]},
+                 "command": ["sh", "-c", "until grep -q term /told/all 2>/dev/null; do sleep 0.1; done; cat /told/all"]},
             ],
         }),
     );

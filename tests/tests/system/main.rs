@@ -1,21 +1,29 @@
 //! The whole system on real parts: one list of cases, each run against the embedded API server and a real kube-apiserver.
 
+mod application;
 mod containers;
 mod environment;
+mod manifests;
 mod pods;
 mod probes;
+mod resources;
+mod volumes;
 
 use orlop_tests::cases;
 use orlop_tests::runner::{Entry, run};
 
 /// Every case.
 const CASES: &[Entry] = cases! {
+    Shared application: [several_parts]
     Shared pods: [the_sample_serves_its_page, phases_and_conditions, restart_policies, crash_loops_back_off]
     Shared probes: [readiness_by_exec, readiness_by_http, readiness_by_tcp, liveness_restarts, startup_comes_first]
     Shared containers: [init_and_sidecars, init_fails, hooks, deletion, active_deadline, shared_processes]
     Shared environment: [
         variables, missing_references_are_named, names, host_network, host_port, pods_reach_pods, the_api_from_inside,
     ]
+    Shared volumes: [empty_dir, host_path, contents_of_the_api]
+    Shared resources: [limits, out_of_memory, security_defaults, users, sysctls]
+    Shared manifests: [static_pods_have_mirrors]
 };
 
 fn main() -> std::process::ExitCode {
