@@ -121,6 +121,7 @@ fn prepare(
         image: &defaults,
         user: &user,
         localhost_profile: profile.as_ref(),
+        hostname: &crate::sandbox::hostname(&sandbox.config),
         cgroup: sandbox::cgroup(&sandbox.config, &id)?,
     })?;
     make_sources(&config)?;

@@ -162,3 +162,11 @@ mod tests {
         assert_eq!(capabilities(&config)["portMappings"], expected);
     }
 }
+
+/// What the pod is called inside: its own name, or the machine's for a pod on the machine's network.
+pub fn hostname(config: &PodSandboxConfig) -> String {
+    match config.hostname.as_str() {
+        "" => nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        name => name.to_string(),
+    }
+}

@@ -106,10 +106,7 @@ fn prepare(sandbox: &Sandbox, spec: &[u8]) -> Result<(), RpcError> {
 /// The pod's own `hostname`, `hosts` and `resolv.conf`, for containers that bring none.
 fn write_files(sandbox: &Sandbox, files: &Path) -> Result<(), RpcError> {
     let config = &sandbox.config;
-    let hostname = match config.hostname.as_str() {
-        "" => nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        name => name.to_string(),
-    };
+    let hostname = crate::sandbox::hostname(config);
     let machine = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let resolv_conf = config.dns_config.as_ref().and_then(sandbox::resolv_conf);
     for (name, text) in [

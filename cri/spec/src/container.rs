@@ -56,7 +56,9 @@ pub struct ContainerInputs<'a> {
     pub user: &'a ResolvedUser,
     /// The profile that a Localhost seccomp profile names.
     pub localhost_profile: Option<&'a Profile>,
-    /// Open-files limit of the machine, which can't be exceeded.
+    /// Name of the pod, or of the machine for a pod on its network.
+    pub hostname: &'a str,
+    /// The container's cgroup.
     pub cgroup: String,
 }
 
@@ -79,7 +81,7 @@ pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecErro
             ..User::default()
         },
         args: arguments(config, inputs.image)?,
-        env: environment(config, inputs.image, inputs.user)?,
+        env: environment(inputs)?,
         cwd: [config.working_dir.as_str(), inputs.image.working_dir.as_str(), "/"]
             .into_iter()
             .find(|cwd| !cwd.is_empty())
@@ -126,17 +128,18 @@ fn arguments(config: &cri::ContainerConfig, image: &ImageDefaults) -> Result<Vec
     Ok(all)
 }
 
-fn environment(
-    config: &cri::ContainerConfig,
-    image: &ImageDefaults,
-    user: &ResolvedUser,
-) -> Result<Vec<String>, SpecError> {
+/// Path and host name first, then the image's variables, then the pod's; `HOME` where neither names one.
+fn environment(inputs: &ContainerInputs<'_>) -> Result<Vec<String>, SpecError> {
+    let config = inputs.config;
     let mut env: Vec<(String, String)> = Vec::new();
     let mut set = |name: &str, value: &str| match env.iter_mut().find(|(known, _)| known == name) {
         Some(entry) => entry.1 = value.into(),
         None => env.push((name.into(), value.into())),
     };
-    for entry in std::iter::once(DEFAULT_PATH).chain(image.env.iter().map(String::as_str)) {
+    if !inputs.hostname.is_empty() {
+        set("HOSTNAME", inputs.hostname);
+    }
+    for entry in std::iter::once(DEFAULT_PATH).chain(inputs.image.env.iter().map(String::as_str)) {
         let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
         set(name, value);
     }
@@ -149,7 +152,7 @@ fn environment(
         set(&entry.key, value);
     }
     if !env.iter().any(|(name, _)| name == "HOME") {
-        env.push(("HOME".into(), user.home.clone()));
+        env.push(("HOME".into(), inputs.user.home.clone()));
     }
     Ok(env.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
 }
