@@ -150,6 +150,14 @@ fn capabilities(config: &cri::PodSandboxConfig) -> Map<String, Value> {
     all
 }
 
+/// What the pod is called inside: its own name, or the machine's for a pod on the machine's network.
+pub(crate) fn hostname(config: &cri::PodSandboxConfig) -> String {
+    match config.hostname.as_str() {
+        "" => nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        name => name.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,13 +168,5 @@ mod tests {
         let config = cri::PodSandboxConfig { port_mappings: vec![mapping(0), mapping(8080)], ..Default::default() };
         let expected = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""}]);
         assert_eq!(capabilities(&config)["portMappings"], expected);
-    }
-}
-
-/// What the pod is called inside: its own name, or the machine's for a pod on the machine's network.
-pub fn hostname(config: &PodSandboxConfig) -> String {
-    match config.hostname.as_str() {
-        "" => nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        name => name.to_string(),
     }
 }
