@@ -84,9 +84,11 @@ struct Entry {
 }
 
 fn number(text: &str) -> Option<u32> {
-    is_numeric(text).then(|| text.parse().ok()).flatten()
+    // Rust would take a plus sign too.
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
+/// Meant as a number, a good one or not: never a name.
 fn is_numeric(text: &str) -> bool {
     text.bytes().next().is_some_and(|first| first.is_ascii_digit() || first == b'-' || first == b'+')
         && text.bytes().skip(1).all(|byte| byte.is_ascii_digit())
