@@ -5,6 +5,7 @@ mod container;
 mod delegate;
 mod error;
 mod result;
+pub(crate) mod wrong_field;
 
 pub(crate) use call::{Call, VERSIONS, carry_out, is_ifname};
 pub(crate) use container::{inside, machine};

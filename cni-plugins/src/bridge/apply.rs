@@ -16,6 +16,8 @@ use crate::{Result, masquerade};
 const NAMES_MAX: u32 = 10;
 /// How long packets may take to flow through a new pair.
 const RUNNING_MAX: Duration = Duration::from_millis(2500);
+/// How long the bridge may take to notice its first port.
+const BRIDGE_MAX: Duration = Duration::from_millis(1000);
 /// How long nobody may claim an IPv6 address before it is the container's (as upstream's plugins wait).
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// The longest pause between two looks.
@@ -88,7 +90,7 @@ fn set_up(
     }
     let container = set_up_container(call, conf, result)?;
     if !conf.disable_container_interface {
-        wait_running(links, &host.name)?;
+        wait_running(links, &host.name, &conf.bridge)?;
         wait_settled(call, conf, result)?;
     }
     Ok(container)
@@ -175,18 +177,8 @@ fn set_up_container(call: &Call, conf: &BridgeConf, result: &CniResult) -> Resul
     let ifname = &call.ifname;
     let link = inside(call, |links| {
         let Some(link) = links.find(ifname)? else { return Ok(None) };
-        // Who had the address before is forgotten by its neighbours at once.
-        set_sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1");
-        if result.ips.iter().any(|ip| ip.address.is_ipv6()) {
-            for name in ["lo", ifname] {
-                set_sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), "0");
-            }
-            set_sysctl(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1");
-            set_sysctl(&format!("ipv6/conf/{ifname}/accept_ra"), "0");
-            if !conf.detect_duplicates {
-                // The addresses are given out here: nobody has to be asked for a second.
-                set_sysctl(&format!("ipv6/conf/{ifname}/accept_dad"), "0");
-            }
+        if !result.ips.is_empty() {
+            prepare_for_addresses(ifname, conf, result);
         }
         for ip in &result.ips {
             links.add_address(link.index, ip.address)?;
@@ -209,6 +201,23 @@ fn set_up_container(call: &Call, conf: &BridgeConf, result: &CniResult) -> Resul
         Ok(Some(link))
     })?;
     link.ok_or_else(|| CniError::new(Code::Failed, format!("{ifname} is gone again")))
+}
+
+/// What the container's end has to be told before it has its addresses.
+fn prepare_for_addresses(ifname: &str, conf: &BridgeConf, result: &CniResult) {
+    // Who had the address before is forgotten by its neighbours at once.
+    set_sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1");
+    if !conf.detect_duplicates {
+        // The addresses are given out here: nobody has to be asked for a second.
+        set_sysctl(&format!("ipv6/conf/{ifname}/accept_dad"), "0");
+    }
+    if result.ips.iter().any(|ip| ip.address.is_ipv6()) {
+        for name in ["lo", ifname] {
+            set_sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), "0");
+        }
+        set_sysctl(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1");
+        set_sysctl(&format!("ipv6/conf/{ifname}/accept_ra"), "0");
+    }
 }
 
 /// The gateway's address on the bridge.
@@ -279,11 +288,13 @@ fn wait_until(limit: Duration, mut is_so: impl FnMut() -> Result<bool>) -> Resul
 }
 
 /// Waits until packets flow through the pair: what is sent before is lost, and its sender waits for a second.
-fn wait_running(links: &Links, name: &str) -> Result<()> {
-    match wait_until(RUNNING_MAX, || Ok(find(links, name)?.is_some_and(|link| link.running)))? {
-        true => Ok(()),
-        false => Err(CniError::new(Code::Failed, format!("{name} is not running; the pair stays down"))),
+fn wait_running(links: &Links, pair: &str, bridge: &str) -> Result<()> {
+    let is_running = |name: &str| Ok(find(links, name)?.is_some_and(|link| link.running));
+    if !wait_until(RUNNING_MAX, || is_running(pair))? {
+        return Err(CniError::new(Code::Failed, format!("{pair} is not running; the pair stays down")));
     }
+    // By its first port the bridge begins to run; one with a spanning tree takes its time, and nobody waits for that.
+    wait_until(BRIDGE_MAX, || is_running(bridge)).map(|_| ())
 }
 
 /// Waits until nobody has claimed the container's IPv6 addresses, where that is asked for.

@@ -151,7 +151,7 @@ mod tests {
             (json!({"bridge": "a name with spaces"}), "bridge"),
             (json!({"mac": "nonsense"}), "mac"),
             (json!({"ipMasqBackend": "iptables"}), "ipMasqBackend"),
-            (json!({"mtu": "large"}), "configuration"),
+            (json!({"mtu": "large"}), "mtu: "),
         ] {
             assert!(read(config.clone()).unwrap_err().message.contains(field), "{config}");
         }

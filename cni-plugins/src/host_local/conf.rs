@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Result;
 use crate::host_local::range::{Range, RangeConf, RangeSet};
-use crate::kit::{Call, CniError, Route};
+use crate::kit::{Call, CniError, Route, wrong_field};
 
 /// Where addresses are kept when the configuration doesn't say.
 const DATA_DIR: &str = "/var/lib/cni/networks";
@@ -44,11 +44,11 @@ impl HostLocalConf {
         if !ipam.is_object() {
             return Err(CniError::field("ipam", "is missing"));
         }
-        let conf: IpamConf = serde_json::from_value(ipam.clone()).map_err(|error| CniError::field("ipam", error))?;
+        let conf: IpamConf = wrong_field::read("ipam", ipam)?;
         let mut sets = Vec::new();
-        if let Some(runtime) = call.config["runtimeConfig"]["ipRanges"].as_array() {
-            let given: Vec<Vec<RangeConf>> = serde_json::from_value(runtime.clone().into())
-                .map_err(|error| CniError::field("runtimeConfig.ipRanges", error))?;
+        let runtime = &call.config["runtimeConfig"]["ipRanges"];
+        if !runtime.is_null() {
+            let given: Vec<Vec<RangeConf>> = wrong_field::read("runtimeConfig.ipRanges", runtime)?;
             sets.extend(given);
         }
         if conf.single.subnet.is_some() {

@@ -3,12 +3,11 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::Result;
-use crate::kit::{Attachment, CniError, CniResult, Code, Plugin};
+use crate::kit::{Attachment, CniError, CniResult, Code, Plugin, wrong_field};
 
 /// Versions of the specification that are spoken, oldest first.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -151,8 +150,7 @@ impl Call {
 
     /// The configuration as a plugin's own type.
     pub(crate) fn conf<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(&self.config)
-            .map_err(|error| CniError::new(Code::InvalidConfig, format!("the configuration: {error}")))
+        wrong_field::read("", &self.config)
     }
 
     /// A switch of the configuration, off when it is missing or damaged: for what has to work with any configuration.
@@ -169,7 +167,7 @@ impl Call {
     pub(crate) fn previous(&self) -> Result<Option<CniResult>> {
         match &self.config["prevResult"] {
             Value::Null => Ok(None),
-            value => CniResult::deserialize(value).map(Some).map_err(|error| CniError::field("prevResult", error)),
+            value => wrong_field::read::<CniResult>("prevResult", value).map(Some),
         }
     }
 

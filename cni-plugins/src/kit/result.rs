@@ -91,6 +91,9 @@ impl CniResult {
             (route.mtu, route.advmss, route.priority, route.table, route.scope) = (0, 0, 0, None, None);
         }
         let mut value = serde_json::to_value(&result).unwrap_or_default();
+        if is_empty(&self.dns) {
+            value["dns"] = json!({});
+        }
         if let Some(ips) = value["ips"].as_array_mut() {
             for (entry, ip) in ips.iter_mut().zip(&self.ips) {
                 entry["version"] = json!(if ip.address.is_ipv6() { "6" } else { "4" });

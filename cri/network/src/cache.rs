@@ -14,7 +14,14 @@ pub(crate) fn file(folder: &Path, network: &str, attachment: &Attachment) -> Pat
     folder.join("results").join(format!("{network}-{}-{}", attachment.container_id, attachment.ifname))
 }
 
-/// Writes an attachment's file, whole or not at all.
+/// Says that this caller made the attachment: the folder may be another runtime's too.
+const OWNER: (&str, &str) = ("runtime", "orlop");
+/// Ends the name of a file that is being written.
+const FRESH: &str = ".orlop-new";
+
+/// Writes an attachment's file, whole or not at all. Without a result it says that somebody has begun to attach.
+///
+/// It isn't flushed: after a loss of power there are no namespaces, and nothing is attached any more.
 pub(crate) fn write(path: &Path, list: &NetworkList, attachment: &Attachment, result: &Value) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
     let folder = path.parent().unwrap_or(path);
@@ -29,8 +36,10 @@ pub(crate) fn write(path: &Path, list: &NetworkList, attachment: &Attachment, re
         "cniArgs": attachment.args,
         "capabilityArgs": attachment.capabilities,
         "result": result,
+        OWNER.0: OWNER.1,
     });
-    let fresh = path.with_extension("new");
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(FRESH);
     let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     std::io::Write::write_all(&mut out, document.to_string().as_bytes())?;
     std::fs::rename(fresh, path)
@@ -58,6 +67,29 @@ impl Entry {
         self.document["capabilityArgs"].as_object().cloned().unwrap_or_default()
     }
 
+    /// The attachment itself.
+    pub(crate) fn attachment(&self) -> Option<Attachment> {
+        let text = |field: &str| self.document[field].as_str().map(str::to_string);
+        let pair = |entry: &Value| Some((entry[0].as_str()?.to_string(), entry[1].as_str()?.to_string()));
+        Some(Attachment {
+            container_id: text("containerId")?,
+            ifname: text("ifName")?,
+            netns: text("netns").unwrap_or_default().into(),
+            args: self.document["cniArgs"].as_array().into_iter().flatten().filter_map(pair).collect(),
+            capabilities: self.capabilities(),
+        })
+    }
+
+    /// The name of the network.
+    pub(crate) fn network(&self) -> &str {
+        self.document["networkName"].as_str().unwrap_or_default()
+    }
+
+    /// Whether this caller made the attachment, not another runtime that keeps its cache in the same folder.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.document[OWNER.0] == OWNER.1
+    }
+
     /// Removes the file.
     pub(crate) fn remove(&self) {
         let _ = std::fs::remove_file(&self.path);
@@ -77,12 +109,15 @@ pub(crate) fn find(folder: &Path, container_id: &str, ifname: &str) -> Option<En
     )
 }
 
-/// Ids of all attached sandboxes.
-pub(crate) fn container_ids(folder: &Path) -> Vec<String> {
-    let read = |path: PathBuf| serde_json::from_slice::<Value>(&std::fs::read(path).ok()?).ok();
-    files(folder).filter_map(read).filter_map(|document| document["containerId"].as_str().map(str::to_string)).collect()
+/// All attachments that can be read.
+pub(crate) fn entries(folder: &Path) -> impl Iterator<Item = Entry> {
+    files(folder).filter_map(|path| {
+        let document = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+        Some(Entry { path, document })
+    })
 }
 
 fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    std::fs::read_dir(folder.join("results")).into_iter().flatten().flatten().map(|entry| entry.path())
+    let paths = std::fs::read_dir(folder.join("results")).into_iter().flatten().flatten().map(|entry| entry.path());
+    paths.filter(|path| !path.as_os_str().to_string_lossy().ends_with(FRESH))
 }

@@ -60,6 +60,14 @@ pub enum NetworkError {
         #[source]
         source: std::io::Error,
     },
+    /// There is nothing to check.
+    #[error("container {container:?} has no attachment {ifname:?} in the cache")]
+    NotAttached {
+        /// The container.
+        container: String,
+        /// The interface.
+        ifname: String,
+    },
     /// The last plugin gave no address.
     #[error("network {network:?} gave the pod no address")]
     NoAddress {
@@ -121,7 +129,7 @@ impl Network {
         let list = self.list()?;
         for plugin in &list.plugins {
             let kind = conf::plugin_type(plugin);
-            if list.version.as_str() >= "1.1.0" {
+            if list.speaks("1.1.0") {
                 self.exec("STATUS", &list, plugin, None, &Attachment::default()).await?;
             } else {
                 plugin::find(&self.config.bin_dirs, kind)
@@ -137,13 +145,31 @@ impl Network {
     /// Names network, plugin and verb.
     pub async fn attach(&self, attachment: &Attachment) -> Result<AddResult, NetworkError> {
         let list = self.list()?;
+        // Before the first plugin runs: who is killed in between finds it among the attached ones and detaches it.
+        self.remember(&list, attachment, &Value::Null)?;
         let added = self.add(&list, attachment).await;
-        if added.is_err()
-            && let Err(error) = self.delete(&list, attachment, None).await
-        {
-            tracing::warn!(%error, container = attachment.container_id, "undoing a failed attachment");
+        if added.is_err() {
+            match self.delete(&list, attachment, None).await {
+                Ok(()) => self.forget(&list, attachment),
+                Err(error) => {
+                    tracing::warn!(%error, container = attachment.container_id, "undoing a failed attachment");
+                }
+            }
         }
         added
+    }
+
+    fn remember(&self, list: &NetworkList, attachment: &Attachment, result: &Value) -> Result<(), NetworkError> {
+        let path = cache::file(&self.config.cache_dir, &list.name, attachment);
+        cache::write(&path, list, attachment, result).map_err(|source| NetworkError::Cache {
+            network: list.name.clone(),
+            path,
+            source,
+        })
+    }
+
+    fn forget(&self, list: &NetworkList, attachment: &Attachment) {
+        let _ = std::fs::remove_file(cache::file(&self.config.cache_dir, &list.name, attachment));
     }
 
     async fn add(&self, list: &NetworkList, attachment: &Attachment) -> Result<AddResult, NetworkError> {
@@ -152,23 +178,73 @@ impl Network {
             previous = Some(self.exec("ADD", list, plugin, previous, attachment).await?);
         }
         let result = previous.unwrap_or_default();
-        let mut ips: Vec<IpAddr> = result["ips"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| entry["address"].as_str()?.split('/').next()?.parse().ok())
-            .collect();
+        let mut ips = addresses(&result);
         ips.sort_by_key(IpAddr::is_ipv6);
         if ips.is_empty() {
             return Err(NetworkError::NoAddress { network: list.name.clone() });
         }
-        let path = cache::file(&self.config.cache_dir, &list.name, attachment);
-        cache::write(&path, list, attachment, &result).map_err(|source| NetworkError::Cache {
-            network: list.name.clone(),
-            path,
-            source,
-        })?;
+        self.remember(list, attachment, &result)?;
         Ok(AddResult { ips, result })
+    }
+
+    /// Checks that an attachment is still as its plugins made it (from 0.4.0, unless `disableCheck` is set).
+    ///
+    /// # Errors
+    /// Names network, plugin and what is missing.
+    pub async fn check(&self, attachment: &Attachment) -> Result<(), NetworkError> {
+        let cached = cache::find(&self.config.cache_dir, &attachment.container_id, &attachment.ifname);
+        let known = cached.as_ref().and_then(|entry| Some((entry.list()?, entry.result()?, entry.capabilities())));
+        let Some((list, result, capabilities)) = known else {
+            let (container, ifname) = (attachment.container_id.clone(), attachment.ifname.clone());
+            return Err(NetworkError::NotAttached { container, ifname });
+        };
+        if list.disable_check || !list.speaks("0.4.0") {
+            return Ok(());
+        }
+        let attachment = Attachment { capabilities, ..attachment.clone() };
+        for plugin in &list.plugins {
+            self.exec("CHECK", &list, plugin, Some(result.clone()), &attachment).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what belongs to no valid attachment of the network: attachments of this caller that the cache knows are
+    /// detached, then each plugin looks for leftovers of its own (GC, from 1.1.0, unless `disableGC` is set).
+    /// `valid` are sandboxes with their interfaces. Attachments of other runtimes that the cache knows stay.
+    ///
+    /// # Errors
+    /// The first one; everything is tried.
+    pub async fn collect(&self, valid: &[(String, String)]) -> Result<(), NetworkError> {
+        let list = self.list()?;
+        if list.disable_gc {
+            return Ok(());
+        }
+        let mut first = Ok(());
+        let mut keep = valid.to_vec();
+        let entries: Vec<cache::Entry> = cache::entries(&self.config.cache_dir).collect();
+        for entry in entries.iter().filter(|entry| entry.network() == list.name) {
+            let Some(attachment) = entry.attachment() else { continue };
+            let name = (attachment.container_id.clone(), attachment.ifname.clone());
+            if !entry.is_ours() {
+                keep.push(name);
+            } else if !valid.contains(&name) {
+                first = first.and(self.detach(&attachment).await);
+            }
+        }
+        if !list.speaks("1.1.0") {
+            return first;
+        }
+        let keep: Vec<Value> =
+            keep.iter().map(|(container_id, ifname)| json!({"containerID": container_id, "ifname": ifname})).collect();
+        for plugin in &list.plugins {
+            let mut plugin = plugin.clone();
+            for name in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+                plugin.insert(name.into(), json!(keep));
+            }
+            let collected = self.exec("GC", &list, &plugin, None, &Attachment::default()).await;
+            first = first.and(collected.map(|_| ()));
+        }
+        first
     }
 
     /// Detaches a pod; fine when it is detached already, and when its namespace is gone.
@@ -211,10 +287,12 @@ impl Network {
         Ok(())
     }
 
-    /// Ids of sandboxes that the cache knows.
+    /// Ids of sandboxes that this caller has attached, or begun to. Those of other runtimes that keep their cache in
+    /// the same folder are not among them.
     #[must_use]
     pub fn attached(&self) -> Vec<String> {
-        cache::container_ids(&self.config.cache_dir)
+        let ours = cache::entries(&self.config.cache_dir).filter(cache::Entry::is_ours);
+        ours.filter_map(|entry| entry.attachment()).map(|attachment| attachment.container_id).collect()
     }
 
     async fn exec(
@@ -247,6 +325,13 @@ impl Network {
     }
 }
 
+/// The addresses of a result, of any version.
+fn addresses(result: &Value) -> Vec<IpAddr> {
+    let since_0_3 = result["ips"].as_array().into_iter().flatten().map(|entry| &entry["address"]);
+    let texts = since_0_3.chain([&result["ip4"]["ip"], &result["ip6"]["ip"]]).filter_map(Value::as_str);
+    texts.filter_map(|text| text.split('/').next()?.parse().ok()).collect()
+}
+
 /// What a plugin reads: its part of the list with name, version, previous result and the capabilities it asks for.
 fn plugin_input(
     list: &NetworkList,
@@ -276,7 +361,7 @@ mod tests {
 
     #[test]
     fn capabilities_go_to_those_who_ask() {
-        let list = NetworkList { name: "n".into(), version: "1.0.0".into(), plugins: vec![], bytes: vec![] };
+        let list = conf::parse(br#"{"name":"n","cniVersion":"1.0.0","plugins":[{"type":"portmap"}]}"#).unwrap();
         let given = json!({"portMappings": [1], "dns": {}}).as_object().unwrap().clone();
         let plugin = json!({"type": "portmap", "capabilities": {"portMappings": true, "dns": false}});
         let input = plugin_input(&list, plugin.as_object().unwrap(), Some(json!({"ips": []})), &given);

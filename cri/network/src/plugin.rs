@@ -1,7 +1,7 @@
 //! Running one plugin.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -62,6 +62,18 @@ pub enum PluginError {
     },
 }
 
+/// The processes of a plugin. They end with it when nobody waits any more: a plugin that hangs often hangs in one that
+/// it called.
+struct Group(Option<rustix::process::Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+        }
+    }
+}
+
 /// What is called.
 pub(crate) struct Call<'a> {
     pub(crate) verb: &'static str,
@@ -94,9 +106,12 @@ pub(crate) async fn exec(call: &Call<'_>, input: &Value) -> Result<Value, Plugin
         }
     };
     let timeout = || PluginError::Timeout { program: program.clone(), seconds: call.timeout.as_secs() };
-    let (ended_well, stdout, stderr) = tokio::time::timeout(call.timeout, run).await.map_err(|_| timeout())??;
-    if !ended_well {
-        return Err(failure(&stdout, &stderr));
+    let (status, stdout, stderr) = tokio::time::timeout(call.timeout, run).await.map_err(|_| timeout())??;
+    if stdout.len() as u64 > OUTPUT_BYTES_MAX {
+        return Err(PluginError::Garbage { program, quote: format!("more than {OUTPUT_BYTES_MAX} bytes") });
+    }
+    if !status.success() {
+        return Err(failure(status, &stdout, &stderr));
     }
     if stdout.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Null);
@@ -110,7 +125,7 @@ const fn nix_etxtbsy() -> i32 {
     26
 }
 
-async fn run_once(call: &Call<'_>, program: &Path, input: &[u8]) -> std::io::Result<(bool, Vec<u8>, Vec<u8>)> {
+async fn run_once(call: &Call<'_>, program: &Path, input: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
     let attachment = call.attachment;
     let args: Vec<String> = attachment.args.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let path = std::env::join_paths(call.bin_dirs).map_err(std::io::Error::other)?;
@@ -129,6 +144,8 @@ async fn run_once(call: &Call<'_>, program: &Path, input: &[u8]) -> std::io::Res
         .process_group(0)
         .kill_on_drop(true);
     let mut child = command.spawn()?;
+    let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+    let mut group = Group(pid);
     let (mut stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
         if let Some(stdin) = &mut stdin {
@@ -137,31 +154,39 @@ async fn run_once(call: &Call<'_>, program: &Path, input: &[u8]) -> std::io::Res
         }
         stdin = None;
     };
-    let ((), stdout, stderr, status) = tokio::join!(write, read(stdout), read(stderr), child.wait());
-    Ok((status?.success(), stdout, stderr))
+    let ((), stdout, stderr) = tokio::join!(write, read(stdout), read(stderr));
+    // It is waited for last: until then its number is nobody else's, and its group can be ended by it.
+    let status = child.wait().await?;
+    group.0 = None;
+    Ok((status, stdout, stderr))
 }
 
+/// Reads to the end; what is beyond the bound is thrown away, so that a talkative plugin doesn't wait for a reader.
 async fn read(stream: Option<impl tokio::io::AsyncRead + Unpin>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        let _ = stream.take(OUTPUT_BYTES_MAX).read_to_end(&mut bytes).await;
+    if let Some(mut stream) = stream {
+        let _ = (&mut stream).take(OUTPUT_BYTES_MAX + 1).read_to_end(&mut bytes).await;
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     }
     bytes
 }
 
 /// What a plugin that failed has said, by libcni's rules.
-fn failure(stdout: &[u8], stderr: &[u8]) -> PluginError {
+fn failure(status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> PluginError {
     let failed = |code, message: String| PluginError::Failed { code, message };
-    if let Ok(answer) = serde_json::from_slice::<Value>(stdout) {
+    let answer = serde_json::from_slice::<Value>(stdout).ok().filter(Value::is_object);
+    if let Some(answer) = answer {
         let text = |name: &str| answer[name].as_str().unwrap_or_default().to_string();
         let message =
             [text("msg"), text("details")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
         return failed(answer["code"].as_u64().unwrap_or(999), message);
     }
     match (stdout.is_empty(), stderr.is_empty()) {
-        (true, true) => failed(999, "netplugin failed with no error message".into()),
-        (true, false) => failed(999, format!("netplugin failed: {:?}", quote(stderr))),
-        (false, _) => failed(999, format!("netplugin failed but its answer is not JSON: {:?}", quote(stdout))),
+        (true, true) => failed(999, format!("netplugin failed with no error message ({status})")),
+        (true, false) => failed(999, format!("netplugin failed ({status}): {:?}", quote(stderr))),
+        (false, _) => {
+            failed(999, format!("netplugin failed ({status}), its answer is no error of CNI: {:?}", quote(stdout)))
+        }
     }
 }
 
