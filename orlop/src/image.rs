@@ -13,6 +13,8 @@ use crate::layout::Layout;
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Make an image from files, without a registry; the result is an archive for `load`.
+    ///
+    /// Example: orlop image build --file ./server:/server --entrypoint /server --output app.tar localhost/app:1
     Build {
         /// A file and its place in the image; may be repeated.
         #[arg(long = "file", value_name = "FILE:PATH", required = true)]
@@ -23,25 +25,27 @@ pub enum Command {
         /// The archive to write.
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
-        /// Name of the image.
+        /// Name of the image, as pods will name it: localhost/app:1.
         name: String,
     },
     /// Load an OCI layout (folder or archive) or a `docker save` archive.
+    ///
+    /// Pods use what was loaded with imagePullPolicy: IfNotPresent or Never.
     Load {
         /// The folder or archive.
         path: PathBuf,
         /// Names to give it, beside those that it brings.
         names: Vec<String>,
     },
-    /// Pull an image from its registry.
+    /// Pull an image from its registry; plain http for loopback registries only.
     Pull {
-        /// Its reference.
+        /// Its reference: docker.io/library/busybox:1.36, or a name with @sha256:…
         reference: String,
     },
     /// List the images that are there.
     #[command(alias = "ls")]
     List,
-    /// Remove an image.
+    /// Remove an image with all of its names; layers that a container stands on stay until it is removed.
     Rm {
         /// A name, an id or the beginning of one.
         name: String,

@@ -20,11 +20,31 @@ use clap::{Parser, Subcommand};
 use layout::{Instance, Layout};
 use tokio_util::sync::CancellationToken;
 
-/// A Kubernetes node in one program.
+/// What `orlop --help` ends with.
+const FIRST_STEPS: &str = "\
+First steps on one machine, as root:
+  orlop up --detach                               start everything; prints the kubeconfig
+  orlop image load app.tar                        an image from docker save or of an OCI layout
+  orlop apply -f pod.yaml && orlop wait my-pod    run a pod
+  orlop get pods                                  look; kubectl works with the printed kubeconfig
+  orlop down                                      remove everything again
+
+A node of a cluster that is there already:
+  orlop node --kubeconfig /etc/kubernetes/kubelet.conf
+
+RUST_LOG sets what is logged to standard error: debug, or orlop_cri_server=debug,info for one part.";
+
+/// A Kubernetes node in one program: node agent, container runtime, CNI plugins, CSI driver and, for a machine that
+/// stands alone, the Kubernetes API.
+///
+/// Pods run on whatever happens to the daemon: stop, kill or upgrade it, and the next one takes them up.
 #[derive(Parser)]
-#[command(name = "orlop", version, about, max_term_width = 100)]
+#[command(name = "orlop", version, max_term_width = 100, after_help = FIRST_STEPS)]
 struct Cli {
-    /// Keep all state below this folder, beside other instances (default: /var/lib/orlop and the kubelet's paths).
+    /// Keep all state below this folder, beside other instances [default: /var/lib/orlop and the kubelet's paths].
+    ///
+    /// An instance with a folder of its own chooses its own bridge, subnet, ports and cgroup, and writes them into
+    /// state/instance.json there. Every command about it needs the same --root.
     #[arg(long, value_name = "DIR", global = true)]
     root: Option<PathBuf>,
     #[command(subcommand)]
@@ -33,28 +53,51 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run everything on this machine: API server, container runtime, node agent.
+    /// Run everything on this machine: API server, container runtime, CSI driver, node agent.
+    ///
+    /// Needs root. Makes keys, kubeconfigs, the pods' bridge and a network where they are missing. SIGTERM or Ctrl-C end
+    /// the daemon and leave the pods running; the next start takes them up, and `orlop down` removes them.
     Up(up::Arguments),
     /// End what `up` started, with its pods, and remove all of its state.
+    ///
+    /// Stops the daemon, removes pods, network, mounts and cgroups, then the folders, volumes of `orlop csi` included.
+    /// May be repeated when it fails half-way.
     Down,
     /// Run a node of a cluster: container runtime and node agent.
+    ///
+    /// The kubeconfig is the one a kubelet would use (user system:node:NAME). The cluster brings the network: the first
+    /// CNI configuration list of /etc/cni/net.d is used, and the node is NotReady until there is one.
     Node(node::Arguments),
     /// Serve the embedded Kubernetes API of this machine; writes kubeconfigs for the administrator and the node.
+    ///
+    /// Objects are kept in one file below the state folder. Pods that name no node are bound to the one that registers.
+    /// `orlop paths kubeconfig` prints where the administrator's kubeconfig is.
     Api(api::Arguments),
     /// Run the node agent (the kubelet's job) on a CRI runtime's socket.
+    ///
+    /// Any runtime will do: `orlop cri`, containerd (unix:///run/containerd/containerd.sock), CRI-O. Flags have the
+    /// kubelet's names.
     Agent(agent::Arguments),
     /// Serve the container runtime (CRI) on its socket, for a kubelet, `crictl` or `orlop agent`.
+    ///
+    /// `crictl --runtime-endpoint unix://$(orlop paths cri-socket) info` shows its state. orlop-shim and orlop-pause are
+    /// looked for beside this program.
     Cri(cri::Arguments),
     /// Serve the CSI driver for node-local storage, for this or another kubelet.
+    ///
+    /// The driver is local.csi.orlop.dev. It registers in plugins_registry below the kubelet's root; volumes are folders
+    /// in csi/ of the state folder. `orlop up` runs it already.
     Csi(csi::Arguments),
     /// Images: build, load, pull, list, remove.
+    ///
+    /// Goes through the running daemon, or works on the store itself when none runs.
     Image {
         #[command(subcommand)]
         command: image::Command,
     },
     #[command(flatten)]
     Objects(objects::Command),
-    /// Print a path of this instance, for scripts.
+    /// Print a path of this instance, for scripts: export KUBECONFIG=$(orlop paths kubeconfig).
     Paths {
         /// Which one.
         #[arg(value_enum)]
@@ -151,4 +194,14 @@ fn stop_by_signal() -> CancellationToken {
         token.cancel();
     });
     cancel
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_flag_is_told_apart() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -12,28 +12,30 @@ use crate::layout::Layout;
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Make the objects of a manifest, or change those that are there.
+    ///
+    /// A first step where there is no kubectl, which can do more with the same kubeconfig.
     Apply {
-        /// The manifest.
+        /// The manifest, in YAML with one or more documents, or in JSON.
         #[arg(short, long, value_name = "FILE")]
         filename: PathBuf,
         /// Namespace of objects that name none.
         #[arg(short, long, default_value = "default")]
         namespace: String,
     },
-    /// Wait until a pod is ready.
+    /// Wait until a pod is ready; prints its events when it isn't in time.
     Wait {
         /// The pod.
         name: String,
         /// Its namespace.
         #[arg(short, long, default_value = "default")]
         namespace: String,
-        /// How long.
+        /// How long to wait, in seconds.
         #[arg(long, default_value_t = 60)]
         timeout_seconds: u64,
     },
     /// Print objects as a table.
     Get {
-        /// The kind: pods, nodes, events, …
+        /// The kind: pods, nodes, events, persistentvolumeclaims, …
         kind: String,
         /// One object of it.
         name: Option<String>,
