@@ -15,6 +15,8 @@ const HEADER_BYTES: usize = 16;
 const ATTRIBUTE_BYTES: usize = 4;
 /// Bytes that the kernel may answer in one piece: it fills no larger ones in dumps.
 const PIECE_BYTES: usize = 32 << 10;
+/// Bytes that fit the send buffer of a socket on any machine.
+const SEND_BYTES: libc::c_int = 128 << 10;
 /// Seconds that the kernel may take for one answer.
 const ANSWER_SECONDS: u64 = 10;
 /// How often a dump is asked for again because what is listed has changed meanwhile.
@@ -213,6 +215,62 @@ impl Talk {
                     Piece::More { interrupted: changed } => interrupted |= changed,
                     Piece::End { interrupted: changed } => return Ok((!interrupted && !changed).then_some(answers)),
                 }
+            }
+        }
+    }
+}
+
+impl Talk {
+    /// Carries out a batch: several messages with their headers, of which all are done or none. An error is that of
+    /// the first message that is refused.
+    ///
+    /// The kernel is done when it has taken the batch and tells what it has refused, so no message is asked to be
+    /// acknowledged: a thousand acknowledgements fit no buffer.
+    pub(crate) fn carry_out(&self, mut batch: Vec<u8>) -> Result<(), Refusal> {
+        let mut at = 0;
+        while let Some(header) = batch.get_mut(at..at + HEADER_BYTES) {
+            let flags = u16::from_ne_bytes([header[6], header[7]]) & !NLM_F_ACK;
+            header[6..8].copy_from_slice(&flags.to_ne_bytes());
+            at += (number(header) as usize).next_multiple_of(4).max(HEADER_BYTES);
+        }
+        self.make_room(batch.len());
+        rustix::io::retry_on_intr(|| rustix::net::send(&self.socket, &batch, SendFlags::empty()))?;
+        let (mut first, mut buffer) = (Ok(()), vec![0; PIECE_BYTES]);
+        loop {
+            let received = rustix::io::retry_on_intr(|| {
+                rustix::net::recv(&self.socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT)
+            });
+            let mut rest = match received {
+                Ok((_, length)) => &buffer[..length],
+                Err(rustix::io::Errno::AGAIN) => return first,
+                Err(errno) => return first.and(Err(errno.into())),
+            };
+            while !rest.is_empty() {
+                let sequence = number(rest.get(8..).unwrap_or_default());
+                let before = rest.len();
+                let piece = read_piece(&mut rest, sequence, &mut Vec::new());
+                first = first.and(piece.map(|_| ()));
+                if rest.len() == before {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Makes the buffer large enough for one message of a size; the kernel counts more than its bytes.
+    fn make_room(&self, bytes: usize) {
+        let Ok(room) = libc::c_int::try_from(bytes.saturating_mul(2)) else { return };
+        if room <= SEND_BYTES {
+            return;
+        }
+        for option in [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF] {
+            // SAFETY: the option is an int, which lives during the call, and the length is its size.
+            let set = unsafe {
+                libc::setsockopt(self.socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const room).cast(), 4)
+            };
+            // Without privileges over the machine its limit holds; the batch may fit all the same.
+            if set == 0 {
+                return;
             }
         }
     }

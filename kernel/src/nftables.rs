@@ -7,10 +7,10 @@ use std::io;
 use netlink_bindings::nftables::{Chained, Nfgenmsg, Request};
 use netlink_socket2::{NetlinkSocket, ReplyError};
 
+use crate::netlink::{Refusal, Talk};
+
 /// `NFNL_SUBSYS_NFTABLES`, which batches name.
 const SUBSYSTEM: u16 = 10;
-/// Messages of one batch.
-const BATCH_MAX: u32 = 4096;
 /// `NFTNL_UDATA_RULE_COMMENT` and `NFTNL_UDATA_TABLE_COMMENT`.
 const COMMENT: u8 = 0;
 /// Kind of the user data that holds a tag; `nft` passes over kinds that it doesn't know.
@@ -253,31 +253,32 @@ impl Nftables {
         &mut self,
         mut plan: impl FnMut(&mut Nftables) -> Result<Batch, E>,
     ) -> Result<(), E> {
-        let failed = |error: &ReplyError| NftablesError { step: "change", source: to_io(error) };
+        let failed = |source| NftablesError { step: "change", source };
         let mut tries = 0;
         loop {
-            let generation = self.generation().map_err(|error| failed(&error))?;
+            let generation = self.generation().map_err(|error| failed(to_io(&error)))?;
             let batch = plan(self)?;
             if batch.is_empty() {
                 return Ok(());
             }
-            match self.send(&batch, generation) {
+            match Self::send(&batch, generation) {
                 Ok(()) => return Ok(()),
-                Err(error) if to_io(&error).raw_os_error() == Some(nix::libc::ERESTART) && tries < TRIES => tries += 1,
-                Err(error) => return Err(failed(&error).into()),
+                Err(refusal) if refusal.source.raw_os_error() == Some(nix::libc::ERESTART) && tries < TRIES => {
+                    tries += 1;
+                }
+                Err(refusal) => return Err(failed(refusal.source).into()),
             }
         }
     }
 
-    fn send(&mut self, batch: &Batch, generation: u32) -> Result<(), ReplyError> {
-        let mut chained = Chained::new(self.0.reserve_seq(BATCH_MAX));
+    fn send(batch: &Batch, generation: u32) -> Result<(), Refusal> {
+        let mut chained = Chained::new(1);
         chained.request().op_batch_begin_do(&batch_header()).encode().push_genid(generation);
         for change in &batch.0 {
             encode(&mut chained, change);
         }
         chained.request().op_batch_end_do(&batch_header());
-        let chained = chained.finalize();
-        self.0.request_chained(&chained)?.recv_all()
+        Talk::with_netfilter()?.carry_out(chained.finalize().into_chained().into_buf())
     }
 
     /// The rules of a chain, in order; none when there is no such chain.

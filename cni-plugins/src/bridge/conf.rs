@@ -5,6 +5,9 @@ use serde::Deserialize;
 use crate::Result;
 use crate::kit::{Call, CniError, Code, is_ifname};
 
+/// The bridge of a configuration that names none.
+pub(crate) const DEFAULT_BRIDGE: &str = "cni0";
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
@@ -43,7 +46,7 @@ struct Raw {
 }
 
 fn default_bridge() -> String {
-    "cni0".into()
+    DEFAULT_BRIDGE.into()
 }
 
 /// The configuration, checked.

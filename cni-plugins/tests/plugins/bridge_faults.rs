@@ -1,7 +1,6 @@
 //! `bridge` when something is wrong: damage is found, failures are undone, DEL works whatever is left.
 
 use std::io::Write;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -72,6 +71,15 @@ fn del_is_fine_whatever_is_left() {
     gone.netns = path;
     gone.done(&machine);
     assert!(machine.rules().is_empty() && machine.leases("net").is_empty());
+    machine.wait_for_pairs_to_go();
+    // Its file is gone while somebody is still in it: the previous result knows the machine's end.
+    let pod = machine.pod("pod");
+    let result = call("ADD", &config, "one").pod(&pod).done(&machine);
+    let inside = std::fs::File::open(&pod.0).unwrap();
+    drop(pod);
+    del(&config).previous(&result).done(&machine);
+    machine.assert_empty("net");
+    drop(inside);
     // The configuration has become one that ADD refuses.
     let pod = machine.pod("pod");
     call("ADD", &config, "one").pod(&pod).done(&machine);
@@ -167,11 +175,7 @@ fn killed_at_any_moment_leaves_what_the_next_del_removes() {
     let mut gc = config.clone();
     gc["cni.dev/valid-attachments"] = json!([]);
     call("GC", &gc, "").done(&machine);
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    // The kernel removes links of a namespace some time after it.
-    while !machine.pairs().is_empty() && std::time::Instant::now() < deadline {
-        std::thread::yield_now();
-    }
+    machine.wait_for_pairs_to_go();
     machine.assert_empty("net");
 }
 

@@ -142,6 +142,15 @@ impl Machine {
         ruleset.lines().filter(of_container).map(|line| line.trim().to_string()).collect()
     }
 
+    /// Waits until the kernel has removed the links of namespaces that are gone, which takes it a while.
+    pub fn wait_for_pairs_to_go(&self) {
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while !self.pairs().is_empty() {
+            assert!(std::time::Instant::now() < end, "{:?} are still there", self.pairs());
+            std::thread::yield_now();
+        }
+    }
+
     /// Nothing of any container is there.
     pub fn assert_empty(&self, network: &str) {
         assert_eq!(self.pairs(), Vec::<String>::new());
