@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -56,7 +57,6 @@ pub struct Cluster {
     pub api: Api,
     /// Name of the node.
     pub node_name: String,
-    extra: Vec<String>,
     /// What there was before the first pod.
     pub before: Count,
     /// Where it all runs.
@@ -70,16 +70,17 @@ impl Cluster {
     /// When something does not start.
     #[must_use]
     pub fn start(backend: Backend) -> Cluster {
-        Cluster::start_with(backend, &[])
+        Cluster::start_on(backend, |_| {})
     }
 
-    /// The same with more arguments to `orlop up` or `orlop node`.
+    /// The same in a world that is changed first.
     ///
     /// # Panics
     /// When something does not start.
     #[must_use]
-    pub fn start_with(backend: Backend, extra: &[&str]) -> Cluster {
+    pub fn start_on(backend: Backend, prepare: impl FnOnce(&World)) -> Cluster {
         let world = World::new();
+        prepare(&world);
         let storage = images::storage();
         let registry = images::serve(&storage, REGISTRY_PORT, world.folder(), world.command("docker-registry"), true);
         let plane = (backend == Backend::Kubernetes).then(|| ControlPlane::start(&world));
@@ -99,7 +100,6 @@ impl Cluster {
             kubeconfig,
             api,
             node_name: NODE.into(),
-            extra: extra.iter().map(ToString::to_string).collect(),
             before: world.count(),
             world,
         };
@@ -139,7 +139,6 @@ impl Cluster {
             }
         }
         std::fs::create_dir_all(self.manifests()).unwrap();
-        command.args(&self.extra);
         *self.node.lock().unwrap() = Some(Daemon::start(command, self.node_log()));
     }
 
@@ -239,10 +238,18 @@ impl Cluster {
     /// # Panics
     /// When something is left.
     pub fn assert_nothing_left(&self) {
+        self.assert_nothing_left_within(Duration::from_secs(30));
+    }
+
+    /// The same with a time.
+    ///
+    /// # Panics
+    /// When something is left.
+    pub fn assert_nothing_left_within(&self, time: Duration) {
+        let end = Instant::now() + time;
         let mut now = self.world.count();
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        while now != self.before && std::time::Instant::now() < end {
-            std::thread::sleep(std::time::Duration::from_millis(100));
+        while now != self.before && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(100));
             now = self.world.count();
         }
         assert_eq!(now, self.before, "something was left behind (now, before)");

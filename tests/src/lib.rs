@@ -5,6 +5,7 @@ pub mod case;
 pub mod census;
 pub mod cluster;
 pub mod control_plane;
+pub mod faulty_registry;
 pub mod images;
 pub mod place;
 pub mod provisioner;

@@ -61,6 +61,12 @@ impl World {
         self.folder.path()
     }
 
+    /// A process in this world.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.holder.id()
+    }
+
     /// A command that runs in this world.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {

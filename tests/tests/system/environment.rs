@@ -1,6 +1,7 @@
 //! What a container is told: variables, names, addresses, files that the node writes.
 
 use orlop_tests::case::{Case, condition};
+use orlop_tests::world::until;
 use serde_json::{Value, json};
 
 /// env, envFrom, references to the pod's fields and to its resources, and `$(NAME)` in them.
@@ -111,7 +112,8 @@ pub fn host_network(case: &Case<'_>) {
     case.make_pod("host", spec);
     let pod = case.until_ready("host");
     assert_eq!(pod["status"]["podIP"], pod["status"]["hostIP"]);
-    assert!(case.fetch("http://127.0.0.1:18099/passwd").is_some_and(|page| page.contains("root:")));
+    let page = until("it listens", || case.fetch("http://127.0.0.1:18099/passwd"));
+    assert!(page.contains("root:"), "{page}");
     let inside = case.exec("host", "ip -o link | wc -l");
     let outside = case.run("sh", &["-c", "ip -o link | wc -l"]).stdout;
     assert_eq!(inside.trim(), String::from_utf8_lossy(&outside).trim());

@@ -3,6 +3,8 @@
 mod application;
 mod containers;
 mod environment;
+mod faults;
+mod kubectl;
 mod manifests;
 mod pods;
 mod probes;
@@ -24,6 +26,12 @@ const CASES: &[Entry] = cases! {
     Shared volumes: [empty_dir, host_path, contents_of_the_api]
     Shared resources: [limits, out_of_memory, security_defaults, users, sysctls]
     Shared manifests: [static_pods_have_mirrors]
+    Shared kubectl: [
+        apply, get, describe_and_events, logs, exec, attach, run, cp, port_forward, debug, delete, change,
+        explain_wait_and_rights,
+    ]
+    Shared faults: [images_that_can_not_be_had, commands_that_can_not_run, a_driver_that_is_gone]
+    Own faults: [plugins_that_fail, a_second_instance_is_refused, a_damaged_record_costs_one_object, a_full_disk]
 };
 
 fn main() -> std::process::ExitCode {

@@ -61,7 +61,11 @@ pub fn security_defaults(case: &Case<'_>) {
     let groups = told.lines().find(|line| line.contains(' ') && line.starts_with("99")).unwrap_or_default().to_string();
     assert!(["7", "8"].iter().all(|group| groups.split(' ').any(|one| one == *group)), "{told}");
     let privileged = json!({"containers": [{"securityContext": {"privileged": true}}]});
-    let told = case.output_of("mighty", privileged, "mount -t tmpfs none /tmp && grep Seccomp: /proc/self/status; ls /dev | wc -l");
+    let told = case.output_of(
+        "mighty",
+        privileged,
+        "mount -t tmpfs none /tmp && grep Seccomp: /proc/self/status; ls /dev | wc -l",
+    );
     assert!(told.contains("Seccomp:\t0"), "{told}");
 }
 
@@ -90,7 +94,14 @@ pub fn users(case: &Case<'_>) {
 /// The kubelet's safe sysctls, and a refusal of the others.
 pub fn sysctls(case: &Case<'_>) {
     let spec = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
-    assert_eq!(case.output_of("safe", spec("net.ipv4.ip_unprivileged_port_start"), "cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), "1");
+    assert_eq!(
+        case.output_of(
+            "safe",
+            spec("net.ipv4.ip_unprivileged_port_start"),
+            "cat /proc/sys/net/ipv4/ip_unprivileged_port_start"
+        ),
+        "1"
+    );
     case.make_pod("unsafe", {
         let mut spec = spec("kernel.msgmax");
         spec["containers"] = json!([{}]);

@@ -33,7 +33,8 @@ pub fn empty_dir(case: &Case<'_>) {
     assert_eq!(run("second", "cat /v/disk/file; stat -c %a /v/disk"), "kept\n777");
     assert!(run("c", "grep ' /v/memory ' /proc/mounts").contains("tmpfs"));
     assert!(run("c", "df -k /v/memory | tail -1").contains("4096"));
-    let full = case.refused(&["exec", "shares", "-c", "c", "--", "dd", "if=/dev/zero", "of=/v/memory/x", "bs=1M", "count=8"]);
+    let full =
+        case.refused(&["exec", "shares", "-c", "c", "--", "dd", "if=/dev/zero", "of=/v/memory/x", "bs=1M", "count=8"]);
     assert!(full.contains("No space left"), "{full}");
     let _ = case.kubectl(&["exec", "shares", "-c", "c", "--", "kill", "-9", "1"]).output();
     let uid = case.pod("shares")["metadata"]["uid"].as_str().unwrap().to_string();
@@ -76,7 +77,10 @@ pub fn host_path(case: &Case<'_>) {
 
 /// configMap, secret, downwardAPI and projected: contents, modes, owners, and changes that arrive by themselves.
 pub fn contents_of_the_api(case: &Case<'_>) {
-    case.make("configmaps", &json!({"metadata": {"name": "map"}, "data": {"a": "one", "b": "two"}, "binaryData": {"raw": "AAEC"}}));
+    case.make(
+        "configmaps",
+        &json!({"metadata": {"name": "map"}, "data": {"a": "one", "b": "two"}, "binaryData": {"raw": "AAEC"}}),
+    );
     case.make("secrets", &json!({"metadata": {"name": "secret"}, "stringData": {"word": "open"}}));
     let volumes = json!([
         {"name": "map", "configMap": {"name": "map"}},
@@ -92,11 +96,15 @@ pub fn contents_of_the_api(case: &Case<'_>) {
             {"downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}},
             {"serviceAccountToken": {"path": "token", "audience": "vault", "expirationSeconds": 3600}}]}},
     ]);
-    let mut spec = sleeper(volumes, json!({"securityContext": {"fsGroup": 2000, "runAsUser": 1000}, "terminationGracePeriodSeconds": 1}));
+    let mut spec = sleeper(
+        volumes,
+        json!({"securityContext": {"fsGroup": 2000, "runAsUser": 1000}, "terminationGracePeriodSeconds": 1}),
+    );
     spec["containers"][0]["name"] = "c".into();
     spec["containers"][0]["image"] = orlop_tests::case::image("busybox").into();
     spec["containers"][0]["resources"] = json!({"limits": {"cpu": "300m"}});
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reads", "labels": {"x": "y"}}, "spec": spec});
+    let pod =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reads", "labels": {"x": "y"}}, "spec": spec});
     case.make("pods", &pod);
     case.until_ready("reads");
     let script = "cd /v; cat map/a map/b; od -An -tx1 map/raw; cat some/deep/er/a; ls none | wc -l; cat secret/word; \
