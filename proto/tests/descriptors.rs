@@ -30,7 +30,7 @@ fn our_text_says_what_the_go_modules_say() {
 fn upstream() -> Value {
     let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance/proto");
     let output = Command::new("go")
-        .args(["run", "."])
+        .args(["run", "-buildvcs=false", "."])
         .current_dir(&folder)
         .output()
         .expect("this test needs Go 1.26 or newer on the PATH: install it from go.dev/dl");

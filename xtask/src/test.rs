@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::workspace::{cache, cargo, run as run_command, say};
+use crate::workspace::{cache, cargo, path, run as run_command, say};
 use crate::{foreign, lint, packages, programs};
 
 /// Installs, builds, lints and runs all tests, or those that match `filter`.
@@ -23,7 +23,7 @@ pub fn run(filter: Option<&str>, with_lint: bool) -> Result<()> {
     say("tests");
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
-    command.env("ORLOP_PROGRAMS", &programs).env("ORLOP_CACHE", cache()?);
+    command.env("PATH", path()).env("ORLOP_PROGRAMS", &programs).env("ORLOP_CACHE", cache()?);
     if !rustix::process::geteuid().is_root() {
         // Namespaces, mounts and cgroups want root; cargo itself stays ours and only the test programs are raised.
         command.env(

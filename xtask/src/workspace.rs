@@ -1,6 +1,6 @@
 //! The workspace's folders, and running a command with a clear failure.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -32,11 +32,20 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Whether a program can be found on the PATH.
+/// Folders of programs that are used even where the PATH does not name them.
+const MORE_FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/go/bin"];
+
+/// Whether a program can be found on the PATH or in the folders beside it.
 pub fn have(program: &str) -> bool {
+    std::env::split_paths(&path()).any(|folder| folder.join(program).is_file())
+}
+
+/// The PATH with the folders beside it, for children.
+pub fn path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(more).any(|folder| folder.join(program).is_file())
+    let known = std::env::split_paths(&path).collect::<Vec<_>>();
+    let more = MORE_FOLDERS.map(PathBuf::from).into_iter().filter(|folder| !known.contains(folder));
+    std::env::join_paths(known.iter().cloned().chain(more)).unwrap_or(path)
 }
 
 /// Says what is being done, for a person who watches.
