@@ -128,7 +128,7 @@ fn build(folder: &Path) {
     let mut registry = serve(folder, port, work.path(), Command::new("docker-registry"), false);
     let base = format!("{layout}:base");
     quiet(Command::new("umoci").args(["new", "--image", &base]));
-    layer(work.path(), &base, |root| crate::place::busybox_root(root));
+    layer(work.path(), &base, crate::place::busybox_root);
     for recipe in RECIPES {
         let image = format!("{layout}:{}", recipe.name);
         quiet(Command::new("umoci").args(["tag", "--image", &base, recipe.name]));
