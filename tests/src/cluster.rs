@@ -1,7 +1,7 @@
 //! A node with its API in a world of its own: the embedded API server or a real control plane, the same to a case.
 
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,6 @@ use crate::images;
 use crate::place::{foreign, programs};
 use crate::provisioner::{DRIVER, Provisioner};
 use crate::world::{Count, Daemon, World, run, until};
-
-/// Port of the registry on loopback, in every world.
-pub const REGISTRY_PORT: u16 = 5000;
 
 /// Who serves the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,7 +45,7 @@ pub struct Cluster {
     csi: Mutex<Option<Daemon>>,
     provisioner: Mutex<Option<Provisioner>>,
     plane: Option<ControlPlane>,
-    registry: Mutex<Option<Child>>,
+    registry: Mutex<Option<Daemon>>,
     /// Who serves the API.
     pub backend: Backend,
     /// The administrator's kubeconfig.
@@ -82,7 +79,7 @@ impl Cluster {
         let world = World::new();
         prepare(&world);
         let storage = images::storage();
-        let registry = images::serve(&storage, REGISTRY_PORT, world.folder(), world.command("docker-registry"), true);
+        let registry = images::registry(&world, &storage);
         let plane = (backend == Backend::Kubernetes).then(|| ControlPlane::start(&world));
         let kubeconfig = match &plane {
             Some(plane) => plane.kubeconfig("admin"),
@@ -286,9 +283,6 @@ impl Drop for Cluster {
         self.proxy.lock().unwrap().take();
         self.node.lock().unwrap().take();
         self.csi.lock().unwrap().take();
-        if let Some(mut registry) = self.registry.lock().unwrap().take() {
-            let _ = registry.kill();
-            let _ = registry.wait();
-        }
+        self.registry.lock().unwrap().take();
     }
 }

@@ -12,9 +12,12 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::place::{cache, debian, need_root};
+use crate::world::{Daemon, World};
 
 /// Raised when what is below changes the images.
-const RECIPE: u32 = 3;
+const RECIPE: u32 = 4;
+/// Port of the registry on loopback, in every world.
+pub const REGISTRY_PORT: u16 = 5000;
 /// How long the registry may take to listen.
 const REGISTRY_TIME: Duration = Duration::from_secs(20);
 
@@ -51,6 +54,8 @@ const PLAIN: Recipe = Recipe {
 
 const RECIPES: &[Recipe] = &[
     Recipe { name: "busybox", ..PLAIN },
+    // What holds the namespaces of a pod on other runtimes.
+    Recipe { name: "pause", command: &["sleep", "1000000"], ..PLAIN },
     Recipe { name: "nonroot", user: "1000:1000", ..PLAIN },
     Recipe { name: "named", user: "somebody", ..PLAIN },
     Recipe {
@@ -239,6 +244,15 @@ pub fn serve(storage: &Path, port: u16, work: &Path, mut command: Command, reado
         std::thread::sleep(Duration::from_millis(10));
     }
     child
+}
+
+/// The registry in a world, on its usual port.
+///
+/// # Panics
+/// When it does not listen in time.
+#[must_use]
+pub fn registry(world: &World, storage: &Path) -> Daemon {
+    Daemon::of(serve(storage, REGISTRY_PORT, world.folder(), world.command("docker-registry"), true))
 }
 
 /// Whether somebody listens on a port in the network namespace of a process.

@@ -264,6 +264,12 @@ impl Daemon {
         Daemon { child, log, silent: false }
     }
 
+    /// A program that runs already and keeps its log itself.
+    #[must_use]
+    pub fn of(child: Child) -> Daemon {
+        Daemon { child, log: PathBuf::new(), silent: true }
+    }
+
     /// The same, and its log is not shown when the test fails.
     #[must_use]
     pub fn silent(mut self) -> Daemon {

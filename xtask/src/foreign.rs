@@ -121,7 +121,7 @@ const FAMILIES: &[Family] = &[
         place: "bin",
         programs: &[Program { name: "runc", package: "github.com/opencontainers/runc", how: How::Cgo }],
         stamp: &["main.version=1.5.2"],
-        bench_only: true,
+        bench_only: false,
     },
 ];
 

@@ -182,22 +182,27 @@ pub fn a_damaged_record_costs_one_object(backend: Backend) {
     cluster.assert_nothing_left();
 }
 
-/// An image that doesn't fit is told as such, what runs goes on, and smaller ones still come.
+/// An image that doesn't fit is told as such and comes when there is room; what runs goes on meanwhile.
 pub fn a_full_disk(backend: Backend) {
     let cluster = Cluster::start_on(backend, |world: &world::World| {
         let folder = world.root.join("state/cri");
         std::fs::create_dir_all(&folder).unwrap();
-        run(world.command("mount").args(["-t", "tmpfs", "-o", "size=72m", "none"]).arg(&folder));
+        run(world.command("mount").args(["-t", "tmpfs", "-o", "size=200m", "none"]).arg(&folder));
     });
     let case = Case::start(&cluster, "full");
     case.make_pod("small", sleeper());
     let before = case.until_ready("small");
+    let filler = cluster.world.root.join("state/cri/filler");
+    let of = format!("of={}", filler.display());
+    run(cluster.world.command("dd").args(["if=/dev/zero", &of, "bs=1M", "count=160"]));
     case.make_pod("large", json!({"containers": [{"image": image("python"), "command": ["sleep", "1000"]}]}));
     let message = case.until_event("large", "Failed", "must stay free");
     assert!(message.contains("localhost:5000/python:1"), "{message}");
     case.make_pod("after", sleeper());
     case.until_ready("after");
     assert_eq!(container(&case.pod("small"), "c")["containerID"], container(&before, "c")["containerID"]);
+    run(cluster.world.command("rm").arg(&filler));
+    case.until_ready("large");
     case.end();
     cluster.assert_nothing_left();
 }

@@ -9,6 +9,8 @@ mod manifests;
 mod pods;
 mod probes;
 mod resources;
+mod restart;
+mod swaps;
 mod volumes;
 
 use orlop_tests::cases;
@@ -32,6 +34,8 @@ const CASES: &[Entry] = cases! {
     ]
     Shared faults: [images_that_can_not_be_had, commands_that_can_not_run, a_driver_that_is_gone]
     Own faults: [plugins_that_fail, a_second_instance_is_refused, a_damaged_record_costs_one_object, a_full_disk]
+    Own restart: [the_node_is_killed]
+    Alone swaps: [agent_on_containerd, plugins_of_others]
 };
 
 fn main() -> std::process::ExitCode {
