@@ -80,6 +80,7 @@ pub fn status(input: &StatusInput<'_>) -> PodStatus {
         ..PodStatus::default()
     };
     status.conditions = Some(conditions::conditions(input, &phase, &statuses));
+    hold_end(input, &mut status);
     status.init_container_statuses = (!statuses.init.is_empty()).then_some(statuses.init);
     status.container_statuses = Some(statuses.apps);
     status.ephemeral_container_statuses = (!statuses.ephemeral.is_empty()).then_some(statuses.ephemeral);
@@ -94,6 +95,18 @@ fn sticky_phase(input: &StatusInput<'_>) -> Option<String> {
     input.previous.phase.clone().filter(|phase| {
         is_terminal(Some(phase)) && (!is_static(input.pod) || input.memory.lifecycle > Lifecycle::Syncing)
     })
+}
+
+/// A pod has not ended while one of its containers runs (kubelet `mergePodStatus`): whoever sees the end may give away
+/// what the pod had.
+fn hold_end(input: &StatusInput<'_>, status: &mut PodStatus) {
+    let known = input.previous.phase.as_deref().filter(|phase| !phase.is_empty());
+    let runs = input.observed.containers.iter().any(|container| container.running());
+    if runs && is_terminal(status.phase.as_deref()) && !is_terminal(known) {
+        status.phase = Some(known.unwrap_or("Running").to_owned());
+        status.reason.clone_from(&input.previous.reason);
+        status.message.clone_from(&input.previous.message);
+    }
 }
 
 /// Addresses of pod and node. A pod that has no sandbox any more keeps the addresses it had.
