@@ -40,14 +40,17 @@ struct RawRuntime {
     port_mappings: Vec<RawMapping>,
 }
 
+/// Upstream reads names without regard to case, and containerd begins them with capitals.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawMapping {
+    #[serde(alias = "HostPort")]
     host_port: i64,
+    #[serde(alias = "ContainerPort")]
     container_port: i64,
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     protocol: String,
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostIP", alias = "HostIP")]
     host_ip: String,
 }
 
@@ -158,6 +161,8 @@ mod tests {
         let good =
             read(json!({"hostPort": 80, "containerPort": 8080, "protocol": "UDP", "hostIP": "0.0.0.0"})).unwrap();
         assert_eq!(good.mappings, [Mapping { host_port: 80, container_port: 8080, protocol: 17, host_ip: None }]);
+        let capital = json!({"HostPort": 80, "ContainerPort": 8080, "Protocol": "udp", "HostIP": "0.0.0.0"});
+        assert_eq!(read(capital).unwrap().mappings, good.mappings);
         assert!(read(json!({"hostPort": 0, "containerPort": 8080})).unwrap().mappings.is_empty());
         for (mapping, field) in [
             (json!({"hostPort": 70000, "containerPort": 1}), "hostPort"),
