@@ -79,7 +79,7 @@ impl Node {
         };
         until("the default account is there", account);
         world.load_image();
-        Node { daemons: daemons, world }
+        Node { daemons, world }
     }
 
     /// Applies a manifest.

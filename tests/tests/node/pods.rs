@@ -127,7 +127,7 @@ spec:
     });
     assert_eq!(lines.lines().collect::<Vec<_>>(), ["first", "side", "second", "main"]);
     let pod = node.pod("order");
-    assert_eq!(status(&pod, "initContainerStatuses", "side")["state"]["running"].is_object(), true);
+    assert!(status(&pod, "initContainerStatuses", "side")["state"]["running"].is_object());
     let pod = node.wait_pod("stuck", "has failed", |pod| pod["status"]["phase"] == "Failed");
     assert!(app(&pod, "main")["state"]["waiting"].is_object(), "{}", pod["status"]);
     node.kubectl("delete pod order stuck --grace-period=2");
