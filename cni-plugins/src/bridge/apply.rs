@@ -18,7 +18,7 @@ const NAMES_MAX: u32 = 10;
 const RUNNING_MAX: Duration = Duration::from_millis(2500);
 /// How long the bridge may take to notice its first port.
 const BRIDGE_MAX: Duration = Duration::from_millis(1000);
-/// How long nobody may claim an IPv6 address before it is the container's (as upstream's plugins wait).
+/// How long the kernel may take before it uses an IPv6 address (as upstream's plugins wait).
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// The longest pause between two looks.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
@@ -91,7 +91,7 @@ fn set_up(
     let container = set_up_container(call, conf, result)?;
     if !conf.disable_container_interface {
         wait_running(links, &host.name, &conf.bridge)?;
-        wait_settled(call, conf, result)?;
+        wait_settled(links, call, bridge, result)?;
     }
     Ok(container)
 }
@@ -297,23 +297,34 @@ fn wait_running(links: &Links, pair: &str, bridge: &str) -> Result<()> {
     wait_until(BRIDGE_MAX, || is_running(bridge)).map(|_| ())
 }
 
-/// Waits until nobody has claimed the container's IPv6 addresses, where that is asked for.
-fn wait_settled(call: &Call, conf: &BridgeConf, result: &CniResult) -> Result<()> {
-    if !conf.detect_duplicates || !result.ips.iter().any(|ip| ip.address.is_ipv6()) {
+/// Waits until the kernel uses the container's IPv6 addresses and the gateway's: at once where nobody is asked whether
+/// he has them too, but it does so in its own time.
+fn wait_settled(links: &Links, call: &Call, bridge: &Link, result: &CniResult) -> Result<()> {
+    if !result.ips.iter().any(|ip| ip.address.is_ipv6()) {
         return Ok(());
     }
-    let settled = wait_until(SETTLE_MAX, || {
+    let gateways: Vec<_> = result.ips.iter().filter_map(|ip| ip.gateway).collect();
+    let mut of_container = Vec::new();
+    wait_until(SETTLE_MAX, || {
         let (tentative, taken) = inside(call, |links| match links.find(&call.ifname)? {
             Some(link) => links.unsettled_addresses(link.index),
             None => Ok((vec![], vec![])),
         })?;
-        match taken.first() {
-            Some(address) => Err(CniError::new(Code::Failed, format!("somebody else has the address {address}"))),
-            None => Ok(tentative.is_empty()),
+        if let Some(address) = taken.first() {
+            return Err(CniError::new(Code::Failed, format!("somebody else has the address {address}")));
         }
+        of_container = tentative;
+        let of_bridge = links.unsettled_addresses(bridge.index);
+        let (mut of_bridge, _) = of_bridge.map_err(|error| CniError::step("the bridge")(&error))?;
+        of_bridge.retain(|address| gateways.contains(&address.ip()));
+        Ok(of_container.is_empty() && of_bridge.is_empty())
     })?;
-    match settled {
-        true => Ok(()),
-        false => Err(CniError::new(Code::Failed, format!("the addresses of {} are still tentative", call.ifname))),
+    // The gateway's may take longer on a bridge with a spanning tree, which is no failure of the container.
+    match of_container.first() {
+        None => Ok(()),
+        Some(address) => {
+            let message = format!("the address {address} of {} is still tentative", call.ifname);
+            Err(CniError::new(Code::Failed, message))
+        }
     }
 }

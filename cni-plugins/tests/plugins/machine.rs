@@ -214,12 +214,21 @@ impl Namespace {
 
 /// Connects from here and gives the address that the server saw.
 pub fn call_tcp(to: &str) -> Option<IpAddr> {
-    let address: SocketAddr = to.parse().unwrap();
-    let mut stream = TcpStream::connect_timeout(&address, CONNECT_MAX).ok()?;
-    stream.set_read_timeout(Some(CONNECT_MAX)).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    text.parse().ok()
+    let begin = std::time::Instant::now();
+    let call = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&to.parse().unwrap(), CONNECT_MAX)?;
+        stream.set_read_timeout(Some(CONNECT_MAX))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    match call() {
+        Ok(text) => text.parse().ok(),
+        Err(error) => {
+            eprintln!("{to} after {:?}: {error}", begin.elapsed());
+            None
+        }
+    }
 }
 
 /// Whether nothing comes back from there: cut off or refused.
