@@ -136,7 +136,7 @@ pub fn exec(case: &Case<'_>) {
     // `script` gives kubectl a terminal; its size arrives inside.
     let _ = debian("script", "bsdutils");
     let line = format!(
-        "stty rows 33 cols 99; {} --kubeconfig {} -n {} exec -it runs -c main -- sh -c 'tty; until stty size >/dev/null 2>&1; do sleep 0.1; done; stty size; echo $TERM'",
+        "stty rows 33 cols 99; {} --kubeconfig {} -n {} exec -it runs -c main -- sh -c 'tty; until stty size 2>/dev/null | grep -q 33; do sleep 0.1; done; stty size; echo $TERM'",
         foreign("kubectl").display(),
         case.cluster.kubeconfig.display(),
         case.namespace
