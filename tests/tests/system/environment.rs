@@ -114,9 +114,12 @@ pub fn host_network(case: &Case<'_>) {
     assert_eq!(pod["status"]["podIP"], pod["status"]["hostIP"]);
     let page = until("it listens", || case.fetch("http://127.0.0.1:18099/passwd"));
     assert!(page.contains("root:"), "{page}");
-    let inside = case.exec("host", "ip -o link | wc -l");
-    let outside = case.run("sh", &["-c", "ip -o link | wc -l"]).stdout;
-    assert_eq!(inside.trim(), String::from_utf8_lossy(&outside).trim());
+    // Other cases' pods come and go meanwhile, and their interfaces with them.
+    until("it sees the node's interfaces", || {
+        let inside = case.exec("host", "ip -o link | wc -l");
+        let outside = case.run("sh", &["-c", "ip -o link | wc -l"]).stdout;
+        (inside.trim() == String::from_utf8_lossy(&outside).trim()).then_some(())
+    });
 }
 
 /// A port of the node leads to the pod, from outside and from other pods, and is free again after it.
