@@ -71,7 +71,7 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o711).create(root).map_err(failed("make", root))?;
         let lock_path = root.join("lock");
         let lock = File::options().create(true).append(true).open(&lock_path).map_err(failed("open", &lock_path))?;
-        if lock.try_lock().is_err() {
+        if !orlop_kernel::lock::lock_file(&lock).map_err(failed("lock", &lock_path))? {
             return Err(StoreError::Locked(root.to_path_buf()));
         }
         for (name, mode) in [("volumes", 0o711), ("making", 0o700), ("removing", 0o700), ("damaged", 0o700)] {

@@ -7,6 +7,7 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod lock;
 pub mod mount;
 pub mod namespace;
 #[cfg(feature = "network")]

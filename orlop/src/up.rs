@@ -172,7 +172,7 @@ impl PidFile {
         let path = layout.pid_file();
         std::fs::create_dir_all(&layout.run).with_context(|| format!("make {}", layout.run.display()))?;
         let mut file = File::options().create(true).append(true).open(&path)?;
-        if file.try_lock().is_err() {
+        if !orlop_kernel::lock::lock_file(&file)? {
             let other = std::fs::read_to_string(&path).unwrap_or_default();
             bail!(
                 "orlop up runs already for this state (process {}); stop it by orlop down, or use another --root",

@@ -239,8 +239,8 @@ pub enum Request {
     },
     /// What runs: [`Reply::Listing`].
     List,
-    /// Keep the connection and be told of every exit from now on: [`Reply::Listing`] first, then [`Reply::Exited`]
-    /// for each container and [`Reply::PauseExited`] for pause.
+    /// Keep the connection and be told of every start and exit from now on: [`Reply::Listing`] first, then
+    /// [`Reply::Started`] and [`Reply::Exited`] for each container and [`Reply::PauseExited`] for pause.
     Subscribe,
     /// Kill everything, pause last, remove the cgroups of the sandbox and end the shim. Reply: [`Reply::Done`]
     /// just before the shim exits; the end of the connection is the end of the shim. After [`Reply::Failed`] (a process
@@ -261,6 +261,8 @@ pub enum Reply {
     },
     /// The container's program runs.
     Started {
+        /// The container's id.
+        id: String,
         /// Nanoseconds since the epoch.
         started_at: i64,
     },

@@ -1,14 +1,15 @@
 //! A container as the server holds it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use orlop_container::protocol::ExitRecord;
 use orlop_proto::cri;
 use tokio::sync::watch;
 
 use crate::error::RpcError;
-use crate::record::ContainerRecord;
+use crate::record::{ContainerRecord, Records};
 use crate::sandbox::Sandbox;
 
 /// Where a container stands.
@@ -55,6 +56,8 @@ pub(crate) struct Container {
     pub(crate) operation: tokio::sync::Mutex<()>,
     phase: watch::Sender<Phase>,
     record: Mutex<ContainerRecord>,
+    /// It is being removed: its record is gone, and nobody is shown it any more.
+    removing: AtomicBool,
 }
 
 impl Container {
@@ -69,11 +72,42 @@ impl Container {
             operation: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(phase),
             record: Mutex::new(record),
+            removing: AtomicBool::new(false),
         }
     }
 
     pub(crate) fn record(&self) -> ContainerRecord {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ContainerRecord> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the record, unless the container is being removed.
+    pub(crate) fn save(&self, records: &Records) -> std::io::Result<()> {
+        let record = self.lock();
+        if self.is_removing() { Ok(()) } else { records.write(&*record) }
+    }
+
+    /// Whether the container is being removed.
+    pub(crate) fn is_removing(&self) -> bool {
+        self.removing.load(Ordering::Acquire)
+    }
+
+    /// Takes the record away, so that the next start of the server removes what is left of the container.
+    pub(crate) fn begin_removal(&self, records: &Records) -> std::io::Result<()> {
+        let _record = self.lock();
+        records.remove::<ContainerRecord>(&self.id)?;
+        self.removing.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The removal failed; the container is there as before.
+    pub(crate) fn end_removal(&self, records: &Records) -> std::io::Result<()> {
+        let record = self.lock();
+        self.removing.store(false, Ordering::Release);
+        records.write(&*record)
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -85,20 +119,20 @@ impl Container {
         self.phase.subscribe()
     }
 
-    /// The program runs. An exit that was heard of first stays.
-    pub(crate) fn set_running(&self, started_at: i64) {
+    /// The program runs. An exit that was heard of first stays. Tells whether that is news.
+    pub(crate) fn set_running(&self, started_at: i64) -> bool {
         self.phase.send_if_modified(|phase| {
             let changed = *phase == Phase::Created;
             if changed {
                 *phase = Phase::Running { started_at };
             }
             changed
-        });
+        })
     }
 
     /// The container has ended. Tells whether that is news.
     pub(crate) fn set_exited(&self, exit: ExitRecord) -> bool {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).exit = Some(exit.clone());
+        self.lock().exit = Some(exit.clone());
         self.phase.send_if_modified(|phase| {
             let news = !matches!(phase, Phase::Exited(_));
             if news {

@@ -12,7 +12,8 @@ use crate::server::Server;
 pub(crate) fn list(server: &Server, filter: Option<cri::ContainerFilter>) -> Vec<cri::Container> {
     let filter = filter.unwrap_or_default();
     let fits = |container: &Arc<Container>| {
-        container.id.starts_with(&filter.id)
+        !container.is_removing()
+            && container.id.starts_with(&filter.id)
             && container.sandbox.id.starts_with(&filter.pod_sandbox_id)
             && filter.state.is_none_or(|wanted| wanted.state == container.phase().cri_state() as i32)
             && has_labels(&container.config.labels, &filter.label_selector)

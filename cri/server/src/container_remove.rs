@@ -1,4 +1,7 @@
-//! `RemoveContainer`: processes, writable layer, hold on the image, record.
+//! `RemoveContainer`: record, processes, writable layer, hold on the image.
+//!
+//! The record goes first: a server that is killed half-way finds things that no record knows at its next start, and
+//! removes them. Nobody ever sees a container that was only made as one that has failed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,14 +36,17 @@ pub(crate) async fn remove_container(server: &Server, container: &Arc<Container>
         return Ok(());
     }
     stop_container(container, Duration::ZERO).await?;
-    remove_parts(server, &container.sandbox, &container.id).await?;
+    container.begin_removal(&server.records).map_err(file("remove the record of container", &container.id))?;
+    if let Err(error) = remove_parts(server, &container.sandbox, &container.id).await {
+        container.end_removal(&server.records).map_err(file("write the record of container", &container.id))?;
+        return Err(error);
+    }
     server.store.remove_container(container);
     server.announce(cri::ContainerEventType::ContainerDeletedEvent, &container.id, &container.sandbox);
     Ok(())
 }
 
-/// Removes what a container consists of; every step may be repeated. The record goes last, so that an interrupted
-/// removal is seen and repeated.
+/// Removes what a container consists of; every step may be repeated.
 pub(crate) async fn remove_parts(server: &Server, sandbox: &Sandbox, id: &str) -> Result<(), RpcError> {
     match shim::tell(&sandbox.folder, &Request::Delete { id: id.into() }).await {
         Ok(()) | Err(ShimError::Gone { .. }) => {}

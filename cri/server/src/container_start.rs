@@ -28,9 +28,8 @@ pub(crate) async fn start(
     let failed = |source: ShimError| RpcError::Shim { step: "start the container", object: container.title(), source };
     let request = Request::Start { id: container.id.clone() };
     match shim::call(&container.sandbox.folder, &request).await.map_err(failed)? {
-        Reply::Started { started_at } => container.set_running(started_at),
+        Reply::Started { started_at, .. } => server.container_started(&container, started_at),
         other => return Err(failed(unexpected(&other))),
     }
-    server.announce(cri::ContainerEventType::ContainerStartedEvent, &container.id, &container.sandbox);
     Ok(cri::StartContainerResponse {})
 }

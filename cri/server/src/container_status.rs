@@ -16,6 +16,9 @@ pub(crate) fn status(
     request: &cri::ContainerStatusRequest,
 ) -> Result<cri::ContainerStatusResponse, RpcError> {
     let container = server.store.container(&request.container_id)?;
+    if container.is_removing() {
+        return Err(RpcError::NotFound { kind: "container", id: container.id.clone() });
+    }
     Ok(cri::ContainerStatusResponse {
         status: Some(status_of(&container)),
         info: if request.verbose { info(&container) } else { HashMap::new() },

@@ -84,7 +84,7 @@ async fn join(server: &Arc<Server>, sandbox: &Arc<Sandbox>, call: ShimCall, list
     for container in server.store.containers_of(&sandbox.id) {
         match listing.containers.get(&container.id) {
             Some(ContainerPhase::Created { .. }) => {}
-            Some(ContainerPhase::Running { started_at, .. }) => container.set_running(*started_at),
+            Some(ContainerPhase::Running { started_at, .. }) => server.container_started(&container, *started_at),
             Some(ContainerPhase::Exited) | None => shim_watch::lost(server, &container),
         }
     }

@@ -18,7 +18,7 @@ pub(crate) fn status(
     request: &cri::PodSandboxStatusRequest,
 ) -> Result<cri::PodSandboxStatusResponse, RpcError> {
     let sandbox = server.store.sandbox(&request.pod_sandbox_id)?;
-    let containers = server.store.containers_of(&sandbox.id);
+    let containers = server.store.shown_containers_of(&sandbox.id);
     Ok(cri::PodSandboxStatusResponse {
         status: Some(status_of(&sandbox)),
         info: if request.verbose { info(&sandbox) } else { HashMap::new() },

@@ -165,10 +165,9 @@ fn prepare(config: &CriConfig) -> Result<std::fs::File, CriError> {
     }
     let path = config.state_dir.join("lock");
     let lock = std::fs::File::create(&path).map_err(broken("open", &path))?;
-    lock.try_lock().map_err(|error| match error {
-        std::fs::TryLockError::WouldBlock => CriError::Locked { path: config.state_dir.clone() },
-        std::fs::TryLockError::Error(source) => broken("lock", &path)(source),
-    })?;
+    if !orlop_kernel::lock::lock_file(&lock).map_err(broken("lock", &path))? {
+        return Err(CriError::Locked { path: config.state_dir.clone() });
+    }
     Ok(lock)
 }
 

@@ -31,13 +31,20 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// A container's program runs, as its shim says: tells who follows, once.
+    pub(crate) fn container_started(&self, container: &Arc<Container>, started_at: i64) {
+        if container.set_running(started_at) {
+            self.announce(ContainerEventType::ContainerStartedEvent, &container.id, &container.sandbox);
+        }
+    }
+
     /// A container has ended, as its shim says: keeps the record and tells who follows.
     pub(crate) fn container_exited(&self, container: &Arc<Container>, exit: ExitRecord) {
         tracing::info!(container = container.title(), id = container.id, exit_code = exit.exit_code, "container ended");
-        if !container.set_exited(exit) {
+        if !container.set_exited(exit) || container.is_removing() {
             return;
         }
-        if let Err(error) = self.records.write(&container.record()) {
+        if let Err(error) = container.save(&self.records) {
             tracing::warn!(container = container.title(), %error, "the end of the container could not be recorded; after a reboot its exit code will be unknown");
         }
         self.announce(ContainerEventType::ContainerStoppedEvent, &container.id, &container.sandbox);
@@ -54,7 +61,7 @@ impl Server {
     /// Tells who follows the events, with the state of the whole pod.
     pub(crate) fn announce(&self, kind: ContainerEventType, id: &str, sandbox: &Arc<Sandbox>) {
         self.events.publish(kind, id, || {
-            let containers = self.store.containers_of(&sandbox.id);
+            let containers = self.store.shown_containers_of(&sandbox.id);
             let statuses = containers.iter().map(|container| crate::container_status::status_of(container));
             (crate::sandbox_status::status_of(sandbox), statuses.collect())
         });

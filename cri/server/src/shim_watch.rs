@@ -37,6 +37,7 @@ pub(crate) fn watch(server: Arc<Server>, sandbox: Arc<Sandbox>, mut call: ShimCa
     tokio::spawn(async move {
         loop {
             match call.next().await {
+                Ok(Some(Reply::Started { id, started_at })) => note_start(&server, &sandbox, &id, started_at),
                 Ok(Some(Reply::Exited { record })) => note_exit(&server, &sandbox, record),
                 Ok(Some(Reply::PauseExited { exit_code })) => {
                     tracing::warn!(pod = sandbox.pod(), sandbox = sandbox.id, exit_code, "pause ended");
@@ -52,6 +53,14 @@ pub(crate) fn watch(server: Arc<Server>, sandbox: Arc<Sandbox>, mut call: ShimCa
         }
         ended(&server, &sandbox).await;
     });
+}
+
+fn note_start(server: &Server, sandbox: &Sandbox, id: &str, started_at: i64) {
+    if let Ok(Some(container)) = server.store.find_container(id)
+        && container.sandbox.id == sandbox.id
+    {
+        server.container_started(&container, started_at);
+    }
 }
 
 fn note_exit(server: &Server, sandbox: &Sandbox, record: ExitRecord) {

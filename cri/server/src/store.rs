@@ -108,6 +108,13 @@ impl Store {
         self.maps().containers.values().cloned().collect()
     }
 
+    /// Containers of a sandbox that are not being removed.
+    pub(crate) fn shown_containers_of(&self, sandbox_id: &str) -> Vec<Arc<Container>> {
+        let mut containers = self.containers_of(sandbox_id);
+        containers.retain(|container| !container.is_removing());
+        containers
+    }
+
     pub(crate) fn containers_of(&self, sandbox_id: &str) -> Vec<Arc<Container>> {
         self.maps().containers.values().filter(|container| container.sandbox.id == sandbox_id).cloned().collect()
     }

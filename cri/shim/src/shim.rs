@@ -300,8 +300,10 @@ impl Shim {
         if let Err(error) = container.write_state() {
             eprintln!("container {}: {error}", container.spec.name);
         }
-        let started_at = container.started_at;
-        self.reply(caller, &Reply::Started { started_at });
+        let reply = Reply::Started { id: id.into(), started_at: container.started_at };
+        self.reply(caller, &reply);
+        // The caller may be gone, and the server that replaced it has listed the container as created.
+        self.publish(&reply);
     }
 
     /// Children have ended.

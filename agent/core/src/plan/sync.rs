@@ -1,6 +1,7 @@
 //! The plan of a pod that is to run.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus};
 
 use crate::backoff::Backoff;
 use crate::containers::{
@@ -378,6 +379,7 @@ impl<'a> Starts<'a, '_> {
 }
 
 /// Restart count of the next instance: one more than the last one had, by the runtime or else by the last status.
+/// An instance that never ran does not count.
 fn next_attempt(input: &PlanInput<'_>, container: &SpecContainer<'_>, latest: Option<&ObservedContainer>) -> u32 {
     if let Some(instance) = latest {
         return if instance.fact == ContainerFact::Created { instance.attempt } else { instance.attempt + 1 };
@@ -385,7 +387,16 @@ fn next_attempt(input: &PlanInput<'_>, container: &SpecContainer<'_>, latest: Op
     let lists = [&input.previous.container_statuses, &input.previous.init_container_statuses];
     let status = lists.into_iter().flatten().flatten().find(|status| status.name == container.name());
     match status {
-        Some(status) if status.container_id.is_some() => status.restart_count.max(0) as u32 + 1,
-        _ => 0,
+        Some(status) if has_run(status) => status.restart_count.max(0) as u32 + 1,
+        Some(status) => status.restart_count.max(0) as u32,
+        None => 0,
     }
+}
+
+/// Whether the last instance that a status tells of has run.
+fn has_run(status: &ContainerStatus) -> bool {
+    let ran = |state: &Option<ContainerState>| {
+        state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    };
+    status.container_id.is_some() && (ran(&status.state) || ran(&status.last_state))
 }

@@ -220,6 +220,17 @@ fn an_interrupted_creation_is_made_again_with_the_same_number() {
 }
 
 #[test]
+fn an_interrupted_creation_that_is_gone_is_made_again_with_the_same_number() {
+    let mut world = World::new(json!({"containers": [{"name": "a"}]}));
+    world.settle();
+    world.observed.containers[0].fact = crate::facts::ContainerFact::Created;
+    world.publish();
+    world.observed.containers.clear();
+    world.settle();
+    assert_eq!(world.observed.latest("a").unwrap().attempt, 0);
+}
+
+#[test]
 fn a_lost_runtime_counts_on_from_the_status() {
     let mut world = World::new(json!({"containers": [{"name": "a"}]}));
     world.settle();

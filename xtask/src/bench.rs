@@ -1,0 +1,36 @@
+//! `cargo xtask bench`: figures beside a peer on the same machine.
+
+use anyhow::Result;
+
+use crate::workspace::{cache, cargo, run as run_command, say};
+use crate::{foreign, packages, programs};
+
+/// What is measured.
+#[derive(clap::Subcommand)]
+pub enum What {
+    /// Pod up, pod down, exec, memory per pod and idle CPU, beside containerd and runc, with the floor.
+    Pod {
+        /// Profile of orlop: `ship` is what is released and takes ten minutes to build.
+        #[arg(long, default_value = "ship")]
+        profile: String,
+    },
+}
+
+/// Builds what is measured and its peer, and prints the table.
+pub fn run(what: &What) -> Result<()> {
+    let What::Pod { profile } = what;
+    packages::ensure(packages::TEST)?;
+    let programs = programs::build_with(profile)?;
+    foreign::build(&["cri-tools".into(), "cni".into(), "containerd".into(), "runc".into()])?;
+    say("measuring");
+    let mut command = cargo();
+    command.args(["bench", "--quiet", "--package", "orlop-tests", "--bench", "pod", "--profile", "dev"]);
+    command.env("ORLOP_PROGRAMS", &programs).env("ORLOP_CACHE", cache()?);
+    if !rustix::process::geteuid().is_root() {
+        command.env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
+            "sudo --preserve-env=ORLOP_PROGRAMS,ORLOP_CACHE,HOME,PATH",
+        );
+    }
+    run_command(&mut command)
+}
