@@ -1,4 +1,4 @@
-//! Cgroup v2 on the unified hierarchy, which hybrid machines have too (without controllers).
+//! Cgroup v2 on the unified hierarchy, which hybrid machines have too (without controllers), and what v1 has of its own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -78,4 +78,28 @@ fn everything_in_a_cgroup_is_killed_and_the_cgroup_removed() {
     group.cgroups.remove(&group.path, || {}).unwrap();
     assert!(!group.cgroups.exists(&group.path));
     group.cgroups.remove(&group.path, || {}).unwrap();
+}
+
+/// Another process made the cpuset and did not get to fill it: it was killed, or is about to.
+#[test]
+fn an_empty_cpuset_is_filled() {
+    need_root();
+    let cgroups = Cgroups::detect().unwrap();
+    let cpuset = Path::new("/sys/fs/cgroup/cpuset");
+    if !matches!(cgroups, Cgroups::V1(_)) || !cpuset.join("cpuset.cpus").exists() {
+        println!("skipped: this machine has no cpuset hierarchy of cgroup v1");
+        return;
+    }
+    let pod = format!("orlop-test-cpuset-{}", std::process::id());
+    std::fs::create_dir(cpuset.join(&pod)).unwrap();
+    assert_eq!(std::fs::read_to_string(cpuset.join(&pod).join("cpuset.cpus")).unwrap().trim(), "");
+    let path = format!("/{pod}/container");
+    cgroups.create(&path, &Resources::default()).unwrap();
+    let of = |folder: &Path, file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        assert_eq!(of(&cpuset.join(&path[1..]), file), of(cpuset, file), "{file}");
+    }
+    cgroups.remove(&path, || {}).unwrap();
+    cgroups.remove(&format!("/{pod}"), || {}).unwrap();
+    assert!(!cpuset.join(&pod).exists());
 }

@@ -6,23 +6,37 @@ use super::{CgroupError, Cgroups, Hierarchy, Resources, failed, shares_to_weight
 
 /// Makes a v1 folder with those above it. A fresh cpuset is empty and takes no process, so it gets its parent's.
 pub(super) fn make_v1(folder: &Path, hierarchy: &Hierarchy) -> Result<(), CgroupError> {
-    if folder.is_dir() {
-        return Ok(());
+    if !folder.is_dir() {
+        if let Some(parent) = folder.parent().filter(|parent| is_below(parent, hierarchy)) {
+            make_v1(parent, hierarchy)?;
+        }
+        make_folder(folder)?;
     }
-    if let Some(parent) =
-        folder.parent().filter(|parent| parent.starts_with(&hierarchy.mount) && *parent != hierarchy.mount)
-    {
-        make_v1(parent, hierarchy)?;
-    }
-    make_folder(folder)?;
     if hierarchy.controllers.iter().any(|controller| controller == "cpuset") {
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            let parent = folder.parent().unwrap_or(folder).join(file);
-            let value = std::fs::read_to_string(&parent).map_err(|error| failed("read", &parent, error))?;
-            write(&folder.join(file), value.trim())?;
+            fill_cpuset(folder, file, hierarchy)?;
         }
     }
     Ok(())
+}
+
+fn is_below(folder: &Path, hierarchy: &Hierarchy) -> bool {
+    folder.starts_with(&hierarchy.mount) && folder != hierarchy.mount
+}
+
+/// Gives a cpuset its parent's value where it has none. It may be there and empty: another process has just made it, or
+/// was killed right after. Gives the value.
+fn fill_cpuset(folder: &Path, file: &str, hierarchy: &Hierarchy) -> Result<String, CgroupError> {
+    let path = folder.join(file);
+    let own = std::fs::read_to_string(&path).map_err(|error| failed("read", &path, error))?;
+    match folder.parent().filter(|_| is_below(folder, hierarchy)) {
+        Some(parent) if own.trim().is_empty() => {
+            let value = fill_cpuset(parent, file, hierarchy)?;
+            write(&path, &value)?;
+            Ok(value)
+        }
+        _ => Ok(own.trim().to_string()),
+    }
 }
 
 /// Makes a v2 folder with those above it; each gets all controllers that its parent has.
