@@ -1,5 +1,6 @@
 //! `cargo xtask`: the only task runner. Every set-up step that a fresh Debian 12 machine with rustup needs is here.
 
+mod bench;
 mod down;
 mod foreign;
 mod lint;
@@ -43,6 +44,11 @@ enum Task {
         #[arg(long)]
         no_lint: bool,
     },
+    /// Measure beside a peer on this machine and print a table.
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
     /// Check formatting, clippy and the rules of the house.
     Lint,
     /// Build our programs and say where they are.
@@ -59,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test { filter, no_lint } => test::run(filter.as_deref(), !no_lint),
         Task::Up { root } => up::run(root.as_deref()),
         Task::Down { root } => down::run(root.as_deref()),
+        Task::Bench { what } => bench::run(&what),
         Task::Lint => lint::run(),
         Task::Build => {
             let programs = programs::build()?;

@@ -1,0 +1,72 @@
+//! What processes take: memory and CPU, as /proc tells.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Memory of processes.
+pub struct Memory {
+    /// Their proportional set sizes, in KiB.
+    pub total: f64,
+}
+
+impl Memory {
+    /// The memory of processes as it is now.
+    pub fn of(pids: &[u32]) -> Memory {
+        Memory { total: pids.iter().filter_map(|pid| proportional(*pid)).sum() }
+    }
+}
+
+/// `Pss` of a process in KiB; none when it is gone.
+fn proportional(pid: u32) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    field(&text, "Pss:")
+}
+
+/// What new programs can take without swapping, in KiB.
+pub fn available() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").expect("read /proc/meminfo");
+    field(&text, "MemAvailable:").expect("MemAvailable in /proc/meminfo")
+}
+
+fn field(text: &str, name: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// CPU time of each thread of processes so far, to the nanosecond.
+pub struct Cpu(BTreeMap<PathBuf, u64>);
+
+impl Cpu {
+    /// As it is now.
+    pub fn of(pids: &[u32]) -> Cpu {
+        let of_thread = |entry: std::fs::DirEntry| {
+            let text = std::fs::read_to_string(entry.path().join("schedstat")).ok()?;
+            Some((entry.path(), text.split(' ').next()?.parse().ok()?))
+        };
+        let of = |pid: &u32| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        Cpu(pids.iter().flat_map(of).filter_map(of_thread).collect())
+    }
+
+    /// What threads that are alive have taken since an earlier look.
+    pub fn since(&self, earlier: &Cpu) -> Duration {
+        let taken = |(thread, now): (&PathBuf, &u64)| now.saturating_sub(earlier.0.get(thread).copied().unwrap_or(0));
+        Duration::from_nanos(self.0.iter().map(taken).sum())
+    }
+}
+
+/// The daemon `root`, and processes that have one of the names (of which the kernel keeps 15 bytes) and whose command
+/// line or cgroup has one of the marks.
+pub fn find(root: u32, names: &[&str], marks: &[&str]) -> Vec<u32> {
+    let of = |entry: std::fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+        let texts = ["cmdline", "cgroup"].map(|file| std::fs::read(entry.path().join(file)).unwrap_or_default());
+        let ours = texts.iter().any(|text| {
+            let text = String::from_utf8_lossy(text);
+            marks.iter().any(|mark| text.contains(mark))
+        });
+        (pid == root || (names.iter().any(|one| one[..one.len().min(15)] == *name.trim()) && ours)).then_some(pid)
+    };
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(of).collect()
+}
