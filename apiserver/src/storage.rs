@@ -98,6 +98,17 @@ pub enum StoreError {
     /// Another process has the file open.
     #[error("{} is in use by another process; stop the other instance or use another folder", .0.display())]
     InUse(PathBuf),
+    /// The file is damaged. Nothing was changed.
+    #[error(
+        "{} is damaged ({reason}): put a backup in its place, or move it away to start with an empty API, which ends the pods that run",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the database says.
+        reason: String,
+    },
     /// The file can't be read or written.
     #[error("the store {} failed: {reason}", path.display())]
     Failed {
@@ -163,12 +174,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes the file, moves a damaged one aside, and starts the writer.
+    /// Opens or makes the file and starts the writer.
     ///
     /// # Errors
-    /// When another process has it open or the folder can't be written.
+    /// When the file is damaged, another process has it open, or the folder can't be written.
     pub fn open(path: &Path) -> Result<(Store, Opened), StoreError> {
-        let (database, opened) = database::open_or_quarantine(path)?;
+        let (database, opened) = database::open(path)?;
         let shared = Arc::new(Shared {
             path: path.to_path_buf(),
             database: RwLock::new(Some(Arc::new(database))),

@@ -144,28 +144,50 @@ impl Instance {
     /// # Errors
     /// When the record is damaged (the message tells what to do) or can't be written.
     pub fn load_or_choose(layout: &Layout) -> Result<Instance> {
+        if let Some(instance) = Instance::load(layout)? {
+            return Ok(instance);
+        }
+        let file = layout.state.join("instance.json");
+        // Several daemons of an instance may start at once: the choice of the first one holds for all.
+        std::fs::create_dir_all(&layout.state)
+            .with_context(|| format!("make the folder {}", layout.state.display()))?;
+        let lock = std::fs::File::create(layout.state.join("instance.lock")).context("make instance.lock")?;
+        lock.lock().context("lock instance.lock")?;
+        if !file.exists() {
+            write_atomically(&file, &serde_json::to_vec_pretty(&Instance::choose(layout)?)?)?;
+        }
+        drop(lock);
+        Instance::load_or_choose(layout)
+    }
+
+    /// Reads the record; none when there is none yet.
+    ///
+    /// # Errors
+    /// When the record is damaged (the message tells what to do) or can't be read.
+    pub fn load(layout: &Layout) -> Result<Option<Instance>> {
         let file = layout.state.join("instance.json");
         match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| {
                 format!(
                     "{} is damaged; move it away to have a new one made (pods then get new addresses)",
                     file.display()
                 )
             }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                // Several daemons of an instance may start at once: the choice of the first one holds for all.
-                std::fs::create_dir_all(&layout.state)
-                    .with_context(|| format!("make the folder {}", layout.state.display()))?;
-                let lock = std::fs::File::create(layout.state.join("instance.lock")).context("make instance.lock")?;
-                lock.lock().context("lock instance.lock")?;
-                if !file.exists() {
-                    write_atomically(&file, &serde_json::to_vec_pretty(&Instance::choose(layout)?)?)?;
-                }
-                drop(lock);
-                Instance::load_or_choose(layout)
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
         }
+    }
+
+    /// Ports of the API and of the kubelet: those of the record, or the fixed ones; none while an instance with a folder
+    /// of its own has not chosen.
+    ///
+    /// # Errors
+    /// As [`Instance::load`].
+    pub fn ports(layout: &Layout) -> Result<Option<(u16, u16)>> {
+        Ok(match Instance::load(layout)? {
+            Some(instance) => Some((instance.api_port, instance.kubelet_port)),
+            None => layout.root.is_none().then_some((API_PORT, KUBELET_PORT)),
+        })
     }
 
     /// The fixed names without `--root`; names, a free subnet and free ports derived from the folder with it.

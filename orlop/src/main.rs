@@ -5,6 +5,7 @@ mod api;
 mod client;
 mod cri;
 mod csi;
+mod doctor;
 mod down;
 mod image;
 mod layout;
@@ -63,6 +64,10 @@ enum Command {
     /// Stops the daemon, removes pods, network, mounts and cgroups, then the folders, volumes of `orlop csi` included.
     /// May be repeated when it fails half-way.
     Down,
+    /// Check whether this machine can run pods, and say what to do where it can't.
+    ///
+    /// Makes namespaces, links, rules, a cgroup and an overlay for a moment and leaves nothing behind. Run it as root.
+    Doctor,
     /// Run a node of a cluster: container runtime and node agent.
     ///
     /// The kubeconfig is the one a kubelet would use (user system:node:NAME). The cluster brings the network: the first
@@ -151,6 +156,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 up::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
             }
             Command::Down => down::run(&layout).await,
+            Command::Doctor => doctor::run(&layout),
             Command::Node(arguments) => {
                 node::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
             }

@@ -19,8 +19,8 @@ pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Why a port could not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PortError {
-    /// The object does not exist.
-    #[error("{kind} {name} not found")]
+    /// The object does not exist. Told in the kubelet's words, which users and tools look for.
+    #[error("{} {:?} not found", kind.to_ascii_lowercase(), name.rsplit('/').next().unwrap_or_default())]
     NotFound {
         /// Kind of the object, as in manifests.
         kind: &'static str,

@@ -126,10 +126,6 @@ pub async fn tell_damage(api: &Api, opened: &Opened) {
     let key = ObjectKey::new(registry::core("namespaces"), "", "default");
     let Some(about) = api.store.get_value(&key).ok().flatten() else { return };
     let mut messages = Vec::new();
-    if let Some(moved) = &opened.quarantined {
-        messages
-            .push(format!("the store was damaged and has been moved to {}; the API started empty", moved.display()));
-    }
     for damaged in &opened.damaged_objects {
         messages.push(format!("the stored object {damaged} was damaged and has been taken out"));
     }

@@ -13,6 +13,9 @@ use crate::health;
 /// The version of Kubernetes whose API is served.
 pub const VERSION: &str = "v1.36.3+orlop";
 
+/// Where definitions of custom resources would be.
+const CUSTOM_RESOURCES: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
 /// Answers a page.
 ///
 /// # Errors
@@ -30,6 +33,9 @@ pub fn answer(
     let path = path.trim_end_matches('/');
     if let Some(response) = health::answer(api, path, query) {
         return Ok(response);
+    }
+    if path == CUSTOM_RESOURCES {
+        return Ok(page(&no_custom_resources(api)));
     }
     if let Some(response) = discovery::answer(api, path, headers)? {
         return Ok(response);
@@ -52,7 +58,19 @@ pub fn answer(
         }
         _ => return Err(ApiError::no_such_address()),
     };
-    Ok(answer::document(StatusCode::OK, &document, Accept { shape: answer::Shape::Full, yaml: false, pretty: true }))
+    Ok(page(&document))
+}
+
+fn page(document: &Value) -> Response<Body> {
+    answer::document(StatusCode::OK, document, Accept { shape: answer::Shape::Full, yaml: false, pretty: true })
+}
+
+/// There are none. kubectl looks among them before it says that a kind is unknown.
+fn no_custom_resources(api: &Api) -> Value {
+    json!({
+        "kind": "CustomResourceDefinitionList", "apiVersion": "apiextensions.k8s.io/v1",
+        "metadata": {"resourceVersion": api.store.revision().to_string()}, "items": [],
+    })
 }
 
 /// Address and port where pods reach the API.

@@ -1,6 +1,6 @@
-//! Opening the file: made when missing, checked when there, moved aside when damaged.
+//! Opening the file: made when missing, checked when there, refused when damaged.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 
@@ -28,40 +28,37 @@ const CHECK_BYTES_MAX: u64 = 256 << 20;
 pub struct Opened {
     /// The revision to start from.
     pub revision: u64,
-    /// Where a damaged file was moved.
-    pub quarantined: Option<PathBuf>,
     /// Keys of single objects that were damaged and taken out.
     pub damaged_objects: Vec<String>,
 }
 
-/// Opens the file; a damaged one is moved beside itself and an empty one is made.
-pub(super) fn open_or_quarantine(path: &Path) -> Result<(Database, Opened), StoreError> {
+/// Opens the file, or makes it where it is missing. A damaged one is refused and left for a person: with an empty API
+/// the node would end every pod that runs.
+pub(super) fn open(path: &Path) -> Result<(Database, Opened), StoreError> {
+    let failed = |reason: String| StoreError::Failed { path: path.into(), reason };
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| StoreError::Failed { path: path.into(), reason: format!("make its folder: {error}") })?;
+        std::fs::create_dir_all(folder).map_err(|error| failed(format!("make its folder: {error}")))?;
     }
-    let reason = match open_checked(path) {
-        Ok(found) => return Ok(found),
-        Err(Trouble::Damaged(reason)) => reason,
-        Err(Trouble::Other(error)) => return Err(error),
+    let opened = if path.exists() { open_checked(path) } else { make(path) };
+    opened.map_err(|trouble| match trouble {
+        Trouble::Damaged(reason) => StoreError::Damaged { path: path.into(), reason },
+        Trouble::Other(error) => error,
+    })
+}
+
+/// Makes the file under another name first: one that was being made when the process was killed is not taken for damage.
+fn make(path: &Path) -> Result<(Database, Opened), Trouble> {
+    let other = |error: std::io::Error| {
+        Trouble::Other(StoreError::Failed { path: path.into(), reason: format!("make it: {error}") })
     };
-    let moved = quarantine_path(path);
-    std::fs::rename(path, &moved).map_err(|error| StoreError::Failed {
-        path: path.into(),
-        reason: format!("move the damaged file aside: {error}"),
-    })?;
-    tracing::error!(
-        file = %path.display(), moved = %moved.display(), reason,
-        "the store was damaged and has been moved aside; starting with an empty one (put a backup in its place and restart to have the old state)"
-    );
-    match open_checked(path) {
-        Ok((database, mut opened)) => {
-            opened.quarantined = Some(moved);
-            Ok((database, opened))
-        }
-        Err(Trouble::Damaged(reason)) => Err(StoreError::Failed { path: path.into(), reason }),
-        Err(Trouble::Other(error)) => Err(error),
+    let fresh = path.with_extension("new");
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(other(error)),
+        _ => {}
     }
+    drop(open_checked(&fresh)?);
+    std::fs::rename(&fresh, path).map_err(other)?;
+    open_checked(path)
 }
 
 /// Opens the file again after it failed, without looking through it.
@@ -150,12 +147,4 @@ fn prepare(database: &Database) -> Result<Result<Opened, u64>, redb::Error> {
     // A read proves that what was written can be found.
     database.begin_read()?.open_table(META)?;
     Ok(Ok(opened))
-}
-
-fn quarantine_path(path: &Path) -> PathBuf {
-    let stamp = jiff::Timestamp::now().as_second();
-    (0..)
-        .map(|number| PathBuf::from(format!("{}.damaged-{stamp}-{number}", path.display())))
-        .find(|candidate| !candidate.exists())
-        .unwrap_or_else(|| path.with_extension("damaged"))
 }

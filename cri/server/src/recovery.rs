@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use orlop_container::protocol::{ContainerPhase, Request};
@@ -22,6 +23,9 @@ use crate::{container_remove, sandbox_remove, sandbox_stop};
 
 /// Sandboxes that are looked at at the same time.
 const AT_ONCE: usize = 16;
+/// How long the start waits for plugins that look for leftovers. Nothing may be attached meanwhile, or it would count as
+/// one.
+const COLLECT_TIME: Duration = Duration::from_secs(10);
 
 /// Brings the store into agreement with what is there.
 pub(crate) async fn recover(server: &Arc<Server>) -> Result<(), RpcError> {
@@ -49,7 +53,9 @@ pub(crate) async fn recover(server: &Arc<Server>) -> Result<(), RpcError> {
     futures::stream::iter(server.store.sandboxes())
         .for_each_concurrent(AT_ONCE, |sandbox| async move { recover_sandbox(server, &sandbox).await })
         .await;
-    remove_leftovers(server).await
+    remove_leftovers(server).await?;
+    collect_network(server).await;
+    Ok(())
 }
 
 /// Joins a sandbox to its shim, or counts it as ended.
@@ -124,6 +130,33 @@ async fn remove_leftovers(server: &Arc<Server>) -> Result<(), RpcError> {
         remove_container(server, server.config.run_dir.join("sandboxes/-"), id).await;
     }
     Ok(())
+}
+
+/// Lets the plugins look for addresses and rules of attachments that nobody knows any more. What they can't remove stays
+/// for the next start.
+async fn collect_network(server: &Arc<Server>) {
+    let sandboxes = server.store.sandboxes();
+    let attached = sandboxes.iter().filter(|sandbox| sandbox.netns.is_some());
+    let valid: Vec<(String, String)> = attached
+        .map(|sandbox| sandbox.attachment())
+        .map(|attachment| (attachment.container_id, attachment.ifname))
+        .collect();
+    if server.network.list().is_err() {
+        // No network is configured yet; the node says so in its condition.
+        return;
+    }
+    match tokio::time::timeout(COLLECT_TIME, server.network.collect(&valid)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(
+                error = chain(&error),
+                "let the network plugins remove leftovers; the next start tries again"
+            );
+        }
+        Err(_) => {
+            tracing::warn!(limit = ?COLLECT_TIME, "the network plugins take too long to remove leftovers; the next start tries again")
+        }
+    }
 }
 
 async fn remove_sandbox(server: &Arc<Server>, id: &str) {

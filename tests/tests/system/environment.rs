@@ -76,8 +76,12 @@ pub fn missing_references_are_named(case: &Case<'_>) {
     let pod = case.until_pod("waits", "a config error", |pod| {
         orlop_tests::case::container(pod, "c")["state"]["waiting"]["reason"] == "CreateContainerConfigError"
     });
-    let status = orlop_tests::case::container(&pod, "c").to_string();
-    assert!(status.contains("absent"), "{status}");
+    let message = &orlop_tests::case::container(&pod, "c")["state"]["waiting"]["message"];
+    assert_eq!(message, "configmap \"absent\" not found");
+    let volume = json!([{"name": "v", "secret": {"secretName": "nowhere"}}]);
+    let mounts = json!([{"name": "v", "mountPath": "/v"}]);
+    case.make_pod("mounts", json!({"volumes": volume, "containers": [{"command": ["true"], "volumeMounts": mounts}]}));
+    let _ = case.until_event("mounts", "FailedMount", "secret \"nowhere\" not found");
     case.make("configmaps", &json!({"metadata": {"name": "absent"}, "data": {"k": "now"}}));
     case.until_ready("waits");
     assert_eq!(case.exec("waits", "echo $X"), "now");
