@@ -1,35 +1,44 @@
-//! Installing the plugins: this program under the name of each.
+//! Installing the plugins: this program under the name of each; and taking them away again.
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+/// In every build of this program, so that one of another version is known as ours.
+#[used]
+static MARK: [u8; 32] = *b"orlop-cni-plugins: own program\0\0";
+
 /// What the program does when it is called by its own name.
 pub(crate) fn run(arguments: &[OsString], names: &[&str]) -> ExitCode {
     let [command, folder] = arguments else { return usage(names) };
-    if command != "install" {
-        return usage(names);
-    }
-    match install(Path::new(folder), names) {
+    let work = match command.to_str() {
+        Some("install") => install,
+        Some("uninstall") => uninstall,
+        _ => return usage(names),
+    };
+    match work(Path::new(folder), names) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("install the plugins into {folder:?}: {error}");
+            eprintln!("{} the plugins, folder {folder:?}: {error}", command.to_string_lossy());
             ExitCode::FAILURE
         }
     }
 }
 
 fn usage(names: &[&str]) -> ExitCode {
-    eprintln!("usage: orlop-cni-plugins install DIR\nCNI plugins: {}", names.join(", "));
+    eprintln!("usage: orlop-cni-plugins install|uninstall DIR\nCNI plugins: {}", names.join(", "));
     ExitCode::from(2)
 }
 
-/// One copy and a hard link for each name; what is the same already is left alone.
+/// One copy and a hard link for each name; what is the same already is left alone, and so is a program of others.
 fn install(folder: &Path, names: &[&str]) -> std::io::Result<()> {
     let own = std::env::current_exe()?;
     std::fs::create_dir_all(folder)?;
     let program = std::fs::read(&own)?;
-    let stale = |name: &&&str| std::fs::read(folder.join(**name)).map_or(true, |there| there != program);
+    let stale = |name: &&&str| match std::fs::read(folder.join(**name)) {
+        Ok(there) => there != program && is_ours(&there),
+        Err(_) => true,
+    };
     let stale: Vec<_> = names.iter().filter(stale).collect();
     if stale.is_empty() {
         return Ok(());
@@ -44,4 +53,21 @@ fn install(folder: &Path, names: &[&str]) -> std::io::Result<()> {
     });
     std::fs::remove_file(&fresh)?;
     linked
+}
+
+/// Removes what `install` has put there; programs of others stay.
+fn uninstall(folder: &Path, names: &[&str]) -> std::io::Result<()> {
+    for name in names {
+        let path = folder.join(name);
+        match std::fs::read(&path) {
+            Ok(there) if is_ours(&there) => std::fs::remove_file(&path)?,
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_ours(program: &[u8]) -> bool {
+    program.windows(MARK.len()).any(|part| part == MARK)
 }

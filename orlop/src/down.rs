@@ -71,12 +71,24 @@ fn clean(layout: &Layout, instance: &Instance) -> Result<()> {
             for path in [&layout.run, &layout.kubelet, &layout.pod_logs, &layout.cni_networks.join(&instance.name)] {
                 remove(path)?;
             }
-            remove(&layout.cni_conf.join(network::CONF_FILE))?;
+            network::clear(layout)?;
+            let results = layout.cni_cache.join("results");
+            for folder in [&results, &layout.cni_networks, &layout.cni_conf, &layout.cni_bin] {
+                remove_empty(folder);
+            }
             remove(&layout.state)?;
         }
     }
     println!("nothing is left");
     Ok(())
+}
+
+/// Removes a shared folder and the one above it (`/etc/cni`) where nobody else has anything in them.
+fn remove_empty(folder: &Path) {
+    for folder in folder.ancestors().take(2) {
+        // One with something in it, or that is not there, is as it should be.
+        let _ = std::fs::remove_dir(folder);
+    }
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -191,7 +191,15 @@ impl<'a> Case<'a> {
     /// # Panics
     /// When there is none in time, with those that are.
     pub fn until_event(&self, object: &str, reason: &str, words: &str) -> String {
-        let end = Instant::now() + Duration::from_secs(60);
+        self.until_event_within(Duration::from_secs(60), object, reason, words)
+    }
+
+    /// The same, for what takes longer.
+    ///
+    /// # Panics
+    /// When there is none in time, with those that are.
+    pub fn until_event_within(&self, limit: Duration, object: &str, reason: &str, words: &str) -> String {
+        let end = Instant::now() + limit;
         loop {
             let events = self.cluster.api.get(&self.path("events", ""));
             let mut seen = String::new();

@@ -2,6 +2,7 @@
 
 use crate::error::ApiError;
 use crate::registry::{self, Resource, Subresource};
+use crate::rest::pages::CUSTOM_RESOURCES;
 
 /// What a path names.
 #[derive(Clone, Debug)]
@@ -65,6 +66,8 @@ pub fn parse(path: &str) -> Result<Target, ApiError> {
     let part = |index: usize| parts.get(index).map_or("", String::as_str);
     let (group, version, rest) = match part(0) {
         "api" if parts.len() > 2 => ("", part(1), &parts[2..]),
+        // A list of nothing, without a type behind it.
+        "apis" if path.trim_end_matches('/') == CUSTOM_RESOURCES => return Ok(Target::Page(parts)),
         "apis" if parts.len() > 3 => (part(1), part(2), &parts[3..]),
         _ => return Ok(Target::Page(parts)),
     };

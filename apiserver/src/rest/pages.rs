@@ -14,7 +14,7 @@ use crate::health;
 pub const VERSION: &str = "v1.36.3+orlop";
 
 /// Where definitions of custom resources would be.
-const CUSTOM_RESOURCES: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub const CUSTOM_RESOURCES: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// Answers a page.
 ///

@@ -77,6 +77,9 @@ async fn create_and_replace() {
     shell.ok(&["expose", "pod", "one", "--port=80", "-n", "extra"]).await;
     let table = shell.ok(&["get", "svc", "-n", "extra"]).await;
     assert_eq!(row(&table, "one")[1], "ClusterIP");
+    let unknown = "apiVersion: v1\nkind: Pood\nmetadata: {name: x}\n";
+    let run = shell.run_with(shell.command(&["apply", "-f", "-"]), unknown).await;
+    assert!(run.err.contains("no matches for kind \"Pood\" in version \"v1\""), "{run:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,7 +98,7 @@ fn another_makers_ipam_plugin_is_run() {
 }
 
 #[test]
-fn installing_again_changes_nothing_and_mends_what_is_damaged() {
+fn installing_again_replaces_old_ones_and_leaves_those_of_others() {
     use std::os::unix::fs::MetadataExt;
     let folder = tempfile::tempdir().unwrap();
     let install = || {
@@ -116,14 +116,24 @@ fn installing_again_changes_nothing_and_mends_what_is_damaged() {
     let names: Vec<&str> = first.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["bridge", "host-local", "loopback", "portmap"]);
     assert_eq!(install(), first);
-    std::fs::remove_file(folder.path().join("bin/portmap")).unwrap();
-    std::fs::write(folder.path().join("bin/portmap"), "an old one").unwrap();
-    let mended = install();
-    assert_eq!(mended[..3], first[..3]);
-    assert_ne!(mended[3].1, first[3].1);
     let program = env!("CARGO_BIN_EXE_orlop-cni-plugins");
-    assert_eq!(Command::new(program).arg("nonsense").output().unwrap().status.code(), Some(2));
+    let portmap = folder.path().join("bin/portmap");
+    let mut old = std::fs::read(program).unwrap();
+    old.push(0);
+    std::fs::remove_file(&portmap).unwrap();
+    std::fs::write(&portmap, old).unwrap();
+    let renewed = install();
+    assert_eq!(renewed[..3], first[..3]);
+    assert_eq!(std::fs::read(&portmap).unwrap(), std::fs::read(program).unwrap());
+    std::fs::remove_file(&portmap).unwrap();
+    std::fs::write(&portmap, "a program of somebody else").unwrap();
+    install();
+    assert_eq!(std::fs::read(&portmap).unwrap(), b"a program of somebody else");
     // By hand, without a command, a plugin tells what it is.
     let output = Command::new(folder.path().join("bin/bridge")).env_remove("CNI_COMMAND").output().unwrap();
     assert!(output.status.success() && String::from_utf8(output.stderr).unwrap().contains("1.1.0"));
+    assert!(Command::new(program).arg("uninstall").arg(folder.path().join("bin")).status().unwrap().success());
+    let left: Vec<_> = std::fs::read_dir(folder.path().join("bin")).unwrap().flatten().collect();
+    assert_eq!(left.iter().map(|entry| entry.file_name()).collect::<Vec<_>>(), ["portmap"]);
+    assert_eq!(Command::new(program).arg("nonsense").output().unwrap().status.code(), Some(2));
 }

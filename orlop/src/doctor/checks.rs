@@ -10,8 +10,8 @@ use rustix::mount::MountAttrFlags;
 use super::{Finding, Place, chain};
 use crate::cri::beside;
 
-/// The newest system call that nothing can do without is `mount_setattr`.
-const KERNEL_MIN: (u32, u32) = (5, 12);
+/// What all parts are written for: `mount_setattr` came with 5.12, `cgroup.kill` with 5.14.
+const KERNEL_MIN: (u32, u32) = (5, 14);
 /// Capabilities that no step can do without.
 const CAPABILITIES: [&str; 8] = [
     "CAP_SYS_ADMIN",

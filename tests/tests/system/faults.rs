@@ -106,7 +106,7 @@ pub fn a_driver_that_is_gone(case: &Case<'_>) {
     case.cluster.api.must("DELETE", &format!("/api/v1/persistentvolumes/{name}"), None);
 }
 
-/// A CNI plugin that is missing or prints garbage: named in an event, and the pod starts once it is mended.
+/// A CNI plugin that is missing, or prints garbage: named in an event, and the pod starts once it is mended.
 pub fn plugins_that_fail(backend: Backend) {
     let cluster = Cluster::start(backend);
     let case = Case::start(&cluster, "plugins");
@@ -128,6 +128,32 @@ pub fn plugins_that_fail(backend: Backend) {
     assert_eq!(container(&case.pod("before"), "c")["containerID"], container(&before, "c")["containerID"]);
     case.end();
     // What could not be taken down without the plugin goes with the collection that runs once a minute.
+    cluster.assert_nothing_left_within(Duration::from_secs(100));
+}
+
+/// A CNI plugin that hangs is ended by its deadline and named; others go on meanwhile, and the pod starts once it is
+/// mended.
+pub fn a_plugin_that_hangs(backend: Backend) {
+    let cluster = Cluster::start(backend);
+    let case = Case::start(&cluster, "hangs");
+    case.make_pod("before", sleeper());
+    let before = case.until_ready("before");
+    let bin = cluster.world.root.join("cni/bin");
+    let (plugin, away) = (bin.join("bridge"), bin.join("bridge.away"));
+    std::fs::rename(&plugin, &away).unwrap();
+    std::fs::write(&plugin, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(&plugin, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    case.make_pod("stuck", sleeper());
+    let own = json!({"hostNetwork": true, "containers": [{"command": ["sleep", "1000"]}]});
+    case.make_pod("beside", own);
+    case.until_ready("beside");
+    assert_eq!(case.exec("before", "echo alive"), "alive");
+    let message = case.until_event_within(Duration::from_secs(90), "stuck", "FailedCreatePodSandBox", "bridge");
+    assert!(message.contains("60 s"), "{message}");
+    std::fs::rename(&away, &plugin).unwrap();
+    case.until_ready("stuck");
+    assert_eq!(container(&case.pod("before"), "c")["containerID"], container(&before, "c")["containerID"]);
+    case.end();
     cluster.assert_nothing_left_within(Duration::from_secs(100));
 }
 

@@ -33,7 +33,7 @@ const CASES: &[Entry] = cases! {
         explain_wait_and_rights,
     ]
     Shared faults: [images_that_can_not_be_had, commands_that_can_not_run, a_driver_that_is_gone]
-    Own faults: [plugins_that_fail, a_second_instance_is_refused, a_damaged_record_costs_one_object, a_full_disk]
+    Own faults: [plugins_that_fail, a_plugin_that_hangs, a_second_instance_is_refused, a_damaged_record_costs_one_object, a_full_disk]
     Own restart: [the_node_is_killed]
     Alone swaps: [agent_on_containerd, plugins_of_others]
 };

@@ -91,10 +91,29 @@ pub fn startup_comes_first(case: &Case<'_>) {
         "startupProbe": {"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 2},
     });
     case.make_pod("never", json!({"containers": [never]}));
+    for (name, mut startup) in
+        [("by-http", json!({"httpGet": {"path": "/", "port": 8080}})), ("by-tcp", json!({"tcpSocket": {"port": 8080}}))]
+    {
+        startup["periodSeconds"] = 1.into();
+        startup["failureThreshold"] = 30.into();
+        let late = "mkdir /w; echo hi > /w/index.html; sleep 2; exec httpd -f -p 8080 -h /w";
+        let liveness = json!({"exec": {"command": ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]},
+            "periodSeconds": 1, "failureThreshold": 1});
+        case.make_pod(
+            name,
+            json!({"containers": [
+            {"command": ["sh", "-c", late], "startupProbe": startup, "livenessProbe": liveness}]}),
+        );
+    }
     let pod = case.until_pod("slow", "running", |pod| !container(pod, "c")["state"]["running"].is_null());
     assert_eq!(container(&pod, "c")["started"], false);
     let pod = case.until_ready("slow");
     assert_eq!((&container(&pod, "c")["started"], &container(&pod, "c")["restartCount"]), (&json!(true), &json!(0)));
+    for name in ["by-http", "by-tcp"] {
+        let pod = case.until_ready(name);
+        assert_eq!(container(&pod, "c")["restartCount"], 0, "{name}");
+        case.until_event(name, "Unhealthy", "Startup probe failed");
+    }
     case.until_pod("never", "restarted", |pod| container(pod, "c")["restartCount"].as_u64() >= Some(1));
     case.until_event("never", "Killing", "Container c failed startup probe, will be restarted");
 }
