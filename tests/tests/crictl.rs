@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use orlop_tests::case::image;
+use orlop_tests::images;
 use orlop_tests::world::{Daemon, World, read, refuse, run, until};
 use serde_json::{Value, json};
 
@@ -198,4 +200,40 @@ fn a_killed_server_takes_its_pods_up_again() {
     );
     run(world.crictl().args(["rmp", "-f", "-a"]));
     assert_eq!(world.count(), before, "something was left behind");
+}
+
+#[test]
+fn images_are_pulled_by_tag_and_digest_and_removed() {
+    let world = World::new();
+    let _registry = images::registry(&world, &images::storage());
+    let mut command = world.orlop();
+    command.arg("cri");
+    let _daemon = Daemon::start(command, world.folder().join("cri.log"));
+    until("the socket is there", || world.socket().exists().then_some(()));
+    let tag = image("busybox");
+    let pulled = read(world.crictl().args(["pull", &tag]));
+    assert!(pulled.contains("Image is up to date for sha256:"), "{pulled}");
+    let status = inspect(&world, "inspecti", &tag)["status"].clone();
+    assert_eq!(status["repoTags"], json!([tag]));
+    let digest = status["repoDigests"][0].as_str().unwrap().to_string();
+    let id = status["id"].as_str().unwrap().to_string();
+    let list = read(world.crictl().args(["images", "--quiet", "--no-trunc"]));
+    assert_eq!(list, id);
+    run(world.crictl().args(["rmi", &tag]));
+    assert_eq!(read(world.crictl().args(["images", "--quiet"])), "");
+    run(world.crictl().args(["pull", &digest]));
+    let status = inspect(&world, "inspecti", &digest)["status"].clone();
+    assert_eq!((&status["id"], &status["repoTags"]), (&json!(id), &json!([])));
+    assert_eq!(status["repoDigests"], json!([digest]));
+    let said = refuse(world.crictl().args(["pull", &image("no-such-image")]));
+    assert!(said.contains("localhost:5000/no-such-image:1"), "{said}");
+    let other = format!("{}@sha256:{}", tag.trim_end_matches(":1"), "0".repeat(64));
+    assert!(refuse(world.crictl().args(["pull", &other])).contains(&"0".repeat(64)));
+    // A container of the pulled image, made and started in one step.
+    let (pod, container) = files(&world, "pulled", &["sleep", "1000"], json!({"image": {"image": digest}}));
+    let created = read(world.crictl().args(["run", &container, &pod]));
+    assert_eq!(inspect(&world, "inspect", &created)["status"]["imageId"], json!(id));
+    run(world.crictl().args(["rmp", "--force", "--all"]));
+    run(world.crictl().args(["rmi", "--all"]));
+    assert_eq!(read(world.crictl().args(["images", "--quiet"])), "");
 }
