@@ -56,12 +56,12 @@ fn make(path: &Path) -> Result<(Database, Opened), Trouble> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(other(error)),
         _ => {}
     }
-    drop(open_checked(&fresh)?);
+    drop(reopen(&fresh).map_err(Trouble::Other)?);
     std::fs::rename(&fresh, path).map_err(other)?;
     open_checked(path)
 }
 
-/// Opens the file again after it failed, without looking through it.
+/// Opens the file, or makes it, without looking through it.
 pub(super) fn reopen(path: &Path) -> Result<Database, StoreError> {
     Builder::new()
         .set_cache_size(CACHE_BYTES)

@@ -11,6 +11,9 @@ use crate::error::chain;
 /// How long a good answer of the plugins counts, as long as the configuration stays.
 const GOOD_FOR: Duration = Duration::from_secs(60);
 
+/// How long plugins are asked: a plugin that hangs must not make the runtime look dead.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+
 /// Names and times of the files in a folder.
 type FolderState = Vec<(std::ffi::OsString, Option<SystemTime>)>;
 
@@ -26,7 +29,10 @@ impl NetworkStatus {
         if known.is_some_and(|(at, state)| state == seen && at.elapsed() < GOOD_FOR) {
             return Ok(());
         }
-        network.status().await.map_err(|error| chain(&error))?;
+        let answer = tokio::time::timeout(ANSWER_TIME, network.status()).await;
+        answer
+            .map_err(|_| format!("the network plugins have not answered within {} s", ANSWER_TIME.as_secs()))?
+            .map_err(|error| chain(&error))?;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), seen));
         Ok(())
     }

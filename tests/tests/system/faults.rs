@@ -148,7 +148,8 @@ pub fn a_plugin_that_hangs(backend: Backend) {
     case.make_pod("beside", own);
     case.until_ready("beside");
     assert_eq!(case.exec("before", "echo alive"), "alive");
-    let message = case.until_event_within(Duration::from_secs(90), "stuck", "FailedCreatePodSandBox", "bridge");
+    // 60 s for the addition and as long again for its undo.
+    let message = case.until_event_within(Duration::from_secs(180), "stuck", "FailedCreatePodSandBox", "bridge");
     assert!(message.contains("60 s"), "{message}");
     std::fs::rename(&away, &plugin).unwrap();
     case.until_ready("stuck");
