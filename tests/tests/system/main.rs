@@ -18,6 +18,8 @@ use orlop_tests::runner::{Entry, run};
 
 /// Every case.
 const CASES: &[Entry] = cases! {
+    // It waits for minutes and works for seconds, so it begins first.
+    Own faults: [a_plugin_that_hangs]
     Shared application: [several_parts]
     Shared pods: [the_sample_serves_its_page, phases_and_conditions, restart_policies, crash_loops_back_off]
     Shared probes: [readiness_by_exec, readiness_by_http, readiness_by_tcp, liveness_restarts, startup_comes_first]
@@ -33,7 +35,7 @@ const CASES: &[Entry] = cases! {
         explain_wait_and_rights,
     ]
     Shared faults: [images_that_can_not_be_had, commands_that_can_not_run, a_driver_that_is_gone]
-    Own faults: [plugins_that_fail, a_plugin_that_hangs, a_second_instance_is_refused, a_damaged_record_costs_one_object, a_full_disk]
+    Own faults: [plugins_that_fail, a_second_instance_is_refused, a_damaged_record_costs_one_object, a_full_disk]
     Own restart: [the_node_is_killed]
     Alone swaps: [agent_on_containerd, plugins_of_others]
 };
