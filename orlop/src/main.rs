@@ -9,6 +9,7 @@ mod doctor;
 mod down;
 mod image;
 mod layout;
+mod log_file;
 mod network;
 mod node;
 mod objects;
@@ -133,13 +134,15 @@ fn main() -> std::process::ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     // One TLS provider for everything; whoever was first is the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
     let layout = Layout::new(cli.root.as_deref())?;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    match &cli.command {
+        Command::Up(arguments) if arguments.background => {
+            log.with_writer(log_file::LogFile::standard_error(&layout.log_file())?).with_ansi(false).init();
+        }
+        _ => log.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init(),
+    }
     if let Command::Up(arguments) = &cli.command {
         if arguments.detach {
             return up::detach(&layout, arguments);

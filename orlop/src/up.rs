@@ -23,8 +23,6 @@ use crate::{agent, api, cri, csi, network};
 const READY: &str = "the node is ready";
 /// How long the node may take to be ready.
 const READY_TIME: Duration = Duration::from_secs(60);
-/// Bytes of an old log that are kept.
-const LOG_BYTES_MAX: u64 = 16 << 20;
 
 /// Flags of `orlop up`.
 #[derive(clap::Args)]
@@ -128,9 +126,6 @@ async fn say_ready(kubeconfig: &std::path::Path, node_name: &str) -> Result<()> 
 pub fn detach(layout: &Layout, arguments: &Arguments) -> Result<()> {
     let log_file = layout.log_file();
     std::fs::create_dir_all(&layout.state).with_context(|| format!("make {}", layout.state.display()))?;
-    if std::fs::metadata(&log_file).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
-        std::fs::rename(&log_file, log_file.with_extension("log.1"))?;
-    }
     let log = File::options().create(true).append(true).open(&log_file);
     let log = log.with_context(|| format!("open {}", log_file.display()))?;
     let began = log.metadata()?.len();
