@@ -26,7 +26,22 @@ pub struct Count {
     leases: usize,
     processes: usize,
     cgroups: Vec<String>,
+    /// What each pod has a file or folder of its own in: network namespaces, records, layers, volumes, logs.
+    files: Vec<PathBuf>,
 }
+
+/// Folders of an instance in which nothing is left when pods are gone.
+const POD_FOLDERS: [&str; 9] = [
+    "run/cri/netns",
+    "run/cri/sandboxes",
+    "state/cri/containers",
+    "state/cri/meta/sandboxes",
+    "state/cri/meta/containers",
+    "kubelet/pods",
+    "log/pods",
+    "log/containers",
+    "cni/cache/results",
+];
 
 impl World {
     /// Makes a world with nothing but a loopback device.
@@ -156,7 +171,15 @@ impl World {
                 .into_iter()
                 .filter(|path| path.contains(&self.cgroup()))
                 .collect(),
+            files: self.pod_files(),
         }
+    }
+
+    fn pod_files(&self) -> Vec<PathBuf> {
+        let entries = |folder: &str| std::fs::read_dir(self.root.join(folder)).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = POD_FOLDERS.into_iter().flat_map(entries).map(|entry| entry.path()).collect();
+        files.sort();
+        files
     }
 
     /// Processes of shims of this world.
