@@ -1,8 +1,13 @@
 //! Installing the plugins: this program under the name of each; and taking them away again.
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+
+use orlop_kernel::nftables::{Batch, Family, Nftables, NftablesError};
+
+use crate::{masquerade, portmap};
 
 /// In every build of this program, so that one of another version is known as ours.
 #[used]
@@ -55,8 +60,14 @@ fn install(folder: &Path, names: &[&str]) -> std::io::Result<()> {
     linked
 }
 
-/// Removes what `install` has put there; programs of others stay.
+/// Removes what `install` has put there, and tables that have no container's rules any more; what others use stays.
 fn uninstall(folder: &Path, names: &[&str]) -> std::io::Result<()> {
+    for (family, table, chains) in portmap::PLACES.into_iter().chain([masquerade::PLACE]) {
+        remove_table(family, table, chains).map_err(|error| {
+            let what = error.source().map(ToString::to_string).unwrap_or_default();
+            std::io::Error::other(format!("remove the table {table}: {error}: {what}"))
+        })?;
+    }
     for name in names {
         let path = folder.join(name);
         match std::fs::read(&path) {
@@ -66,6 +77,24 @@ fn uninstall(folder: &Path, names: &[&str]) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes a table whose chains have no rules. Fine when it is not there.
+fn remove_table(family: Family, table: &str, chains: &[&str]) -> Result<(), NftablesError> {
+    let removed = Nftables::open().change::<NftablesError>(|nftables| {
+        let mut batch = Batch::default();
+        for chain in chains {
+            if !nftables.rules(family, table, chain)?.is_empty() {
+                return Ok(batch);
+            }
+        }
+        batch.delete_table(family, table);
+        Ok(batch)
+    });
+    match removed {
+        Err(error) if !error.is_missing() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn is_ours(program: &[u8]) -> bool {

@@ -66,6 +66,9 @@ pub(crate) fn check(call: &Call, addresses: usize) -> Result<bool> {
     Ok(rules.iter().filter(|rule| rule.comment.starts_with(&mark)).count() >= addresses)
 }
 
+/// The table, and its chain that has rules of containers.
+pub(crate) const PLACE: (Family, &str, &[&str]) = (Family::Inet, TABLE, &[CHECKS]);
+
 fn remove_where(is_old: impl Fn(&str) -> bool) -> Result<()> {
     let changed = Nftables::open().change::<NftablesError>(|nftables| {
         let mut batch = Batch::default();

@@ -14,6 +14,8 @@ use crate::Result;
 use crate::kit::{Address, Call, CniError, CniResult, Code, Plugin, machine};
 use conf::PortmapConf;
 
+pub(crate) use rules::PLACES;
+
 /// The families whose ports are mapped.
 const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 

@@ -11,6 +11,8 @@ use crate::cri;
 use crate::layout::{Instance, Layout};
 use crate::network;
 
+/// Where the agent links the logs of containers.
+const CONTAINER_LOGS: &str = "/var/log/containers";
 /// How long the daemon may take to end.
 const STOP_TIME: Duration = Duration::from_secs(30);
 
@@ -61,6 +63,7 @@ fn clean(layout: &Layout, instance: &Instance) -> Result<()> {
     let cgroups = Cgroups::detect().context("find the cgroups")?;
     let own = if instance.cgroup_root.is_empty() { "/kubepods" } else { instance.cgroup_root.as_str() };
     cgroups.remove(own, || {})?;
+    network::clear(layout)?;
     match &layout.root {
         Some(root) => {
             for entry in std::fs::read_dir(root)?.flatten() {
@@ -71,11 +74,11 @@ fn clean(layout: &Layout, instance: &Instance) -> Result<()> {
             for path in [&layout.run, &layout.kubelet, &layout.pod_logs, &layout.cni_networks.join(&instance.name)] {
                 remove(path)?;
             }
-            network::clear(layout)?;
             let results = layout.cni_cache.join("results");
             for folder in [&results, &layout.cni_networks, &layout.cni_conf, &layout.cni_bin] {
                 remove_empty(folder);
             }
+            remove_empty(Path::new(CONTAINER_LOGS));
             remove(&layout.state)?;
         }
     }

@@ -27,7 +27,7 @@ pub fn prepare(layout: &Layout, instance: &Instance) -> Result<()> {
     write_atomically(&own, &serde_json::to_vec_pretty(&instance.conflist(layout))?)
 }
 
-/// Takes plugins and configuration list away again; those of others stay.
+/// Takes plugins, empty tables and configuration list away again; those of others stay.
 pub fn clear(layout: &Layout) -> Result<()> {
     run_plugins("uninstall", layout)?;
     match std::fs::remove_file(layout.cni_conf.join(CONF_FILE)) {

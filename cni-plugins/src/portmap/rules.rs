@@ -14,6 +14,10 @@ const PREROUTING: &str = "prerouting";
 const OUTPUT: &str = "output";
 const MASQUERADING: &str = "masquerading";
 
+/// The tables, and their chains that have rules of containers.
+pub(crate) const PLACES: [(Family, &str, &[&str]); 2] =
+    [(Family::Ipv4, TABLE, &[HOSTPORTS, MASQUERADING]), (Family::Ipv6, TABLE, &[HOSTPORTS, MASQUERADING])];
+
 /// Table and chains, with the rules that all containers share. The conditions of the last call count for all.
 pub(crate) fn tables(family: Family, conf: &PortmapConf) -> Batch {
     let mut entry = if family == Family::Ipv6 { conf.conditions_v6.clone() } else { conf.conditions_v4.clone() };
