@@ -125,9 +125,11 @@ fn attach_reads_and_writes_and_terminals_are_terminals() {
 
     let (pod, container) = files(&world, "screen", &["sleep", "600"], json!({}));
     let id = read(world.crictl().args(["run", "--no-pull", &container, &pod]));
-    // `script` gives crictl a terminal, whose size has to arrive inside.
+    // `script` gives crictl a terminal, whose size has to arrive inside; it is sent right after the start.
+    let inside =
+        "i=0; until [ \"$(stty size)\" = \"33 99\" ] || [ $i = 200 ]; do i=$((i+1)); sleep 0.05; done; stty size";
     let line = format!(
-        "stty rows 33 cols 99; {} --config {} exec -it {id} stty size",
+        "stty rows 33 cols 99; {} --config {} exec -it {id} sh -c '{inside}'",
         orlop_tests::place::foreign("crictl").display(),
         world.folder().join("crictl.yaml").display()
     );
