@@ -88,13 +88,11 @@ impl Directories {
         Ok(path)
     }
 
-    /// Uids of pods that have a directory.
+    /// Uids of pods that have a directory, or one of logs: the runtime may make that one for a container whose agent was
+    /// killed.
     pub(crate) fn pods_on_disk(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.pods()).into_iter().flatten().flatten();
-        entries
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect()
+        let logs = folders(&self.logs).filter_map(|name| Some(name.rsplit_once('_')?.1.to_owned()));
+        folders(&self.pods()).chain(logs.filter(|uid| !uid.is_empty())).collect()
     }
 
     /// Removes the files of one instance of a container: log, rotated logs, termination log.
@@ -135,6 +133,14 @@ impl Directories {
         }
         std::fs::remove_dir_all(&folder)
     }
+}
+
+/// Names of the folders in a folder.
+fn folders(folder: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 /// Makes a directory and those above it.
