@@ -78,12 +78,22 @@ fn clean(layout: &Layout, instance: &Instance) -> Result<()> {
             for folder in [&results, &layout.cni_networks, &layout.cni_conf, &layout.cni_bin] {
                 remove_empty(folder);
             }
+            remove_links(Path::new(CONTAINER_LOGS), &layout.pod_logs);
             remove_empty(Path::new(CONTAINER_LOGS));
             remove(&layout.state)?;
         }
     }
     println!("nothing is left");
     Ok(())
+}
+
+/// Removes the links in a shared folder that lead into a folder of ours.
+fn remove_links(folder: &Path, into: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(into)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Removes a shared folder and the one above it (`/etc/cni`) where nobody else has anything in them.
