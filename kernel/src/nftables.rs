@@ -18,7 +18,7 @@ const TAG: u8 = 111;
 /// Bytes of a comment, its end among them.
 const COMMENT_BYTES_MAX: usize = 128;
 /// How often a batch is tried again because somebody else changed the rules meanwhile.
-const TRIES: u32 = 20;
+const TRIES: u32 = 200;
 
 /// Family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,6 +265,9 @@ impl Nftables {
                 Ok(()) => return Ok(()),
                 Err(refusal) if refusal.source.raw_os_error() == Some(nix::libc::ERESTART) && tries < TRIES => {
                     tries += 1;
+                    // In a crowd all have read the same state: each waits for a time of its own before the next try.
+                    let pace = u64::from(tries.min(10)) * (1 + u64::from(std::process::id() % 4));
+                    std::thread::sleep(std::time::Duration::from_millis(pace));
                 }
                 Err(refusal) => return Err(failed(refusal.source).into()),
             }
