@@ -6,12 +6,14 @@
 mod apply;
 mod device_filter;
 mod resources;
+mod usage;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use resources::{Cpu, DeviceRule, HugepageLimit, Memory, Pids, Resources, shares_to_weight};
+pub use usage::{CpuUsage, DiskUsage, HugepageUsage, MemoryUsage, Pressure, PressureKind, PressureLine};
 
 /// How long processes of a cgroup may take to vanish after SIGKILL.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -288,28 +290,6 @@ impl Cgroups {
             Cgroups::V2(_) => "memory.events",
         };
         self.read(path, "memory", file).as_deref().and_then(|text| keyed(text, "oom_kill")).unwrap_or(0)
-    }
-
-    /// CPU time that the cgroup has used, in nanoseconds.
-    #[must_use]
-    pub fn cpu_usage_nanoseconds(&self, path: &str) -> Option<u64> {
-        match self {
-            Cgroups::V1(_) => self.read(path, "cpuacct", "cpuacct.usage")?.trim().parse().ok(),
-            Cgroups::V2(_) => keyed(&self.read(path, "", "cpu.stat")?, "usage_usec").map(|micros| micros * 1000),
-        }
-    }
-
-    /// Memory that the cgroup uses: all, and the working set (without inactive file pages), in bytes.
-    #[must_use]
-    pub fn memory_usage_bytes(&self, path: &str) -> Option<(u64, u64)> {
-        let (current, inactive) = match self {
-            Cgroups::V1(_) => ("memory.usage_in_bytes", "total_inactive_file"),
-            Cgroups::V2(_) => ("memory.current", "inactive_file"),
-        };
-        let usage: u64 = self.read(path, "memory", current)?.trim().parse().ok()?;
-        let inactive =
-            self.read(path, "memory", "memory.stat").as_deref().and_then(|stat| keyed(stat, inactive)).unwrap_or(0);
-        Some((usage, usage.saturating_sub(inactive)))
     }
 
     fn read(&self, path: &str, controller: &str, file: &str) -> Option<String> {

@@ -4,6 +4,7 @@
 //! thing and end use it as it is, daemons on a thread that may block.
 
 mod address;
+mod counters;
 mod flow;
 mod link;
 mod route;
@@ -12,6 +13,7 @@ use std::io;
 
 use crate::netlink::{Message, Refusal, Talk};
 
+pub use counters::{Counters, InterfaceCounters, interface_counters};
 pub use flow::forget_udp_flows;
 pub use link::{Link, VethPair};
 pub use route::Route;

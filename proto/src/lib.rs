@@ -1,5 +1,7 @@
 //! Wire contracts: CRI, CSI and plugin registration, generated from the project's own `.proto` text.
 
+pub mod json;
+
 /// The container runtime interface of Kubernetes 1.36 (`runtime.v1`).
 #[allow(missing_docs, clippy::all, rust_2018_idioms)]
 pub mod cri {

@@ -9,8 +9,9 @@ use orlop_proto::cri;
 use tokio::sync::watch;
 
 use crate::error::RpcError;
-use crate::record::{ContainerRecord, Records};
+use crate::record::{ContainerRecord, Encoded, Records};
 use crate::sandbox::Sandbox;
+use crate::usage::{LayerSize, Rate};
 
 /// Where a container stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,10 @@ pub(crate) struct Container {
     record: Mutex<ContainerRecord>,
     /// It is being removed: its record is gone, and nobody is shown it any more.
     removing: AtomicBool,
+    /// Processor use.
+    pub(crate) rate: Rate,
+    /// Size of its writable layer.
+    pub(crate) layer_size: Arc<LayerSize>,
 }
 
 impl Container {
@@ -73,6 +78,8 @@ impl Container {
             phase: watch::Sender::new(phase),
             record: Mutex::new(record),
             removing: AtomicBool::new(false),
+            rate: Rate::default(),
+            layer_size: Arc::default(),
         }
     }
 
@@ -82,6 +89,22 @@ impl Container {
 
     fn lock(&self) -> MutexGuard<'_, ContainerRecord> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its cgroup, below each hierarchy.
+    pub(crate) fn cgroup(&self) -> Option<String> {
+        orlop_cri_spec::sandbox::cgroup(&self.sandbox.config, &self.id).ok()
+    }
+
+    /// Its limits, as last set.
+    pub(crate) fn resources(&self) -> Option<cri::LinuxContainerResources> {
+        let updated = self.lock().resources.as_ref().and_then(|resources| resources.decode().ok());
+        updated.or_else(|| self.config.linux.as_ref()?.resources.clone())
+    }
+
+    /// Its limits were changed.
+    pub(crate) fn set_resources(&self, resources: cri::LinuxContainerResources) {
+        self.lock().resources = Some(Encoded::new(&resources));
     }
 
     /// Keeps the record, unless the container is being removed.

@@ -19,7 +19,7 @@ use crate::record::{ContainerRecord, Encoded, UserRecord, version};
 use crate::sandbox::Sandbox;
 use crate::server::{Server, blocking, new_id, now};
 use crate::shim::{self, unexpected};
-use crate::{container_user, signals};
+use crate::{container_devices, container_user, signals};
 
 /// Bytes of a seccomp profile.
 const PROFILE_BYTES_MAX: u64 = 1 << 20;
@@ -112,6 +112,7 @@ fn prepare(
         env: image.config.env.clone(),
         working_dir: image.config.working_dir.clone(),
     };
+    let devices = container_devices::find(&config, context.privileged)?;
     let spec = container_config(&ContainerInputs {
         id: &id,
         config: &config,
@@ -121,6 +122,7 @@ fn prepare(
         image: &defaults,
         user: &user,
         localhost_profile: profile.as_ref(),
+        devices: &devices,
         hostname: &crate::sandbox::hostname(&sandbox.config),
         cgroup: sandbox::cgroup(&sandbox.config, &id)?,
     })?;
@@ -181,6 +183,7 @@ fn new_record(
         user: UserRecord::from(user),
         pid: 0,
         exit: None,
+        resources: None,
     }
 }
 

@@ -25,6 +25,18 @@ pub(crate) fn status(
     })
 }
 
+/// Why a container can't be checkpointed here.
+pub(crate) fn checkpoint(server: &Server, request: &cri::CheckpointContainerRequest) -> RpcError {
+    match server.store.container(&request.container_id) {
+        Err(error) => error,
+        Ok(_) => RpcError::Unsupported {
+            what: "CheckpointContainer",
+            reason: "the built-in runtime does not drive CRIU; run what has to be moved on several nodes instead"
+                .into(),
+        },
+    }
+}
+
 /// A container as CRI shows it.
 pub(crate) fn status_of(container: &Container) -> cri::ContainerStatus {
     let (record, phase) = (container.record(), container.phase());
@@ -41,10 +53,9 @@ pub(crate) fn status_of(container: &Container) -> cri::ContainerStatus {
         annotations: config.annotations.clone(),
         mounts: config.mounts.clone(),
         log_path: record.log_path.map(|path| path.display().to_string()).unwrap_or_default(),
-        resources: config
-            .linux
-            .as_ref()
-            .map(|linux| cri::ContainerResources { linux: linux.resources.clone(), ..Default::default() }),
+        resources: container
+            .resources()
+            .map(|linux| cri::ContainerResources { linux: Some(linux), ..Default::default() }),
         user: Some(cri::ContainerUser {
             linux: Some(cri::LinuxContainerUser {
                 uid: record.user.uid.into(),
@@ -94,22 +105,7 @@ fn info(container: &Container) -> HashMap<String, String> {
         "snapshotter": "overlayfs",
         "runtimeType": "orlop",
         "privileged": crate::container_create::security(&container.config).privileged,
-        "config": {
-            "metadata": {
-                "name": container.metadata().name,
-                "attempt": container.metadata().attempt,
-            },
-            "image": {"image": container.config.image.clone().unwrap_or_default().image},
-            "command": container.config.command,
-            "args": container.config.args,
-            "working_dir": container.config.working_dir,
-            "labels": container.config.labels,
-            "annotations": container.config.annotations,
-            "log_path": container.config.log_path,
-            "stdin": container.config.stdin,
-            "stdin_once": container.config.stdin_once,
-            "tty": container.config.tty,
-        },
+        "config": orlop_proto::json::to_json("ContainerConfig", &container.config),
         "runtimeSpec": spec,
     });
     HashMap::from([("info".to_string(), info.to_string())])

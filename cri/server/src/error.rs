@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use orlop_container::protocol::FailureKind;
 use orlop_cri_spec::SpecError;
 use orlop_image::ImageError;
+use orlop_kernel::cgroup::CgroupError;
 use orlop_kernel::namespace::NamespaceError;
 use orlop_network::NetworkError;
 use orlop_streaming::TooManyRequests;
@@ -113,6 +114,15 @@ pub enum RpcError {
         #[source]
         source: std::io::Error,
     },
+    /// The kernel refuses a limit.
+    #[error("set the limits of {object}")]
+    Limits {
+        /// The container.
+        object: String,
+        /// Which file, which value and why.
+        #[source]
+        source: CgroupError,
+    },
     /// A command took longer than it may.
     #[error("command {command:?} in container {id} timed out after {seconds} s")]
     CommandTimeout {
@@ -134,6 +144,14 @@ pub enum RpcError {
     /// Too many streams wait for their client.
     #[error(transparent)]
     Busy(#[from] TooManyRequests),
+    /// This runtime or this machine can't do it.
+    #[error("{what} is not supported: {reason}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// Why, and what would be needed.
+        reason: String,
+    },
     /// A task of the server ended early.
     #[error("the request ended early: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -181,6 +199,8 @@ impl From<RpcError> for Status {
                 Code::ResourceExhausted
             }
             RpcError::File { .. } | RpcError::Hangs { .. } | RpcError::Task(_) => Code::Internal,
+            RpcError::Limits { .. } => Code::InvalidArgument,
+            RpcError::Unsupported { .. } => Code::Unimplemented,
             RpcError::CommandTimeout { .. } => Code::DeadlineExceeded,
             RpcError::Busy(_) => Code::ResourceExhausted,
         };

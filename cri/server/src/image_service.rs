@@ -11,6 +11,7 @@ use orlop_proto::cri;
 use orlop_proto::cri::image_service_server::ImageService;
 use tonic::{Code, Request, Response, Status};
 
+use crate::server::Server;
 use crate::{image_fs_info, image_list, image_pull, image_remove, image_status};
 
 /// The ImageService on a store of images.
@@ -18,6 +19,20 @@ use crate::{image_fs_info, image_list, image_pull, image_remove, image_status};
 pub struct ImageRpc {
     /// The images.
     pub images: Arc<Images>,
+    /// Whose containers stand on them.
+    server: Option<Arc<Server>>,
+}
+
+impl ImageRpc {
+    /// The service on images alone.
+    pub fn new(images: Arc<Images>) -> ImageRpc {
+        ImageRpc { images, server: None }
+    }
+
+    /// The service of a server with containers.
+    pub(crate) fn of(server: Arc<Server>) -> ImageRpc {
+        ImageRpc { images: server.images.clone(), server: Some(server) }
+    }
 }
 
 #[tonic::async_trait]
@@ -55,7 +70,7 @@ impl ImageService for ImageRpc {
         &self,
         _: Request<cri::ImageFsInfoRequest>,
     ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
-        Ok(Response::new(image_fs_info::fs_info(&self.images)))
+        Ok(Response::new(image_fs_info::fs_info(&self.images, self.server.as_deref())))
     }
 
     type StreamImagesStream = Pin<Box<dyn Stream<Item = Result<cri::StreamImagesResponse, Status>> + Send>>;

@@ -47,6 +47,12 @@ pub(crate) struct SandboxRecord {
     pub(crate) cni_result: serde_json::Value,
     /// It was stopped: no process, no network is left.
     pub(crate) stopped: bool,
+    /// `LinuxContainerResources` that the pod needs beside its containers, when told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) overhead: Option<Encoded>,
+    /// `LinuxContainerResources` of all its containers, when told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resources: Option<Encoded>,
 }
 
 /// A container, as it is kept over restarts.
@@ -75,6 +81,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) pid: i32,
     /// How it ended.
     pub(crate) exit: Option<ExitRecord>,
+    /// `LinuxContainerResources`, when they were changed after its creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resources: Option<Encoded>,
 }
 
 /// Who a container runs as.
@@ -201,6 +210,8 @@ mod tests {
             ips: vec!["10.0.0.1".parse().unwrap()],
             cni_result: serde_json::Value::Null,
             stopped: false,
+            overhead: None,
+            resources: None,
         }
     }
 

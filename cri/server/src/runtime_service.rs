@@ -17,8 +17,9 @@ use crate::events::EventStream;
 use crate::server::Server;
 use crate::{
     container_create, container_exec, container_list, container_remove, container_reopen_log, container_start,
-    container_status, container_stop, runtime_status, sandbox_list, sandbox_remove, sandbox_run, sandbox_status,
-    sandbox_stop, stream_urls,
+    container_stats, container_status, container_stop, container_update, metric_table, runtime_status, sandbox_list,
+    sandbox_metrics, sandbox_remove, sandbox_run, sandbox_stats, sandbox_status, sandbox_stop, sandbox_update,
+    stream_urls,
 };
 
 /// The RuntimeService on a server.
@@ -42,11 +43,6 @@ async fn finish<T: Send + 'static>(work: impl Future<Output = Result<T, RpcError
 
 fn items<T: Send + 'static>(all: Vec<T>) -> Items<T> {
     Box::pin(futures::stream::iter(all).map(Ok))
-}
-
-/// An RPC that this runtime does not have.
-fn missing<T>(name: &str) -> Result<T, Status> {
-    Err(Status::unimplemented(format!("{name} is not implemented by this runtime yet")))
 }
 
 #[tonic::async_trait]
@@ -188,86 +184,99 @@ impl RuntimeService for RuntimeRpc {
         Ok(Response::new(items(all.chunks(PART).map(part).collect())))
     }
 
-    async fn container_stats(&self, _: Request<cri::ContainerStatsRequest>) -> Answer<cri::ContainerStatsResponse> {
-        missing("ContainerStats")
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Answer<cri::ContainerStatsResponse> {
+        Ok(Response::new(container_stats::one(self.server.clone(), request.into_inner()).await?))
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<cri::ListContainerStatsRequest>,
+        request: Request<cri::ListContainerStatsRequest>,
     ) -> Answer<cri::ListContainerStatsResponse> {
-        missing("ListContainerStats")
+        let stats = container_stats::list(&self.server, request.into_inner().filter).await;
+        Ok(Response::new(cri::ListContainerStatsResponse { stats }))
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<cri::PodSandboxStatsRequest>) -> Answer<cri::PodSandboxStatsResponse> {
-        missing("PodSandboxStats")
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Answer<cri::PodSandboxStatsResponse> {
+        Ok(Response::new(sandbox_stats::one(self.server.clone(), request.into_inner()).await?))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<cri::ListPodSandboxStatsRequest>,
+        request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Answer<cri::ListPodSandboxStatsResponse> {
-        missing("ListPodSandboxStats")
+        let stats = sandbox_stats::list(&self.server, request.into_inner().filter).await;
+        Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Answer<cri::ListMetricDescriptorsResponse> {
-        missing("ListMetricDescriptors")
+        Ok(Response::new(metric_table::list()))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        missing("ListPodSandboxMetrics")
+        let pod_metrics = sandbox_metrics::list(&self.server).await;
+        Ok(Response::new(cri::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     async fn update_container_resources(
         &self,
-        _: Request<cri::UpdateContainerResourcesRequest>,
+        request: Request<cri::UpdateContainerResourcesRequest>,
     ) -> Answer<cri::UpdateContainerResourcesResponse> {
-        missing("UpdateContainerResources")
+        finish(container_update::update(self.server.clone(), request.into_inner())).await
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
-        missing("UpdatePodSandboxResources")
+        finish(sandbox_update::update(self.server.clone(), request.into_inner())).await
     }
 
     async fn update_runtime_config(
         &self,
-        _: Request<cri::UpdateRuntimeConfigRequest>,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
     ) -> Answer<cri::UpdateRuntimeConfigResponse> {
-        missing("UpdateRuntimeConfig")
+        Ok(Response::new(runtime_status::update_config(request.into_inner())?))
     }
 
     async fn checkpoint_container(
         &self,
-        _: Request<cri::CheckpointContainerRequest>,
+        request: Request<cri::CheckpointContainerRequest>,
     ) -> Answer<cri::CheckpointContainerResponse> {
-        missing("CheckpointContainer")
+        Err(container_status::checkpoint(&self.server, &request.into_inner()).into())
     }
 
     type StreamContainerStatsStream = Items<cri::StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        _: Request<cri::StreamContainerStatsRequest>,
+        request: Request<cri::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        missing("StreamContainerStats")
+        let all = container_stats::list(&self.server, request.into_inner().filter).await;
+        let part = |part: &[_]| cri::StreamContainerStatsResponse { container_stats: part.to_vec() };
+        Ok(Response::new(items(all.chunks(PART).map(part).collect())))
     }
 
     type StreamPodSandboxStatsStream = Items<cri::StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<cri::StreamPodSandboxStatsRequest>,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        missing("StreamPodSandboxStats")
+        let all = sandbox_stats::list(&self.server, request.into_inner().filter).await;
+        let part = |part: &[_]| cri::StreamPodSandboxStatsResponse { pod_sandbox_stats: part.to_vec() };
+        Ok(Response::new(items(all.chunks(PART).map(part).collect())))
     }
 
     type StreamPodSandboxMetricsStream = Items<cri::StreamPodSandboxMetricsResponse>;
@@ -276,6 +285,9 @@ impl RuntimeService for RuntimeRpc {
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        missing("StreamPodSandboxMetrics")
+        let all = sandbox_metrics::list(&self.server).await;
+        // Each pod has dozens of metrics per container.
+        let part = |part: &[_]| cri::StreamPodSandboxMetricsResponse { pod_sandbox_metrics: part.to_vec() };
+        Ok(Response::new(items(all.chunks(PART / 8).map(part).collect())))
     }
 }

@@ -75,3 +75,21 @@ pub(crate) fn config() -> cri::RuntimeConfigResponse {
     let linux = cri::LinuxRuntimeConfiguration { cgroup_driver: cri::CgroupDriver::Cgroupfs.into() };
     cri::RuntimeConfigResponse { linux: Some(linux) }
 }
+
+/// The kubelet tells the pods' addresses of its node. Addresses come from the configuration of the network plugins here,
+/// so there is nothing to keep; what is no list of address ranges is refused.
+pub(crate) fn update_config(
+    request: cri::UpdateRuntimeConfigRequest,
+) -> Result<cri::UpdateRuntimeConfigResponse, RpcError> {
+    let ranges = request.runtime_config.and_then(|config| config.network_config).unwrap_or_default().pod_cidr;
+    for range in ranges.split(',').filter(|range| !range.is_empty()) {
+        if range.parse::<ipnetwork::IpNetwork>().is_err() {
+            return Err(argument("runtime_config.network_config.pod_cidr", format!("{range:?} is no address range")));
+        }
+    }
+    tracing::info!(
+        pod_cidr = ranges,
+        "the kubelet told the pods' addresses; the network plugins' configuration decides"
+    );
+    Ok(cri::UpdateRuntimeConfigResponse {})
+}

@@ -4,13 +4,19 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use orlop_container::protocol::SandboxState as ShimState;
 use orlop_cri_spec::sandbox;
+use orlop_kernel::procfs;
 use orlop_network::Attachment;
 use orlop_proto::cri;
 use serde_json::{Map, Value, json};
 
 use crate::config::CriConfig;
 use crate::record::{Encoded, SandboxRecord, version};
+use crate::usage::Rate;
+
+/// The pod's interface, as all CNI callers name it.
+pub(crate) const DEFAULT_INTERFACE: &str = "eth0";
 
 /// A sandbox.
 pub(crate) struct Sandbox {
@@ -26,6 +32,8 @@ pub(crate) struct Sandbox {
     /// One thing at a time is done to a sandbox as a whole.
     pub(crate) operation: tokio::sync::Mutex<()>,
     state: Mutex<SandboxState>,
+    /// Processor use.
+    pub(crate) rate: Rate,
 }
 
 /// What changes during its life.
@@ -37,6 +45,10 @@ pub(crate) struct SandboxState {
     pub(crate) stopped: bool,
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) cni_result: Value,
+    /// What the pod needs beside its containers, when told.
+    pub(crate) overhead: Option<cri::LinuxContainerResources>,
+    /// What all its containers may use, when told.
+    pub(crate) resources: Option<cri::LinuxContainerResources>,
 }
 
 impl Sandbox {
@@ -51,6 +63,7 @@ impl Sandbox {
             config,
             operation: tokio::sync::Mutex::default(),
             state: Mutex::default(),
+            rate: Rate::default(),
         }
     }
 
@@ -58,8 +71,14 @@ impl Sandbox {
     pub(crate) fn from_record(record: SandboxRecord, places: &CriConfig) -> std::io::Result<Sandbox> {
         let config: cri::PodSandboxConfig = record.config.decode()?;
         let sandbox = Sandbox::new(record.id, record.created_at, config, places);
-        *sandbox.state() =
-            SandboxState { ready: false, stopped: record.stopped, ips: record.ips, cni_result: record.cni_result };
+        *sandbox.state() = SandboxState {
+            ready: false,
+            stopped: record.stopped,
+            ips: record.ips,
+            cni_result: record.cni_result,
+            overhead: record.overhead.and_then(|encoded| encoded.decode().ok()),
+            resources: record.resources.and_then(|encoded| encoded.decode().ok()),
+        };
         Ok(sandbox)
     }
 
@@ -73,6 +92,8 @@ impl Sandbox {
             ips: state.ips,
             cni_result: state.cni_result,
             stopped: state.stopped,
+            overhead: state.overhead.as_ref().map(|overhead| Encoded::new(overhead)),
+            resources: state.resources.as_ref().map(|resources| Encoded::new(resources)),
         }
     }
 
@@ -96,6 +117,13 @@ impl Sandbox {
         format!("{name}_{namespace}_{uid}_{attempt}")
     }
 
+    /// The pause process, while it is the one that the shim made.
+    pub(crate) fn pause_pid(&self) -> Option<i32> {
+        let state = std::fs::read(self.folder.join("state.json")).ok()?;
+        let state: ShimState = serde_json::from_slice(&state).ok()?;
+        procfs::is_alive(state.pause_pid, state.pause_start_ticks).then_some(state.pause_pid)
+    }
+
     pub(crate) fn cri_state(&self) -> cri::PodSandboxState {
         if self.state().ready { cri::PodSandboxState::SandboxReady } else { cri::PodSandboxState::SandboxNotready }
     }
@@ -113,7 +141,7 @@ impl Sandbox {
         Attachment {
             container_id: self.id.clone(),
             netns: self.netns.clone().unwrap_or_default(),
-            ifname: "eth0".into(),
+            ifname: DEFAULT_INTERFACE.into(),
             args: args.map(|(name, value)| (name.to_string(), value)).into(),
             capabilities: capabilities(&self.config),
         }

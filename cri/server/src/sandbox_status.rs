@@ -55,7 +55,6 @@ fn info(sandbox: &Sandbox) -> HashMap<String, String> {
         Some(path) => vec![json!({"type": "network", "path": path})],
         None => vec![],
     };
-    let metadata = sandbox.metadata();
     let info = json!({
         "pid": state.as_ref().map_or(0, |state| state.pause_pid),
         "shimPid": state.as_ref().map_or(0, |state| state.shim_pid),
@@ -63,18 +62,7 @@ fn info(sandbox: &Sandbox) -> HashMap<String, String> {
         "netNamespaceClosed": sandbox.state().stopped,
         "runtimeHandler": "",
         "runtimeType": "orlop",
-        "config": {
-            "metadata": {
-                "name": metadata.name,
-                "uid": metadata.uid,
-                "namespace": metadata.namespace,
-                "attempt": metadata.attempt,
-            },
-            "hostname": sandbox.config.hostname,
-            "log_directory": sandbox.config.log_directory,
-            "labels": sandbox.config.labels,
-            "annotations": sandbox.config.annotations,
-        },
+        "config": orlop_proto::json::to_json("PodSandboxConfig", &sandbox.config),
         "runtimeSpec": {
             "linux": {
                 "cgroupsPath": sandbox::cgroup(&sandbox.config, &sandbox.id).unwrap_or_default(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use orlop_image::{ImageError, Images, admin};
+use orlop_kernel::cgroup::{CgroupError, Cgroups};
 use orlop_network::Network;
 use orlop_proto::cri::RemovePodSandboxRequest;
 use orlop_proto::cri::image_service_server::ImageServiceServer;
@@ -58,6 +59,9 @@ pub enum CriError {
         /// The flag.
         flag: &'static str,
     },
+    /// The machine has no cgroups.
+    #[error("find the cgroups of the machine")]
+    Cgroups(#[source] CgroupError),
     /// The image store can't be opened.
     #[error("open the image store")]
     Images(#[source] ImageError),
@@ -85,7 +89,7 @@ pub async fn serve(config: CriConfig, cancel: CancellationToken) -> Result<(), C
     let _lock = prepare(&config)?;
     let server = open(config).await?;
     let listener = listen(&server, &cancel).await?;
-    let images = ImageServiceServer::new(ImageRpc { images: server.images.clone() })
+    let images = ImageServiceServer::new(ImageRpc::of(server.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let runtime = RuntimeServiceServer::new(RuntimeRpc { server: server.clone(), cancel: cancel.clone() })
@@ -132,6 +136,7 @@ async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
         records,
         store: Store::default(),
         events: Events::default(),
+        cgroups: Cgroups::detect().map_err(CriError::Cgroups)?,
         config,
     });
     recovery::recover(&server).await.map_err(CriError::Recovery)?;

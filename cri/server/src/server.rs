@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use orlop_container::protocol::ExitRecord;
 use orlop_image::Images;
+use orlop_kernel::cgroup::Cgroups;
 use orlop_network::Network;
 use orlop_proto::cri::ContainerEventType;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -28,6 +29,7 @@ pub(crate) struct Server {
     pub(crate) records: Records,
     pub(crate) store: Store,
     pub(crate) events: Events,
+    pub(crate) cgroups: Cgroups,
 }
 
 impl Server {

@@ -33,7 +33,7 @@ async fn bench() -> Bench {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         ids.extend(images.import(&archive, names).await.unwrap());
     }
-    Bench { _directory: directory, rpc: ImageRpc { images }, ids }
+    Bench { _directory: directory, rpc: ImageRpc::new(images), ids }
 }
 
 fn spec(image: &str) -> Option<cri::ImageSpec> {

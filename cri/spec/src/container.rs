@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use orlop_container::config::{Config, Device, Linux, Mount, Process, Rlimit, Root, User};
-use orlop_kernel::cgroup::{Cpu, DeviceRule, HugepageLimit, Memory, Resources};
+use orlop_container::config::{Config, Linux, Mount, Process, Rlimit, Root, User};
+use orlop_kernel::cgroup::{Cpu, HugepageLimit, Memory, Resources};
 use orlop_kernel::seccomp::Profile;
 use orlop_proto::cri;
 
+use crate::devices::{self, HostDevice};
 use crate::user::ResolvedUser;
 use crate::{SpecError, check_path, security, wrong};
 
@@ -14,16 +15,6 @@ use crate::{SpecError, check_path, security, wrong};
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Open files of a container: soft and hard, whatever the daemon's own are.
 const OPEN_FILES: (u64, u64) = (1024, 524_288);
-/// Devices of every container.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-];
-
 /// How an image says that it is run.
 #[derive(Clone, Debug, Default)]
 pub struct ImageDefaults {
@@ -58,6 +49,8 @@ pub struct ContainerInputs<'a> {
     pub localhost_profile: Option<&'a Profile>,
     /// Name of the pod, or of the machine for a pod on its network.
     pub hostname: &'a str,
+    /// Devices of the machine that it gets.
+    pub devices: &'a [HostDevice],
     /// The container's cgroup.
     pub cgroup: String,
 }
@@ -103,10 +96,10 @@ pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecErro
         hostname: inputs.sandbox.hostname.clone(),
         mounts: mounts(inputs, &context)?,
         linux: Linux {
-            resources: Resources { devices: device_rules(&context), ..resources(&asked) },
+            resources: Resources { devices: devices::rules(context.privileged, inputs.devices), ..resources(&asked) },
             cgroups_path: inputs.cgroup.clone(),
             namespaces: vec![],
-            devices: devices(config)?,
+            devices: devices::nodes(inputs.devices),
             seccomp: security::seccomp_profile(&context, bounding, inputs.localhost_profile)?,
             masked_paths: masked.into_iter().map(PathBuf::from).collect(),
             readonly_paths: protected.into_iter().map(PathBuf::from).collect(),
@@ -181,45 +174,6 @@ pub fn resources(asked: &cri::LinuxContainerResources) -> Resources {
         devices: vec![],
         unified: asked.unified.clone().into_iter().collect(),
     }
-}
-
-fn device_rules(context: &cri::LinuxContainerSecurityContext) -> Vec<DeviceRule> {
-    let rule = |allow, kind: &str, major, minor, access: &str| DeviceRule {
-        allow,
-        kind: Some(kind.into()),
-        major,
-        minor,
-        access: Some(access.into()),
-    };
-    if context.privileged {
-        return vec![rule(true, "a", None, None, "rwm")];
-    }
-    let mut rules = vec![rule(false, "a", None, None, "rwm")];
-    rules.extend(["c", "b"].map(|kind| rule(true, kind, None, None, "m")));
-    rules.extend(
-        DEVICES.map(|(_, major, minor)| rule(true, "c", Some(i64::from(major)), Some(i64::from(minor)), "rwm")),
-    );
-    // The terminals: ptmx and everything on devpts.
-    rules.push(rule(true, "c", Some(5), Some(2), "rwm"));
-    rules.push(rule(true, "c", Some(136), None, "rwm"));
-    rules
-}
-
-fn devices(config: &cri::ContainerConfig) -> Result<Vec<Device>, SpecError> {
-    if let Some(device) = config.devices.first() {
-        return Err(wrong(
-            "config.devices",
-            format!("{:?}: devices of the machine are not handed on yet", device.host_path),
-        ));
-    }
-    let device = |(path, major, minor): (&str, u32, u32)| Device {
-        path: path.into(),
-        kind: "c".into(),
-        major,
-        minor,
-        ..Device::default()
-    };
-    Ok(DEVICES.map(device).into())
 }
 
 fn mounts(inputs: &ContainerInputs<'_>, context: &cri::LinuxContainerSecurityContext) -> Result<Vec<Mount>, SpecError> {

@@ -1,6 +1,7 @@
 //! Pure translation of validated CRI requests into OCI runtime specifications.
 
 mod container;
+pub mod devices;
 pub mod sandbox;
 mod security;
 pub mod user;
