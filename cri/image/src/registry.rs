@@ -5,13 +5,18 @@ mod blob;
 mod challenge;
 mod client;
 mod config;
+mod endpoint;
+mod hosts;
 mod manifest;
+mod sources;
 mod transport;
+mod trust;
 
 pub use blob::BlobStream;
-pub use client::{RegistryClient, Session};
+pub use client::RegistryClient;
 pub use config::{Credentials, HostConfig, RegistriesConfig, is_meant_for};
 pub use manifest::FetchedDocument;
+pub use sources::Sources;
 
 /// A registry refused, failed or answered nonsense.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -90,4 +95,23 @@ pub enum RegistryError {
         /// Which file or field is wrong.
         why: String,
     },
+}
+
+impl RegistryError {
+    /// The same, with what the servers said that were asked before.
+    fn after(mut self, earlier: &[String]) -> Self {
+        let (Self::NotFound { registry, .. }
+        | Self::Unauthorized { registry, .. }
+        | Self::Denied { registry, .. }
+        | Self::Challenge { registry, .. }
+        | Self::RateLimited { registry }
+        | Self::Unavailable { registry, .. }
+        | Self::WrongContent { registry, .. }
+        | Self::Protocol { registry, .. }
+        | Self::Configuration { registry, .. }) = &mut self;
+        if !earlier.is_empty() {
+            registry.push_str(&format!(" (tried after its mirrors: {})", earlier.join("; ")));
+        }
+        self
+    }
 }

@@ -14,7 +14,7 @@ use crate::digest::{Digest, Hasher};
 use crate::document::Compression;
 use crate::error::ImageError;
 use crate::progress::ProgressHub;
-use crate::registry::{BlobStream, RegistryError, Session};
+use crate::registry::{BlobStream, RegistryError, Sources};
 use crate::store::{LayerRecord, Staged};
 use crate::unpack::{Leftover, UnpackError, finish, unpack};
 
@@ -54,7 +54,7 @@ impl Images {
     /// Brings all layers onto the disk. Returns at the first failure; what is complete by then stays for the next try.
     pub(super) async fn fetch_layers(
         &self,
-        session: &Arc<Session>,
+        sources: &Arc<Sources>,
         image: &str,
         jobs: &[LayerJob],
         progress: &ProgressHub,
@@ -64,13 +64,13 @@ impl Images {
         let works = jobs
             .iter()
             .enumerate()
-            .map(|(number, _)| self.fetch_one(session, image, jobs, number, progress, &finished));
+            .map(|(number, _)| self.fetch_one(sources, image, jobs, number, progress, &finished));
         futures::future::try_join_all(works).await.map(|_| ())
     }
 
     async fn fetch_one(
         &self,
-        session: &Arc<Session>,
+        sources: &Arc<Sources>,
         image: &str,
         jobs: &[LayerJob],
         number: usize,
@@ -86,7 +86,7 @@ impl Images {
             None
         } else {
             let _permit = self.permits.acquire().await.map_err(|error| ImageError::Worker(error.to_string()))?;
-            Some(self.stream_layer(session, image, job, number, progress).await?)
+            Some(self.stream_layer(sources, image, job, number, progress).await?)
         };
         let mut below = finished.subscribe();
         below.wait_for(|count| *count >= number).await.map_err(|error| ImageError::Worker(error.to_string()))?;
@@ -102,7 +102,7 @@ impl Images {
     /// Fetches and unpacks in one pass: the network side hashes what arrives, the unpacking side what comes out.
     async fn stream_layer(
         &self,
-        session: &Arc<Session>,
+        sources: &Arc<Sources>,
         image: &str,
         job: &LayerJob,
         number: usize,
@@ -119,7 +119,7 @@ impl Images {
                 unpack(&mut reader, compression, &diff_id, &files, &limits).map(|leftover| (staged, leftover)),
             )
         });
-        let fetched = self.fetch(session, job, chunks, |done| progress.fetched(number, done)).await;
+        let fetched = self.fetch(sources, job, chunks, |done| progress.fetched(number, done)).await;
         let unpacked = worker.await.map_err(|error| ImageError::Worker(error.to_string()))??;
         // Wrong bytes explain a failed unpacking, not the other way round.
         fetched.map_err(|source| ImageError::Registry { reference: image.to_owned(), source })?;
@@ -128,12 +128,12 @@ impl Images {
 
     async fn fetch(
         &self,
-        session: &Arc<Session>,
+        sources: &Arc<Sources>,
         job: &LayerJob,
         chunks: mpsc::Sender<Bytes>,
         progress: impl Fn(u64),
     ) -> Result<(), RegistryError> {
-        let mut stream = BlobStream::new(Arc::clone(session), job.digest, job.size);
+        let mut stream = BlobStream::new(Arc::clone(sources), job.digest, job.size)?;
         let mut hasher = Hasher::new();
         let (mut done, mut unread) = (0, 0);
         while let Some(chunk) = stream.next().await? {
@@ -153,7 +153,7 @@ impl Images {
             return Ok(());
         }
         Err(RegistryError::WrongContent {
-            registry: session.registry().to_owned(),
+            registry: stream.server(),
             digest: job.digest.to_string(),
             why: format!("the bytes have digest {found}"),
         })

@@ -9,7 +9,7 @@ use crate::images::layers::LayerJob;
 use crate::images::{Images, blocking};
 use crate::progress::ProgressHub;
 use crate::reference::{Reference, Target};
-use crate::registry::{Credentials, FetchedDocument, RegistryError, Session};
+use crate::registry::{Credentials, FetchedDocument, RegistryError, Sources};
 use crate::store::NameRecord;
 use std::sync::Arc;
 
@@ -34,9 +34,9 @@ impl Images {
         credentials: Option<Credentials>,
         progress: &ProgressHub,
     ) -> Result<String, ImageError> {
-        let session = self.client.session(reference, credentials);
         let registry = |source: RegistryError| ImageError::Registry { reference: reference.to_string(), source };
-        let found = self.find_manifest(&session, reference).await?;
+        let sources = self.client.sources(reference, credentials).await.map_err(registry)?;
+        let found = self.find_manifest(&sources, reference).await?;
         let image = reference.to_string();
         let document = |what: String, error: crate::document::DocumentError| ImageError::Document {
             image: image.clone(),
@@ -47,7 +47,7 @@ impl Images {
         let config = found.manifest.config.clone();
         let bytes = match self.store.read_blob(&config.digest) {
             Some(bytes) => bytes,
-            None => session.fetch_small_blob(&config).await.map_err(registry)?,
+            None => sources.fetch_small_blob(&config).await.map_err(registry)?,
         };
         let what = format!("configuration {}", config.digest);
         let configuration = parse_configuration(&bytes).map_err(|error| document(what.clone(), error))?;
@@ -68,7 +68,7 @@ impl Images {
         self.write_documents(&found.documents, config.digest, bytes).await?;
         let jobs = layer_jobs(&found.manifest.layers, &configuration.diff_ids, &chain)
             .map_err(|error| document("manifest".into(), error))?;
-        self.fetch_layers(&session, &image, &jobs, progress).await?;
+        self.fetch_layers(&sources, &image, &jobs, progress).await?;
 
         let size_bytes = config.size + found.manifest.layers.iter().map(|layer| layer.size).sum::<u64>();
         let record =
@@ -83,14 +83,14 @@ impl Images {
     }
 
     /// Follows a name to the manifest of our platform.
-    async fn find_manifest(&self, session: &Session, reference: &Reference) -> Result<Found, ImageError> {
+    async fn find_manifest(&self, sources: &Sources, reference: &Reference) -> Result<Found, ImageError> {
         let image = reference.to_string();
         let registry = |source: RegistryError| ImageError::Registry { reference: image.clone(), source };
         let mut documents: Vec<FetchedDocument> = Vec::new();
         let mut name = reference.manifest_name();
         let mut expected: Option<Descriptor> = None;
         for _ in 0..INDEX_DEPTH_MAX {
-            let fetched = session.fetch_manifest(&name).await.map_err(registry)?;
+            let fetched = sources.fetch_manifest(&name).await.map_err(registry)?;
             let refuse = |why: String| ImageError::Document {
                 image: image.clone(),
                 what: format!("manifest {}", fetched.digest),

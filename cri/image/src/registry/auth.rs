@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::RegistryError;
 use super::challenge::Challenge;
 use super::client::{Session, authority, error_detail};
-use super::config::{Credentials, endpoint_host, host_of, is_loopback};
+use super::config::{Credentials, host_of, is_loopback};
 use super::transport::chain;
 
 /// Largest answer of a token server, in bytes.
@@ -73,7 +73,7 @@ fn check_realm(session: &Session, realm: &str) -> Result<Url, RegistryError> {
     let refuse = |why: String| RegistryError::Challenge { registry: session.registry.clone(), why };
     let url = Url::parse(realm).map_err(|error| refuse(format!("realm {realm:.200}: {error}")))?;
     let host = authority(&url);
-    let registry_is_local = is_loopback(&session.registry) && session.client.config.is_plain_http(&session.registry);
+    let registry_is_local = session.endpoint.is_local_and_plain();
     match url.scheme() {
         "https" => {}
         "http" if registry_is_local && is_loopback(&host) => {}
@@ -93,7 +93,8 @@ fn check_realm(session: &Session, realm: &str) -> Result<Url, RegistryError> {
 fn may_see_credentials(session: &Session, url: &Url) -> bool {
     let token_authority = authority(url);
     let token_host = host_of(&token_authority);
-    let registry_host = host_of(endpoint_host(&session.registry));
+    let registry_authority = authority(&session.endpoint.root);
+    let registry_host = host_of(&registry_authority);
     if token_host == registry_host {
         return true;
     }
@@ -131,7 +132,7 @@ async fn fetch_token(
     }
     let own_scope = format!("repository:{}:pull", session.repository);
     let scope = scope.unwrap_or(&own_scope);
-    let client = session.client.transport.client(&authority(&url))?;
+    let client = session.http(&url)?;
     let identity_token = credentials.map(|given| given.identity_token.as_str()).filter(|token| !token.is_empty());
     let builder = if let Some(token) = identity_token {
         let mut form = Url::parse("form:").map_err(|error| session.protocol(error.to_string()))?;

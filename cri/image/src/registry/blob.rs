@@ -8,6 +8,7 @@ use reqwest::{Response, StatusCode};
 
 use super::RegistryError;
 use super::client::{Request, Session};
+use super::sources::Sources;
 use super::transport::chain;
 use crate::digest::Digest;
 
@@ -16,7 +17,9 @@ const RESUMPTIONS_MAX: u32 = 100;
 
 /// The bytes of one blob: exactly as many as its descriptor says. The digest is the reader's to check.
 pub struct BlobStream {
-    session: Arc<Session>,
+    sources: Arc<Sources>,
+    /// The server that is asked now.
+    server: usize,
     digest: Digest,
     size: u64,
     offset: u64,
@@ -29,8 +32,18 @@ pub struct BlobStream {
 
 impl BlobStream {
     /// A stream of the blob; nothing is asked for yet.
-    pub fn new(session: Arc<Session>, digest: Digest, size: u64) -> Self {
-        Self { session, digest, size, offset: 0, skip: 0, response: None, failures: 0, resumptions: 0 }
+    pub fn new(sources: Arc<Sources>, digest: Digest, size: u64) -> Result<Self, RegistryError> {
+        let server = sources.first(false)?;
+        Ok(Self { sources, server, digest, size, offset: 0, skip: 0, response: None, failures: 0, resumptions: 0 })
+    }
+
+    /// The server that the bytes come from.
+    pub fn server(&self) -> String {
+        self.session().registry.clone()
+    }
+
+    fn session(&self) -> &Session {
+        self.sources.session(self.server)
     }
 
     /// The next bytes; none at the end.
@@ -40,10 +53,10 @@ impl BlobStream {
                 return Ok(None);
             }
             let Some(mut response) = self.response.take() else {
-                self.open().await?;
+                self.open_anywhere().await?;
                 continue;
             };
-            let stall = self.session.client.config.stall_timeout();
+            let stall = self.session().client.config.stall_timeout();
             match tokio::time::timeout(stall, response.chunk()).await {
                 Ok(Ok(Some(chunk))) => {
                     self.response = Some(response);
@@ -77,33 +90,49 @@ impl BlobStream {
     }
 
     fn wrong(&self, why: String) -> RegistryError {
-        RegistryError::WrongContent { registry: self.session.registry.clone(), digest: self.digest.to_string(), why }
+        RegistryError::WrongContent { registry: self.server(), digest: self.digest.to_string(), why }
     }
 
-    /// Notes a broken stream and waits before the next try, or gives up.
+    /// Notes a broken stream and waits before the next try, or turns to the next server, or gives up.
     async fn failed(&mut self, detail: String) -> Result<(), RegistryError> {
         self.failures += 1;
         self.resumptions += 1;
-        let config = &self.session.client.config;
+        let config = Arc::clone(&self.session().client.config);
         if self.failures >= config.tries_max || self.resumptions > RESUMPTIONS_MAX {
-            return Err(RegistryError::Unavailable {
-                registry: self.session.registry.clone(),
+            let error = RegistryError::Unavailable {
+                registry: self.server(),
                 tries: self.resumptions,
                 detail: format!("{} at byte {} of {}: {detail}", self.digest, self.offset, self.size),
-            });
+            };
+            return self.turn_to_next(error);
         }
-        tracing::debug!(registry = %self.session.registry, digest = %self.digest, offset = self.offset, detail, "blob is resumed");
+        tracing::debug!(registry = %self.server(), digest = %self.digest, offset = self.offset, detail, "blob is resumed");
         tokio::time::sleep(config.wait_before(self.failures)).await;
         Ok(())
     }
 
+    /// Goes on with the next server, at the byte where this one failed.
+    fn turn_to_next(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        self.server = self.sources.next(self.server, false, error)?;
+        self.failures = 0;
+        self.resumptions = 0;
+        Ok(())
+    }
+
+    async fn open_anywhere(&mut self) -> Result<(), RegistryError> {
+        match self.open().await {
+            Ok(()) => Ok(()),
+            Err(error) => self.turn_to_next(error),
+        }
+    }
+
     async fn open(&mut self) -> Result<(), RegistryError> {
         let request = Request { path: format!("blobs/{}", self.digest), accept: &[], offset: self.offset };
-        let response = self.session.get(&request).await?;
+        let response = self.session().get(&request).await?;
         let expected = if response.status() == StatusCode::PARTIAL_CONTENT {
             let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
             if !range.starts_with(&format!("bytes {}-", self.offset)) {
-                return Err(self.session.protocol(format!("asked for bytes from {}, got {range:.100}", self.offset)));
+                return Err(self.session().protocol(format!("asked for bytes from {}, got {range:.100}", self.offset)));
             }
             self.skip = 0;
             self.size - self.offset

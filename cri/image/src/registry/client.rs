@@ -1,14 +1,18 @@
-//! One session per pull: requests with retries, redirects without secrets, authentication when asked.
+//! One session per pull and server: requests with retries, redirects without secrets, authentication when asked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
-use super::config::{Credentials, RegistriesConfig, endpoint_host, host_of};
+use super::config::{Credentials, RegistriesConfig, host_of};
+use super::endpoint::{Endpoint, endpoints};
+use super::sources::Sources;
 use super::transport::{Transport, chain};
+use super::trust::{NamedFile, Trust};
 use super::{RegistryError, auth, challenge};
 use crate::reference::Reference;
 
@@ -23,19 +27,25 @@ pub struct RegistryClient {
     pub(super) transport: Transport,
 }
 
-/// Talks to one repository with one set of credentials.
+/// Talks to one repository on one server with one set of credentials.
 pub struct Session {
     pub(super) client: Arc<RegistryClient>,
+    /// How messages call the server.
     pub(super) registry: String,
     pub(super) repository: String,
+    pub(super) endpoint: Endpoint,
     pub(super) credentials: Option<Credentials>,
-    /// What the registry accepted last. Sent to the registry's own origin only.
+    /// What the server accepted last. Sent to its own origin only.
     authorization: Mutex<Option<HeaderValue>>,
+    /// Another server can be asked, so this one isn't waited for long.
+    is_spare: bool,
+    /// It didn't answer, or failed, when it was asked last.
+    is_down: AtomicBool,
 }
 
 /// What to ask the registry for.
 pub(super) struct Request<'a> {
-    /// Path below `/v2/<repository>/`.
+    /// Path below the repository.
     pub path: String,
     /// Media types we understand.
     pub accept: &'a [&'a str],
@@ -49,44 +59,84 @@ enum Answer {
     Challenged(Vec<challenge::Challenge>, String),
     /// Worth another try after this wait, if given.
     Again(String, Option<Duration>, bool),
+    /// No answer, or a server that doesn't work: another one may, this one perhaps later.
+    Down(String),
 }
 
 impl RegistryClient {
     /// A client with this configuration. Connects to nothing yet.
     pub fn new(config: RegistriesConfig) -> Self {
-        let config = Arc::new(config);
-        Self { transport: Transport::new(Arc::clone(&config)), config }
+        Self { transport: Transport::default(), config: Arc::new(config) }
     }
 
-    /// A session for the repository of a reference. Credentials of the pull win over configured ones.
-    pub fn session(self: &Arc<Self>, reference: &Reference, credentials: Option<Credentials>) -> Arc<Session> {
+    /// The servers that have the repository of a reference, by the settings that hold now. Credentials of the pull win
+    /// over configured ones.
+    pub async fn sources(
+        self: &Arc<Self>,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Arc<Sources>, RegistryError> {
         let registry = reference.registry().to_owned();
-        let credentials = credentials
-            .filter(|given| !given.is_empty())
-            .or_else(|| self.config.host(&registry).credentials.filter(|given| !given.is_empty()));
+        let failed = |why: String| RegistryError::Configuration { registry: registry.clone(), why };
+        let (config, name) = (Arc::clone(&self.config), registry.clone());
+        let found = tokio::task::spawn_blocking(move || endpoints(&config, &name))
+            .await
+            .map_err(|error| failed(error.to_string()))??;
+        let last = found.len() - 1;
+        let given = credentials.filter(|given| !given.is_empty());
+        let sessions = found.into_iter().enumerate().map(|(number, endpoint)| {
+            let mine = given.clone().filter(|_| !endpoint.is_mirror || self.config.mirrors_get_credentials);
+            self.session(endpoint, reference.repository(), mine, number < last)
+        });
+        Ok(Arc::new(Sources::new(sessions.collect())))
+    }
+
+    fn session(
+        self: &Arc<Self>,
+        endpoint: Endpoint,
+        repository: &str,
+        credentials: Option<Credentials>,
+        is_spare: bool,
+    ) -> Arc<Session> {
+        let configured = || self.config.host(&endpoint.name).credentials.filter(|given| !given.is_empty());
+        let credentials = credentials.or_else(configured);
         let token = credentials.as_ref().map(|given| given.registry_token.as_str()).filter(|token| !token.is_empty());
         let authorization = token.and_then(|token| auth::secret_header(&format!("Bearer {token}")));
         Arc::new(Session {
             client: Arc::clone(self),
-            registry,
-            repository: reference.repository().to_owned(),
+            registry: endpoint.name.clone(),
+            repository: repository.to_owned(),
+            endpoint,
             credentials,
             authorization: Mutex::new(authorization),
+            is_spare,
+            is_down: AtomicBool::new(false),
         })
     }
 }
 
 impl Session {
-    /// Host of the registry, as the reference names it.
-    pub fn registry(&self) -> &str {
-        &self.registry
+    /// Whether it failed to answer when asked last, and others can be asked.
+    pub(super) fn is_down(&self) -> bool {
+        self.is_spare && self.is_down.load(Ordering::Relaxed)
     }
 
-    /// The registry's own URL for a path.
-    fn url(&self, path: &str) -> Result<Url, RegistryError> {
-        let scheme = if self.client.config.is_plain_http(&self.registry) { "http" } else { "https" };
-        let text = format!("{scheme}://{}/v2/{}/{path}", endpoint_host(&self.registry), self.repository);
-        Url::parse(&text).map_err(|error| self.protocol(format!("{text}: {error}")))
+    /// The HTTP client for a URL that this server named, or its own. The certificates of our own and `skip_verify` are for
+    /// its own host; its authorities are also believed about the servers that it sends us to.
+    pub(super) fn http(&self, url: &Url) -> Result<reqwest::Client, RegistryError> {
+        let (target, own) = (authority(url), authority(&self.endpoint.root));
+        let connect_timeout = self.endpoint.connect_timeout;
+        let transport = &self.client.transport;
+        let client = if host_of(&target) == host_of(&own) {
+            transport.client(&target, &self.endpoint.trust, connect_timeout)
+        } else if let Some(path) = self.client.config.host(&target).ca_file {
+            let file = NamedFile { setting: "caFile".into(), path };
+            let trust = Trust { authorities: vec![file], ..Trust::default() }.load();
+            trust.and_then(|trust| transport.client(&target, &trust, connect_timeout))
+        } else {
+            transport.client(&target, &self.endpoint.trust.for_others(), connect_timeout)
+        };
+        client.map_err(|why| RegistryError::Configuration { registry: self.registry.clone(), why })
     }
 
     pub(super) fn protocol(&self, why: impl Into<String>) -> RegistryError {
@@ -100,7 +150,10 @@ impl Session {
         let mut tries = 0;
         loop {
             let (detail, wait, limited) = match self.attempt(request).await? {
-                Answer::Good(response) => return Ok(response),
+                Answer::Good(response) => {
+                    self.is_down.store(false, Ordering::Relaxed);
+                    return Ok(response);
+                }
                 Answer::Challenged(_, detail) if authenticated => {
                     return Err(RegistryError::Unauthorized { registry: self.registry.clone(), detail });
                 }
@@ -109,6 +162,13 @@ impl Session {
                     *self.authorization.lock().await = Some(authorization);
                     authenticated = true;
                     continue;
+                }
+                Answer::Down(detail) => {
+                    self.is_down.store(true, Ordering::Relaxed);
+                    if self.is_spare {
+                        return Err(RegistryError::Unavailable { registry: self.registry.clone(), tries: 1, detail });
+                    }
+                    (detail, None, false)
                 }
                 Answer::Again(detail, wait, limited) => (detail, wait, limited),
             };
@@ -127,13 +187,13 @@ impl Session {
     }
 
     async fn attempt(&self, request: &Request<'_>) -> Result<Answer, RegistryError> {
-        let origin = self.url(&request.path)?;
+        let origin = self.endpoint.url(&self.repository, &request.path);
         let mut url = origin.clone();
         for _ in 0..=REDIRECTS_MAX {
             let own = same_origin(&url, &origin);
             let response = match self.send(&url, request, own).await? {
                 Ok(response) => response,
-                Err(detail) => return Ok(Answer::Again(detail, None, false)),
+                Err(detail) => return Ok(Answer::Down(detail)),
             };
             if matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 url = self.redirected(&url, &response)?;
@@ -150,12 +210,15 @@ impl Session {
         request: &Request<'_>,
         own: bool,
     ) -> Result<Result<Response, String>, RegistryError> {
-        let mut builder = self.client.transport.client(&authority(url))?.get(url.clone());
+        let mut builder = self.http(url)?.get(url.clone());
         for accept in request.accept {
             builder = builder.header(ACCEPT, *accept);
         }
         if request.offset > 0 {
             builder = builder.header(RANGE, format!("bytes={}-", request.offset));
+        }
+        if own {
+            builder = builder.headers(self.endpoint.headers.clone());
         }
         // A secret for the registry is shown to the registry only, whatever it redirects to.
         if own && let Some(authorization) = self.authorization.lock().await.clone() {
@@ -214,7 +277,8 @@ impl Session {
             StatusCode::REQUEST_TIMEOUT => Ok(Answer::Again("408 Request Timeout".into(), None, false)),
             status if status.is_server_error() => {
                 let wait = retry_after(&response);
-                Ok(Answer::Again(format!("{status} {}", error_detail(response).await), wait, false))
+                let detail = format!("{status} {}", error_detail(response).await);
+                Ok(if self.is_spare { Answer::Down(detail) } else { Answer::Again(detail, wait, false) })
             }
             status => Err(self.protocol(format!("{status} for {}: {}", request.path, error_detail(response).await))),
         }

@@ -15,6 +15,12 @@ use serde::{Deserialize, Serialize};
 pub struct RegistriesConfig {
     /// Settings by host, with port where the reference has one: `registry.example.com`, `127.0.0.1:5000`.
     pub hosts: BTreeMap<String, HostConfig>,
+    /// Folders in containerd's layout, `<folder>/<host>[:port]/hosts.toml`: mirrors, servers and certificates by registry.
+    /// They are read when a pull begins; the first folder that knows the registry, or has a `_default`, decides.
+    pub hosts_dirs: Vec<PathBuf>,
+    /// Show the credentials that a pull brings to the registry's mirrors too, as containerd does. Without it a mirror gets
+    /// only those that are configured for its own host.
+    pub mirrors_get_credentials: bool,
     /// Longest time to connect, in seconds.
     pub connect_timeout_seconds: u64,
     /// Longest time without a byte of progress, in seconds.
@@ -31,6 +37,8 @@ impl Default for RegistriesConfig {
     fn default() -> Self {
         Self {
             hosts: BTreeMap::new(),
+            hosts_dirs: Vec::new(),
+            mirrors_get_credentials: false,
             connect_timeout_seconds: 15,
             stall_timeout_seconds: 60,
             tries_max: 5,
@@ -100,7 +108,7 @@ impl RegistriesConfig {
         self.hosts.get(registry).cloned().unwrap_or_default()
     }
 
-    /// Whether a registry is spoken to in plain http.
+    /// Whether a registry is spoken to in plain http, as far as its settings here say.
     pub fn is_plain_http(&self, registry: &str) -> bool {
         let host = self.host(registry);
         host.plain_http.unwrap_or_else(|| is_loopback(registry) && host.ca_file.is_none())

@@ -1,8 +1,11 @@
 //! Manifests, indexes and configurations: small documents, read whole and checked by digest.
 
+use std::sync::Arc;
+
 use http::header::CONTENT_TYPE;
 
 use super::client::{Request, Session};
+use super::sources::Sources;
 use super::transport::chain;
 use super::{BlobStream, RegistryError};
 use crate::digest::Digest;
@@ -72,19 +75,28 @@ impl Session {
         }
         Ok(Ok(FetchedDocument { bytes, digest, content_type: header(CONTENT_TYPE.as_str()) }))
     }
+}
+
+impl Sources {
+    /// Fetches an index or manifest by tag or digest from the first server that has it.
+    pub async fn fetch_manifest(&self, name: &str) -> Result<FetchedDocument, RegistryError> {
+        let by_tag = !name.starts_with("sha256:");
+        let mut server = self.first(by_tag)?;
+        loop {
+            match self.session(server).fetch_manifest(name).await {
+                Ok(document) => return Ok(document),
+                Err(error) => server = self.next(server, by_tag, error)?,
+            }
+        }
+    }
 
     /// Fetches a small blob whole: an image's configuration.
-    pub async fn fetch_small_blob(
-        self: &std::sync::Arc<Self>,
-        descriptor: &Descriptor,
-    ) -> Result<Vec<u8>, RegistryError> {
+    pub async fn fetch_small_blob(self: &Arc<Self>, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {
         if descriptor.size > DOCUMENT_BYTES_MAX {
-            return Err(self.protocol(format!(
-                "{} is {} bytes, {DOCUMENT_BYTES_MAX} at most",
-                descriptor.digest, descriptor.size
-            )));
+            let why = format!("{} is {} bytes, {DOCUMENT_BYTES_MAX} at most", descriptor.digest, descriptor.size);
+            return Err(RegistryError::Protocol { registry: self.registry().to_owned(), why });
         }
-        let mut stream = BlobStream::new(std::sync::Arc::clone(self), descriptor.digest, descriptor.size);
+        let mut stream = BlobStream::new(Arc::clone(self), descriptor.digest, descriptor.size)?;
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next().await? {
             bytes.extend_from_slice(&chunk);
@@ -92,7 +104,7 @@ impl Session {
         let digest = Digest::of(&bytes);
         if digest != descriptor.digest {
             return Err(RegistryError::WrongContent {
-                registry: self.registry.clone(),
+                registry: stream.server(),
                 digest: descriptor.digest.to_string(),
                 why: format!("the bytes have digest {digest}"),
             });

@@ -1,89 +1,80 @@
-//! HTTP clients by host: which certificates are trusted, and never a redirect on their own.
+//! HTTP clients by what they trust, and never a redirect on their own.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::RegistryError;
-use super::config::{RegistriesConfig, is_loopback};
+use super::config::is_loopback;
+use super::trust::LoadedTrust;
 
 /// Where distributions keep the certificates of public authorities, in the order tried.
 const SYSTEM_CERTIFICATES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// Largest certificate file read, in bytes.
-const CERTIFICATES_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Most clients kept. Certificates that change leave old ones behind.
+const CLIENTS_MAX: usize = 64;
+
+/// What makes two clients the same: way, contents of the certificate files, patience.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    is_loopback: bool,
+    skip_verify: bool,
+    mark: String,
+    connect_timeout: Duration,
+}
 
 /// The HTTP clients, made when first used.
+#[derive(Default)]
 pub(super) struct Transport {
-    config: Arc<RegistriesConfig>,
     system_roots: OnceLock<RootCertStore>,
-    clients: Mutex<HashMap<String, reqwest::Client>>,
+    clients: Mutex<HashMap<Key, reqwest::Client>>,
 }
 
 impl Transport {
-    pub(super) fn new(config: Arc<RegistriesConfig>) -> Self {
-        Self { config, system_roots: OnceLock::new(), clients: Mutex::new(HashMap::new()) }
-    }
-
-    /// The client for a host: one of its own where its trust or its way differs, the common one otherwise.
-    pub(super) fn client(&self, authority: &str) -> Result<reqwest::Client, RegistryError> {
-        let special = is_loopback(authority) || self.config.host(authority).ca_file.is_some();
-        let key = if special { authority } else { "" };
-        if let Some(client) = self.lock().get(key) {
+    /// The client for a server.
+    pub(super) fn client(
+        &self,
+        authority: &str,
+        trust: &LoadedTrust,
+        connect_timeout: Duration,
+    ) -> Result<reqwest::Client, String> {
+        let key = Key {
+            is_loopback: is_loopback(authority),
+            skip_verify: trust.skip_verify,
+            mark: trust.mark.clone(),
+            connect_timeout,
+        };
+        let mut clients = self.clients.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
-        let client = self.build(authority)?;
-        self.lock().insert(key.to_owned(), client.clone());
+        if clients.len() >= CLIENTS_MAX {
+            clients.clear();
+        }
+        let client = self.build(&key, trust)?;
+        clients.insert(key, client.clone());
         Ok(client)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, reqwest::Client>> {
-        self.clients.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn build(&self, authority: &str) -> Result<reqwest::Client, RegistryError> {
-        let wrong = |why: String| RegistryError::Configuration { registry: authority.to_owned(), why };
-        let mut roots = self.system_roots.get_or_init(read_system_roots).clone();
-        if let Some(file) = self.config.host(authority).ca_file {
-            let size =
-                std::fs::metadata(&file).map_err(|error| wrong(format!("caFile {}: {error}", file.display())))?.len();
-            if size > CERTIFICATES_BYTES_MAX {
-                return Err(wrong(format!("caFile {} is larger than {CERTIFICATES_BYTES_MAX} bytes", file.display())));
-            }
-            let before = roots.len();
-            for certificate in CertificateDer::pem_file_iter(&file)
-                .map_err(|error| wrong(format!("caFile {}: {error}", file.display())))?
-            {
-                let certificate = certificate.map_err(|error| wrong(format!("caFile {}: {error}", file.display())))?;
-                roots.add(certificate).map_err(|error| wrong(format!("caFile {}: {error}", file.display())))?;
-            }
-            if roots.len() == before {
-                return Err(wrong(format!("caFile {} has no certificate in PEM form", file.display())));
-            }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| wrong(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    fn build(&self, key: &Key, trust: &LoadedTrust) -> Result<reqwest::Client, String> {
+        let roots = self.system_roots.get_or_init(read_system_roots).clone();
+        let tls = trust.tls(roots).map_err(|error| error.to_string())?;
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .user_agent(concat!("orlop/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(self.config.connect_timeout_seconds))
+            .connect_timeout(key.connect_timeout)
             .pool_idle_timeout(Duration::from_secs(20))
             .pool_max_idle_per_host(4);
-        if is_loopback(authority) {
+        if key.is_loopback {
             builder = builder.no_proxy();
         }
-        builder.build().map_err(|error| wrong(chain(&error)))
+        builder.build().map_err(|error| chain(&error))
     }
 }
 
@@ -99,7 +90,7 @@ fn read_system_roots() -> RootCertStore {
         }
     }
     tracing::warn!(
-        "no certificates of public authorities found: install ca-certificates, or only registries with a caFile can be reached by https"
+        "no certificates of public authorities found: install ca-certificates, or only registries with an authority of their own (ca) can be reached by https"
     );
     roots
 }

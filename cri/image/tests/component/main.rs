@@ -5,6 +5,7 @@ mod admin;
 mod archives;
 mod faults;
 mod hostile;
+mod mirrors;
 mod real_registry;
 mod scripted;
 mod store;

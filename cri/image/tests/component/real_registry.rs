@@ -16,14 +16,14 @@ use crate::scripted::{Reply, ScriptedRegistry};
 use crate::support::{Bench, chain, free_port, quick, run, umoci_busybox};
 
 /// A running registry on a storage directory.
-struct Registry {
+pub struct Registry {
     child: Child,
     port: u16,
 }
 
 impl Registry {
     /// Starts one; `extra` is YAML for `http:` (indented by two) and for the top level.
-    fn start(directory: &Path, http: &str, top: &str) -> Self {
+    pub fn start(directory: &Path, http: &str, top: &str) -> Self {
         let port = free_port();
         let storage = directory.join("storage");
         let config = format!(
@@ -50,7 +50,7 @@ impl Registry {
         registry
     }
 
-    fn host(&self) -> String {
+    pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 }
@@ -63,7 +63,7 @@ impl Drop for Registry {
 }
 
 /// A directory with a storage that holds `busybox:1` (OCI), `busybox:docker` (schema 2) and `busybox:zstd`.
-fn filled() -> (tempfile::TempDir, Registry) {
+pub fn filled() -> (tempfile::TempDir, Registry) {
     let directory = tempfile::tempdir().unwrap();
     let registry = Registry::start(directory.path(), "", "");
     let image = umoci_busybox(directory.path());
@@ -123,7 +123,7 @@ async fn images_are_pulled_over_http_by_tag_and_by_digest() {
 }
 
 /// A certificate authority with a server certificate for 127.0.0.1: files of authority, certificate and key.
-fn certificates(directory: &Path) -> (PathBuf, PathBuf, PathBuf) {
+pub fn certificates(directory: &Path) -> (PathBuf, PathBuf, PathBuf) {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();

@@ -133,7 +133,8 @@ fn serve(mut stream: TcpStream, layout: &Path, all: &Mutex<Vec<Seen>>, hook: &Ho
 
 /// An honest answer.
 pub fn from_layout(layout: &Path, seen: &Seen) -> Reply {
-    let name = seen.path.rsplit('/').next().unwrap_or_default();
+    let path = seen.path.split('?').next().unwrap_or_default();
+    let name = path.rsplit('/').next().unwrap_or_default();
     let blob = |digest: &str| std::fs::read(layout.join("blobs/sha256").join(digest.trim_start_matches("sha256:")));
     if seen.path.contains("/manifests/") {
         let index: serde_json::Value =
