@@ -20,6 +20,10 @@ use crate::unpack::UnpackLimits;
 pub use flight::Pull;
 pub(crate) use layers::complete_layer;
 
+/// Layers fetched and unpacked at the same time, over all pulls. More than one pull's share, so that a registry that
+/// stalls doesn't hold up the images of others.
+const LAYERS_AT_ONCE_MAX: usize = 24;
+
 /// How images are kept and where they come from.
 #[derive(Clone, Debug)]
 pub struct ImageConfig {
@@ -27,7 +31,7 @@ pub struct ImageConfig {
     pub state_dir: PathBuf,
     /// Registries.
     pub registries: RegistriesConfig,
-    /// Layers fetched and unpacked at the same time, over all pulls.
+    /// Layers of one pull that are fetched and unpacked at the same time.
     pub parallel_layers: usize,
     /// Bounds of a layer.
     pub limits: UnpackLimits,
@@ -90,6 +94,7 @@ pub struct Images {
     client: Arc<RegistryClient>,
     limits: UnpackLimits,
     pinned: Vec<String>,
+    parallel_layers: usize,
     permits: Semaphore,
     layer_locks: layers::LayerLocks,
     flights: flight::Flights,
@@ -111,7 +116,8 @@ impl Images {
             client: Arc::new(RegistryClient::new(config.registries)),
             limits: config.limits,
             pinned: config.pinned,
-            permits: Semaphore::new(config.parallel_layers.max(1)),
+            parallel_layers: config.parallel_layers.clamp(1, LAYERS_AT_ONCE_MAX),
+            permits: Semaphore::new(LAYERS_AT_ONCE_MAX),
             layer_locks: layers::LayerLocks::default(),
             flights: flight::Flights::default(),
         })

@@ -11,6 +11,7 @@ pub mod document;
 pub mod error;
 pub mod images;
 mod import;
+mod program;
 pub mod progress;
 pub mod reference;
 pub mod registry;

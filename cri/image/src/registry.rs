@@ -5,6 +5,7 @@ mod blob;
 mod challenge;
 mod client;
 mod config;
+mod docker_config;
 mod endpoint;
 mod hosts;
 mod manifest;

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::{Buf, Bytes};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{Images, blocking};
 use crate::digest::{Digest, Hasher};
@@ -31,6 +31,17 @@ pub(super) struct LayerJob {
     pub compression: Compression,
     pub diff_id: Digest,
     pub chain_id: Digest,
+}
+
+/// What the layers of one pull share.
+struct PullOfLayers<'a> {
+    sources: &'a Arc<Sources>,
+    image: &'a str,
+    jobs: &'a [LayerJob],
+    progress: &'a ProgressHub,
+    /// How many layers are complete, from the bottom.
+    finished: watch::Sender<usize>,
+    permits: Semaphore,
 }
 
 /// One lock per layer being made, so that two images with a common base fetch it once.
@@ -60,53 +71,49 @@ impl Images {
         progress: &ProgressHub,
     ) -> Result<(), ImageError> {
         progress.start(jobs.iter().map(|job| (job.digest, job.size)));
-        let finished = watch::Sender::new(0);
-        let works = jobs
-            .iter()
-            .enumerate()
-            .map(|(number, _)| self.fetch_one(sources, image, jobs, number, progress, &finished));
+        let pull = PullOfLayers {
+            sources,
+            image,
+            jobs,
+            progress,
+            finished: watch::Sender::new(0),
+            permits: Semaphore::new(self.parallel_layers),
+        };
+        let works = (0..jobs.len()).map(|number| self.fetch_one(&pull, number));
         futures::future::try_join_all(works).await.map(|_| ())
     }
 
-    async fn fetch_one(
-        &self,
-        sources: &Arc<Sources>,
-        image: &str,
-        jobs: &[LayerJob],
-        number: usize,
-        progress: &ProgressHub,
-        finished: &watch::Sender<usize>,
-    ) -> Result<(), ImageError> {
-        let job = &jobs[number];
-        // The layer's lock before the permit: a waiter for another pull's layer must not keep a permit from it.
+    async fn fetch_one(&self, pull: &PullOfLayers<'_>, number: usize) -> Result<(), ImageError> {
+        let job = &pull.jobs[number];
+        let worker = |error: &dyn std::error::Error| ImageError::Worker(error.to_string());
+        // The layer's lock before the permits: a waiter for another pull's layer must not keep a permit from it.
         let lock = self.layer_locks.of(job.chain_id);
         let _locked = lock.lock().await;
         let known = self.store.index().layers.contains_key(&job.chain_id);
         let unpacked = if known {
             None
         } else {
-            let _permit = self.permits.acquire().await.map_err(|error| ImageError::Worker(error.to_string()))?;
-            Some(self.stream_layer(sources, image, job, number, progress).await?)
+            let _own = pull.permits.acquire().await.map_err(|error| worker(&error))?;
+            let _common = self.permits.acquire().await.map_err(|error| worker(&error))?;
+            Some(self.stream_layer(pull, job, number).await?)
         };
-        let mut below = finished.subscribe();
-        below.wait_for(|count| *count >= number).await.map_err(|error| ImageError::Worker(error.to_string()))?;
+        let mut below = pull.finished.subscribe();
+        below.wait_for(|count| *count >= number).await.map_err(|error| worker(&error))?;
         if let Some((staged, leftover)) = unpacked {
-            let chain: Vec<Digest> = jobs[..number].iter().map(|job| job.chain_id).collect();
-            self.commit(image, job, staged, leftover, chain).await?;
+            let chain: Vec<Digest> = pull.jobs[..number].iter().map(|job| job.chain_id).collect();
+            self.commit(pull.image, job, staged, leftover, chain).await?;
         }
-        finished.send_replace(number + 1);
-        progress.done(number);
+        pull.finished.send_replace(number + 1);
+        pull.progress.done(number);
         Ok(())
     }
 
     /// Fetches and unpacks in one pass: the network side hashes what arrives, the unpacking side what comes out.
     async fn stream_layer(
         &self,
-        sources: &Arc<Sources>,
-        image: &str,
+        pull: &PullOfLayers<'_>,
         job: &LayerJob,
         number: usize,
-        progress: &ProgressHub,
     ) -> Result<(Staged, Leftover), ImageError> {
         let (chunks, queue) = mpsc::channel(CHUNKS_QUEUED);
         let (store, limits, compression, diff_id) =
@@ -119,11 +126,11 @@ impl Images {
                 unpack(&mut reader, compression, &diff_id, &files, &limits).map(|leftover| (staged, leftover)),
             )
         });
-        let fetched = self.fetch(sources, job, chunks, |done| progress.fetched(number, done)).await;
+        let fetched = self.fetch(pull.sources, job, chunks, |done| pull.progress.fetched(number, done)).await;
         let unpacked = worker.await.map_err(|error| ImageError::Worker(error.to_string()))??;
         // Wrong bytes explain a failed unpacking, not the other way round.
-        fetched.map_err(|source| ImageError::Registry { reference: image.to_owned(), source })?;
-        unpacked.map_err(|source| ImageError::Layer { image: image.to_owned(), layer: job.digest, source })
+        fetched.map_err(|source| ImageError::Registry { reference: pull.image.to_owned(), source })?;
+        unpacked.map_err(|source| ImageError::Layer { image: pull.image.to_owned(), layer: job.digest, source })
     }
 
     async fn fetch(

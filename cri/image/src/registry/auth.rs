@@ -47,7 +47,7 @@ pub(super) async fn answer(
     if !challenges.contains(&Challenge::Basic) {
         return Err(unauthorized());
     }
-    session.credentials.as_ref().and_then(basic).ok_or_else(unauthorized)
+    session.credentials().await?.and_then(basic).ok_or_else(unauthorized)
 }
 
 fn basic(credentials: &Credentials) -> Option<HeaderValue> {
@@ -120,7 +120,7 @@ async fn fetch_token(
     scope: Option<&str>,
 ) -> Result<HeaderValue, RegistryError> {
     let mut url = check_realm(session, realm)?;
-    let credentials = session.credentials.as_ref();
+    let credentials = session.credentials().await?;
     if credentials.is_some() && !may_see_credentials(session, &url) {
         return Err(RegistryError::Challenge {
             registry: session.registry.clone(),

@@ -1,6 +1,7 @@
 //! Blobs as streams that survive a cut connection: what is missing is asked for by Range.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_RANGE;
@@ -28,13 +29,26 @@ pub struct BlobStream {
     response: Option<Response>,
     failures: u32,
     resumptions: u32,
+    /// When the reader last asked for bytes: what it does between is its own time.
+    waiting_since: Instant,
 }
 
 impl BlobStream {
     /// A stream of the blob; nothing is asked for yet.
     pub fn new(sources: Arc<Sources>, digest: Digest, size: u64) -> Result<Self, RegistryError> {
         let server = sources.first(false)?;
-        Ok(Self { sources, server, digest, size, offset: 0, skip: 0, response: None, failures: 0, resumptions: 0 })
+        Ok(Self {
+            sources,
+            server,
+            digest,
+            size,
+            offset: 0,
+            skip: 0,
+            response: None,
+            failures: 0,
+            resumptions: 0,
+            waiting_since: Instant::now(),
+        })
     }
 
     /// The server that the bytes come from.
@@ -48,6 +62,7 @@ impl BlobStream {
 
     /// The next bytes; none at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        self.waiting_since = Instant::now();
         loop {
             if self.offset == self.size && self.response.is_none() {
                 return Ok(None);
@@ -69,7 +84,7 @@ impl BlobStream {
                 _ if self.offset == self.size => return Ok(None),
                 Ok(Ok(None)) => self.failed("the stream ended early".into()).await?,
                 Ok(Err(error)) => self.failed(chain(&error.without_url())).await?,
-                Err(_) => self.failed(format!("no byte for {} s", stall.as_secs())).await?,
+                Err(_) => self.failed(format!("no byte for {} s", stall.as_secs_f32())).await?,
             }
         }
     }
@@ -98,12 +113,10 @@ impl BlobStream {
         self.failures += 1;
         self.resumptions += 1;
         let config = Arc::clone(&self.session().client.config);
-        if self.failures >= config.tries_max || self.resumptions > RESUMPTIONS_MAX {
-            let error = RegistryError::Unavailable {
-                registry: self.server(),
-                tries: self.resumptions,
-                detail: format!("{} at byte {} of {}: {detail}", self.digest, self.offset, self.size),
-            };
+        let patience_ended = self.waiting_since.elapsed() >= config.progress_timeout();
+        if self.failures >= config.tries_max || self.resumptions > RESUMPTIONS_MAX || patience_ended {
+            let error = RegistryError::Unavailable { registry: self.server(), tries: self.resumptions, detail };
+            let error = self.at_this_byte(error);
             return self.turn_to_next(error);
         }
         tracing::debug!(registry = %self.server(), digest = %self.digest, offset = self.offset, detail, "blob is resumed");
@@ -116,14 +129,25 @@ impl BlobStream {
         self.server = self.sources.next(self.server, false, error)?;
         self.failures = 0;
         self.resumptions = 0;
+        self.waiting_since = Instant::now();
         Ok(())
     }
 
     async fn open_anywhere(&mut self) -> Result<(), RegistryError> {
         match self.open().await {
             Ok(()) => Ok(()),
-            Err(error) => self.turn_to_next(error),
+            Err(error) => {
+                let error = self.at_this_byte(error);
+                self.turn_to_next(error)
+            }
         }
+    }
+
+    /// Says of which blob no answer came.
+    fn at_this_byte(&self, error: RegistryError) -> RegistryError {
+        let RegistryError::Unavailable { registry, tries, detail } = error else { return error };
+        let detail = format!("{} at byte {} of {}: {detail}", self.digest, self.offset, self.size);
+        RegistryError::Unavailable { registry, tries, detail }
     }
 
     async fn open(&mut self) -> Result<(), RegistryError> {

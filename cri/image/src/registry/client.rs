@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode, Url};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::config::{Credentials, RegistriesConfig, host_of};
 use super::endpoint::{Endpoint, endpoints};
 use super::sources::Sources;
 use super::transport::{Transport, chain};
 use super::trust::{NamedFile, Trust};
-use super::{RegistryError, auth, challenge};
+use super::{RegistryError, auth, challenge, docker_config};
 use crate::reference::Reference;
 
 /// Most redirects followed for one request.
@@ -34,7 +34,8 @@ pub struct Session {
     pub(super) registry: String,
     pub(super) repository: String,
     pub(super) endpoint: Endpoint,
-    pub(super) credentials: Option<Credentials>,
+    /// Found when the server first asks for some.
+    credentials: OnceCell<Option<Credentials>>,
     /// What the server accepted last. Sent to its own origin only.
     authorization: Mutex<Option<HeaderValue>>,
     /// Another server can be asked, so this one isn't waited for long.
@@ -107,7 +108,8 @@ impl RegistryClient {
             registry: endpoint.name.clone(),
             repository: repository.to_owned(),
             endpoint,
-            credentials,
+            // Docker's file may have some where there are none.
+            credentials: credentials.map_or_else(OnceCell::new, |given| OnceCell::new_with(Some(Some(given)))),
             authorization: Mutex::new(authorization),
             is_spare,
             is_down: AtomicBool::new(false),
@@ -116,6 +118,17 @@ impl RegistryClient {
 }
 
 impl Session {
+    /// What to show this server: of the pull, of its configuration, or from Docker's file.
+    pub(super) async fn credentials(&self) -> Result<Option<&Credentials>, RegistryError> {
+        let find = async || {
+            let Some(path) = &self.client.config.docker_config else { return Ok(None) };
+            docker_config::find(path, &self.registry, &self.repository)
+                .await
+                .map_err(|why| RegistryError::Configuration { registry: self.registry.clone(), why })
+        };
+        Ok(self.credentials.get_or_try_init(find).await?.as_ref())
+    }
+
     /// Whether it failed to answer when asked last, and others can be asked.
     pub(super) fn is_down(&self) -> bool {
         self.is_spare && self.is_down.load(Ordering::Relaxed)
@@ -300,9 +313,17 @@ fn same_origin(a: &Url, b: &Url) -> bool {
         && a.port_or_known_default() == b.port_or_known_default()
 }
 
-/// `Retry-After` in seconds; the form with a date is ignored, our own back-off then rules.
+/// `Retry-After`: seconds, or a date.
 fn retry_after(response: &Response) -> Option<Duration> {
-    response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    parse_retry_after(response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim(), jiff::Timestamp::now())
+}
+
+fn parse_retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    Some(Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO))
 }
 
 /// What a registry says in an error body (`errors[].message`), made fit for one line of an event.
@@ -322,4 +343,24 @@ pub(super) async fn error_detail(mut response: Response) -> String {
     });
     let text = message.map_or_else(|| status.to_string(), str::to_owned);
     text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = "2026-03-01T12:00:00Z".parse().unwrap();
+        for (text, seconds) in [
+            ("0", Some(0)),
+            ("120", Some(120)),
+            ("Sun, 01 Mar 2026 12:00:07 GMT", Some(7)),
+            ("Sun, 01 Mar 2026 11:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            assert_eq!(parse_retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
 }

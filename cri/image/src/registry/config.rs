@@ -21,10 +21,13 @@ pub struct RegistriesConfig {
     /// Show the credentials that a pull brings to the registry's mirrors too, as containerd does. Without it a mirror gets
     /// only those that are configured for its own host.
     pub mirrors_get_credentials: bool,
+    /// Docker's `config.json`, asked for credentials where neither the pull nor `hosts` has some. Its helpers are run.
+    pub docker_config: Option<PathBuf>,
     /// Longest time to connect, in seconds.
     pub connect_timeout_seconds: u64,
-    /// Longest time without a byte of progress, in seconds.
-    pub stall_timeout_seconds: u64,
+    /// A pull that gets no byte of an answer or a layer for so long fails, in seconds. Within it, what stalls is asked for
+    /// again up to `tries_max` times.
+    pub progress_timeout_seconds: u64,
     /// Tries of one request, and of one stretch of a blob without progress.
     pub tries_max: u32,
     /// First wait between tries, in milliseconds; doubled each time, up to 10 s.
@@ -39,8 +42,9 @@ impl Default for RegistriesConfig {
             hosts: BTreeMap::new(),
             hosts_dirs: Vec::new(),
             mirrors_get_credentials: false,
+            docker_config: None,
             connect_timeout_seconds: 15,
-            stall_timeout_seconds: 60,
+            progress_timeout_seconds: 300,
             tries_max: 5,
             retry_base_milliseconds: 250,
             retry_after_max_seconds: 30,
@@ -114,8 +118,14 @@ impl RegistriesConfig {
         host.plain_http.unwrap_or_else(|| is_loopback(registry) && host.ca_file.is_none())
     }
 
+    /// Longest time without a byte, over all tries.
+    pub(crate) fn progress_timeout(&self) -> Duration {
+        Duration::from_secs(self.progress_timeout_seconds.max(1))
+    }
+
+    /// Longest time without a byte in one try.
     pub(crate) fn stall_timeout(&self) -> Duration {
-        Duration::from_secs(self.stall_timeout_seconds)
+        self.progress_timeout() / self.tries_max.max(1)
     }
 
     /// The wait before try number `try_number` (1 is the first repeat).

@@ -331,3 +331,60 @@ async fn an_index_leads_to_our_platform_and_confusion_is_refused() {
     let error = chain(&*bench.images.pull(&registry.reference("confused"), None).await.unwrap_err());
     assert!(error.contains("served as"), "{error}");
 }
+
+#[tokio::test]
+async fn no_byte_for_long_enough_ends_the_pull_and_names_the_layer() {
+    let (layout, layer) = big_layout();
+    let path = layout.path().to_path_buf();
+    // Never an answer at all, or one that ends in the middle each time.
+    for silent in [true, false] {
+        let (hex, path) = (layer.hex(), path.clone());
+        let registry = ScriptedRegistry::start(layout.path(), move |seen, _| {
+            let honest = seen.path.contains(&hex).then(|| from_layout(&path, seen))?;
+            Some(if silent {
+                Reply { stall_before: true, ..honest }
+            } else {
+                Reply { stall_after: Some(if seen.headers.contains_key("range") { 0 } else { 1000 }), ..honest }
+            })
+        });
+        let mut registries = quick();
+        registries.progress_timeout_seconds = 2;
+        registries.tries_max = 4;
+        let bench = Bench::new(registries);
+        let began = std::time::Instant::now();
+        let error = failure(&bench, &registry).await;
+        assert!(error.contains(&layer.to_string()) && error.contains(" s"), "{error}");
+        let seconds = began.elapsed().as_secs_f32();
+        assert!((1.5..8.0).contains(&seconds), "{seconds}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_stalls_holds_nobody_else_up() {
+    let layout = tempfile::tempdir().unwrap();
+    let layer = |number: usize| orlop_image::build::LayerBuilder::new().file(&format!("/{number}"), "x", 0o644);
+    let image = (0..6).fold(orlop_image::build::ImageBuilder::new(), |image, number| image.layer(layer(number)));
+    image.write_layout_dir(layout.path(), "test:1").unwrap();
+    let path = layout.path().to_path_buf();
+    let stalls = ScriptedRegistry::start(layout.path(), move |seen, _| {
+        let honest = from_layout(&path, seen);
+        (!honest.body.starts_with(b"{")).then_some(Reply { stall_before: true, ..honest })
+    });
+    let other = tempfile::tempdir().unwrap();
+    let layer = orlop_image::build::LayerBuilder::new().file("/other", "x", 0o644);
+    orlop_image::build::ImageBuilder::new().layer(layer).write_layout_dir(other.path(), "test:1").unwrap();
+    let works = ScriptedRegistry::start(other.path(), |_, _| None);
+    let bench = Bench::new(orlop_image::RegistriesConfig { progress_timeout_seconds: 600, ..quick() });
+    let (slow, quick) = (stalls.reference("1"), works.reference("1"));
+    let stuck = bench.images.pull(&slow, None);
+    let other = async {
+        while stalls.count("/blobs/") < 1 + bench.config.parallel_layers {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        bench.images.pull(&quick, None).await.unwrap();
+    };
+    tokio::select! {
+        _ = stuck => panic!("the stalled pull ended"),
+        () = other => {}
+    }
+}

@@ -3,6 +3,7 @@
 
 mod admin;
 mod archives;
+mod credentials;
 mod faults;
 mod hostile;
 mod mirrors;

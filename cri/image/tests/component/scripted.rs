@@ -23,13 +23,15 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// Close the connection after this many bytes of the body.
     pub cut_after: Option<usize>,
+    /// Hold the connection open without sending anything.
+    pub stall_before: bool,
     /// Hold the connection open after this many bytes, without sending more.
     pub stall_after: Option<usize>,
 }
 
 impl Reply {
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into(), cut_after: None, stall_after: None }
+        Self { status, headers: Vec::new(), body: body.into(), cut_after: None, stall_before: false, stall_after: None }
     }
 
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -120,6 +122,10 @@ fn serve(mut stream: TcpStream, layout: &Path, all: &Mutex<Vec<Seen>>, hook: &Ho
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
+    if reply.stall_before {
+        let _ = reader.read_line(&mut line);
+        return;
+    }
     let _ = stream.write_all(head.as_bytes());
     let end = reply.cut_after.or(reply.stall_after).unwrap_or(reply.body.len()).min(reply.body.len());
     let _ = stream.write_all(&reply.body[..end]);

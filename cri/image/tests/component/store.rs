@@ -160,7 +160,7 @@ async fn a_dropped_pull_stops_and_leaves_nothing() {
         (honest.body.len() > 100_000).then_some(Reply { stall_after: Some(10), ..honest })
     });
     let mut registries = quick();
-    registries.stall_timeout_seconds = 600;
+    registries.progress_timeout_seconds = 600;
     let bench = Bench::new(registries);
     let name = registry.reference("1");
     let pull = bench.images.pull(&name, None);

@@ -71,7 +71,7 @@ impl Bench {
 pub fn quick() -> RegistriesConfig {
     RegistriesConfig {
         retry_base_milliseconds: 5,
-        stall_timeout_seconds: 1,
+        progress_timeout_seconds: 5,
         retry_after_max_seconds: 2,
         ..RegistriesConfig::default()
     }
