@@ -52,3 +52,20 @@ fn collect(folder: &Path, mark: &str, found: &mut BTreeSet<String>, depth: usize
         }
     }
 }
+
+/// Removes the cgroups of this name from every hierarchy, with those below them; one that has processes stays.
+pub fn remove_empty_cgroups(name: &str) {
+    let mount = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([mount.to_path_buf()]) {
+        remove_empty(&hierarchy.join(name));
+    }
+}
+
+fn remove_empty(folder: &Path) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_empty(&entry.path());
+    }
+    let _ = std::fs::remove_dir(folder);
+}

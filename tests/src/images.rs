@@ -1,7 +1,7 @@
 //! Images made of Debian packages: busybox, nginx, redis, python, in the storage of a registry, built once.
 //!
-//! The storage lies in the cache under a key made of the packages' versions and of the recipe, so that a new package or
-//! another recipe gives new images.
+//! The storage lies in the cache under a key made of what the images are built from and of the recipe, so that a new
+//! package or another recipe gives new images.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -11,46 +11,76 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::place::{cache, debian, need_root};
+use crate::place::{cache, debian, need_root, root_of};
 use crate::world::{Daemon, World};
 
 /// Raised when what is below changes the images.
-const RECIPE: u32 = 4;
+const RECIPE: u32 = 5;
 /// Port of the registry on loopback, in every world.
 pub const REGISTRY_PORT: u16 = 5000;
 /// How long the registry may take to listen.
 const REGISTRY_TIME: Duration = Duration::from_secs(20);
 
 /// What goes into an image on top of busybox.
-struct Recipe {
+pub(crate) struct Recipe {
     /// Its name in the registry.
-    name: &'static str,
+    pub name: &'static str,
+    /// Its tags.
+    pub tags: &'static [&'static str],
     /// Programs, with the libraries they load.
-    programs: &'static [&'static str],
+    pub programs: &'static [&'static str],
     /// Debian packages of which all files below `/usr/lib` are taken.
-    libraries: &'static [&'static str],
+    pub libraries: &'static [&'static str],
     /// Single files.
-    files: &'static [&'static str],
+    pub files: &'static [&'static str],
+    /// Files that hold a text: where, and which.
+    pub texts: &'static [(&'static str, &'static str)],
     /// Folders to make, owned by the user that the program becomes.
-    folders: &'static [(&'static str, u32)],
+    pub folders: &'static [(&'static str, u32)],
     /// Symbolic links: where, and to what.
-    links: &'static [(&'static str, &'static str)],
+    pub links: &'static [(&'static str, &'static str)],
+    /// A program of the image's own.
+    pub compiled: Option<Compiled>,
     /// The image's command.
-    command: &'static [&'static str],
+    pub command: &'static [&'static str],
     /// The image's user.
-    user: &'static str,
+    pub user: &'static str,
 }
 
-const PLAIN: Recipe = Recipe {
+/// A program in C that needs nothing.
+pub(crate) struct Compiled {
+    /// Where it is put.
+    pub place: &'static str,
+    /// Its text.
+    pub source: &'static str,
+    /// Its mode.
+    pub mode: u32,
+}
+
+/// busybox alone.
+pub(crate) const PLAIN: Recipe = Recipe {
     name: "",
+    tags: &["1"],
     programs: &[],
     libraries: &[],
     files: &[],
+    texts: &[],
     folders: &[],
     links: &[],
+    compiled: None,
     command: &["sh"],
     user: "",
 };
+
+/// Images that are built together.
+pub(crate) struct Set<'a> {
+    /// What they are built from and by which recipe: another key gives other images.
+    pub key: Vec<u8>,
+    /// The busybox of all of them.
+    pub busybox: &'a Path,
+    /// The images.
+    pub recipes: &'static [Recipe],
+}
 
 const RECIPES: &[Recipe] = &[
     Recipe { name: "busybox", ..PLAIN },
@@ -89,27 +119,16 @@ const RECIPES: &[Recipe] = &[
 /// When a package is missing or a program fails.
 #[must_use]
 pub fn storage() -> PathBuf {
-    need_root();
-    let _ = debian("skopeo", "skopeo");
-    let _ = debian("umoci", "umoci");
-    let folder = cache().join("images").join(key());
-    std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
-    // Several test programs may start at once: one builds, the others wait.
-    let lock = std::fs::File::create(folder.with_extension("lock")).unwrap();
-    lock.lock().expect("lock the images");
-    if !folder.exists() {
-        let fresh = folder.with_extension("new");
-        let _ = std::fs::remove_dir_all(&fresh);
-        std::fs::create_dir_all(&fresh).unwrap();
-        build(&fresh);
-        std::fs::rename(&fresh, &folder).unwrap();
-    }
-    folder
+    let mut key = versions(&["busybox-static", "nginx-light", "redis-server", "python3.11", "libc6"]);
+    key.extend(RECIPE.to_le_bytes());
+    Set { key, busybox: &debian("busybox", "busybox-static"), recipes: RECIPES }.storage()
 }
 
-/// Names the packages' versions and the recipe.
-fn key() -> String {
-    let packages = ["busybox-static", "nginx-light", "redis-server", "python3.11", "libc6"];
+/// Versions of Debian packages, a line for each.
+///
+/// # Panics
+/// When one is missing.
+pub(crate) fn versions(packages: &[&str]) -> Vec<u8> {
     let output = Command::new("dpkg-query").args(["-W", "-f", "${Package}=${Version}\n"]).args(packages).output();
     let output = output.expect("run dpkg-query");
     assert!(
@@ -117,45 +136,73 @@ fn key() -> String {
         "packages are missing (cargo xtask test installs them): {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let mut digest = Sha256::new();
-    digest.update(&output.stdout);
-    digest.update(RECIPE.to_le_bytes());
-    hex::encode(&digest.finalize()[..8])
+    output.stdout
 }
 
-/// Builds all images and pushes them into a storage in `folder`.
-fn build(folder: &Path) {
-    let work = tempfile::tempdir().unwrap();
-    let layout = work.path().join("layout");
-    let layout = layout.display().to_string();
-    quiet(Command::new("umoci").args(["init", "--layout", &layout]));
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut registry = serve(folder, port, work.path(), Command::new("docker-registry"), false);
-    let base = format!("{layout}:base");
-    quiet(Command::new("umoci").args(["new", "--image", &base]));
-    layer(work.path(), &base, crate::place::busybox_root);
-    for recipe in RECIPES {
-        let image = format!("{layout}:{}", recipe.name);
-        quiet(Command::new("umoci").args(["tag", "--image", &base, recipe.name]));
-        layer(work.path(), &image, |root| fill(root, recipe));
-        let mut config = Command::new("umoci");
-        config.args(["config", "--image", &image, "--config.env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
-        for word in recipe.command {
-            config.args(["--config.cmd", word]);
+impl Set<'_> {
+    /// The storage of a registry that holds the images; builds it unless it is there.
+    pub(crate) fn storage(&self) -> PathBuf {
+        need_root();
+        let _ = debian("skopeo", "skopeo");
+        let _ = debian("umoci", "umoci");
+        let folder = cache().join("images").join(hex::encode(&Sha256::digest(&self.key)[..8]));
+        std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
+        // Several test programs may start at once: one builds, the others wait.
+        let lock = std::fs::File::create(folder.with_extension("lock")).unwrap();
+        lock.lock().expect("lock the images");
+        if !folder.exists() {
+            let fresh = folder.with_extension("new");
+            let _ = std::fs::remove_dir_all(&fresh);
+            std::fs::create_dir_all(&fresh).unwrap();
+            self.build(&fresh);
+            std::fs::rename(&fresh, &folder).unwrap();
         }
-        if !recipe.user.is_empty() {
-            config.args(["--config.user", recipe.user]);
-        }
-        quiet(&mut config);
-        let to = format!("docker://127.0.0.1:{port}/{}:1", recipe.name);
-        quiet(
-            Command::new("skopeo")
-                .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
-                .args([&format!("oci:{image}"), &to]),
-        );
+        folder
     }
-    let _ = registry.kill();
-    let _ = registry.wait();
+
+    /// Builds all images and pushes them into a storage in `folder`.
+    fn build(&self, folder: &Path) {
+        let work = tempfile::tempdir().unwrap();
+        let layout = work.path().join("layout");
+        let layout = layout.display().to_string();
+        quiet(Command::new("umoci").args(["init", "--layout", &layout]));
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut registry = serve(folder, port, work.path(), Command::new("docker-registry"), false);
+        let base = format!("{layout}:base");
+        quiet(Command::new("umoci").args(["new", "--image", &base]));
+        layer(work.path(), &base, |root| root_of(self.busybox, root));
+        for (number, recipe) in self.recipes.iter().enumerate() {
+            // Names in the layout are plain, those in the registry may have folders.
+            let name = format!("image-{number}");
+            let image = format!("{layout}:{name}");
+            quiet(Command::new("umoci").args(["tag", "--image", &base, &name]));
+            layer(work.path(), &image, |root| fill(root, recipe));
+            configure(&image, recipe);
+            for tag in recipe.tags {
+                let to = format!("docker://127.0.0.1:{port}/{}:{tag}", recipe.name);
+                quiet(
+                    Command::new("skopeo")
+                        .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
+                        .args([&format!("oci:{image}"), &to]),
+                );
+            }
+        }
+        let _ = registry.kill();
+        let _ = registry.wait();
+    }
+}
+
+/// Sets the image's command, user and environment.
+fn configure(image: &str, recipe: &Recipe) {
+    let mut config = Command::new("umoci");
+    config.args(["config", "--image", image, "--config.env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+    for word in recipe.command {
+        config.args(["--config.cmd", word]);
+    }
+    if !recipe.user.is_empty() {
+        config.args(["--config.user", recipe.user]);
+    }
+    quiet(&mut config);
 }
 
 /// Adds a layer with what `change` does to the image's files.
@@ -208,6 +255,23 @@ fn fill(root: &Path, recipe: &Recipe) {
     for (place, target) in recipe.links {
         std::os::unix::fs::symlink(target, root.join(place)).unwrap();
     }
+    for (place, text) in recipe.texts {
+        std::fs::create_dir_all(root.join(place).parent().unwrap()).unwrap();
+        std::fs::write(root.join(place), text).unwrap();
+    }
+    if let Some(program) = &recipe.compiled {
+        let place = root.join(program.place);
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        compile(program.source, &place);
+        std::fs::set_permissions(&place, PermissionsExt::from_mode(program.mode)).unwrap();
+    }
+}
+
+/// Compiles a static program.
+fn compile(source: &str, place: &Path) {
+    let file = tempfile::Builder::new().suffix(".c").tempfile().unwrap();
+    std::fs::write(file.path(), source).unwrap();
+    quiet(Command::new(debian("gcc", "gcc")).args(["-static", "-O1", "-s", "-o"]).arg(place).arg(file.path()));
 }
 
 /// The libraries that the loader takes for a program, and the loader itself.

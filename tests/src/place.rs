@@ -77,21 +77,29 @@ pub fn private_mounts() {
     nix::mount::mount(none, "/", none, flags, none).expect("make the mounts private");
 }
 
-/// A root file system of busybox and its links.
+/// A root file system of Debian's busybox and the names it is called by.
 ///
 /// # Panics
 /// When busybox is missing or the folder can't be written.
 pub fn busybox_root(folder: &Path) {
-    let busybox = debian("busybox", "busybox-static");
+    root_of(&debian("busybox", "busybox-static"), folder);
+}
+
+/// A root file system of a busybox and the names it is called by.
+///
+/// # Panics
+/// When busybox does not run or the folder can't be written.
+pub fn root_of(busybox: &Path, folder: &Path) {
     std::fs::create_dir_all(folder.join("bin")).unwrap();
     for name in ["bin", "proc", "sys", "dev", "tmp", "etc", "root"] {
         std::fs::create_dir_all(folder.join(name)).unwrap();
         std::fs::set_permissions(folder.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
-    std::fs::copy(&busybox, folder.join("bin/busybox")).unwrap();
-    let applets = Command::new(&busybox).arg("--list").output().unwrap().stdout;
+    std::fs::copy(busybox, folder.join("bin/busybox")).unwrap();
+    let applets = Command::new(busybox).arg("--list").output().unwrap().stdout;
     for applet in String::from_utf8(applets).unwrap().lines().filter(|name| *name != "busybox") {
-        let _ = std::os::unix::fs::symlink("busybox", folder.join("bin").join(applet));
+        // Hard links: what hides one of them hides no other.
+        let _ = std::fs::hard_link(folder.join("bin/busybox"), folder.join("bin").join(applet));
     }
     std::fs::write(folder.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
         .unwrap();

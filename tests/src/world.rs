@@ -30,6 +30,37 @@ pub struct Count {
     files: Vec<PathBuf>,
 }
 
+impl Count {
+    /// What has come since an earlier count, for people.
+    #[must_use]
+    pub fn since(&self, before: &Count) -> Vec<String> {
+        let mut new = Vec::new();
+        for (what, now, then) in [
+            ("mount", &self.mounts, &before.mounts),
+            ("link", &self.links, &before.links),
+            ("cgroup", &self.cgroups, &before.cgroups),
+        ] {
+            new.extend(now.iter().filter(|one| !then.contains(one)).map(|one| format!("{what} {one}")));
+        }
+        new.extend(
+            self.files
+                .iter()
+                .filter(|file| !before.files.contains(file))
+                .map(|file| format!("file {}", file.display())),
+        );
+        for (what, now, then) in [
+            ("rules", self.rules, before.rules),
+            ("leases", self.leases, before.leases),
+            ("shims", self.processes, before.processes),
+        ] {
+            if now > then {
+                new.push(format!("{} {what}", now - then));
+            }
+        }
+        new
+    }
+}
+
 /// Folders of an instance in which nothing is left when pods are gone.
 const POD_FOLDERS: [&str; 9] = [
     "run/cri/netns",
@@ -306,12 +337,20 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Sees to it that it runs.
+    ///
+    /// # Panics
+    /// With its log, when it has ended.
+    pub fn check(&mut self) {
+        assert!(self.child.try_wait().unwrap().is_none(), "the daemon ended by itself:\n{}", self.log());
+    }
+
     /// Ends it as a power cut would.
     ///
     /// # Panics
     /// When it is gone already.
     pub fn kill(&mut self) {
-        assert!(self.child.try_wait().unwrap().is_none(), "the daemon ended by itself:\n{}", self.log());
+        self.check();
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

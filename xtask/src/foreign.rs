@@ -1,5 +1,5 @@
-//! Foreign programs of tests and benchmarks: pinned Go modules, one `go.mod` per family below `tests/conformance`,
-//! built once into a cache outside the repository.
+//! Foreign programs of tests and benchmarks: pinned Go modules, one `go.mod` per family below `tests/conformance`, and
+//! busybox, built once into a cache outside the repository.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use crate::busybox;
 use crate::workspace::{cache, have, path, root, run, say};
 
 /// One program to build.
@@ -125,10 +126,20 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
+/// The one that is not of Go modules.
+const BUSYBOX: &str = "busybox";
+
 /// Builds the named families, or all that the test suite needs.
 pub fn build(families: &[String]) -> Result<()> {
-    if let Some(unknown) = families.iter().find(|name| !FAMILIES.iter().any(|family| family.folder == name.as_str())) {
-        bail!("no family {unknown:?}; there are {:?}", FAMILIES.iter().map(|family| family.folder).collect::<Vec<_>>());
+    let known: Vec<&str> = FAMILIES.iter().map(|family| family.folder).chain([BUSYBOX]).collect();
+    if let Some(unknown) = families.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("no family {unknown:?}; there are {known:?}");
+    }
+    if families.is_empty() || families.iter().any(|name| name == BUSYBOX) {
+        busybox::build()?;
+    }
+    if families.iter().all(|name| name == BUSYBOX) && !families.is_empty() {
+        return Ok(());
     }
     if !have("go") {
         bail!("Go 1.26 or newer is missing: install it from go.dev/dl and put `go` on the PATH");

@@ -1,6 +1,8 @@
 //! `cargo xtask`: the only task runner. Every set-up step that a fresh Debian 12 machine with rustup needs is here.
 
 mod bench;
+mod busybox;
+mod conform;
 mod down;
 mod foreign;
 mod lint;
@@ -49,6 +51,11 @@ enum Task {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Run a suite of others and say what passed, failed and was skipped, and why.
+    Conform {
+        #[command(subcommand)]
+        suite: conform::Suite,
+    },
     /// Check formatting, clippy and the rules of the house.
     Lint,
     /// Build our programs and say where they are.
@@ -66,6 +73,7 @@ fn main() -> anyhow::Result<()> {
         Task::Up { root } => up::run(root.as_deref()),
         Task::Down { root } => down::run(root.as_deref()),
         Task::Bench { what } => bench::run(&what),
+        Task::Conform { suite } => conform::run(&suite),
         Task::Lint => lint::run(),
         Task::Build => {
             let programs = programs::build()?;

@@ -18,6 +18,13 @@ pub struct Package {
 pub const BUILD: &[Package] =
     &[Package { name: "gcc", shown_by: "gcc" }, Package { name: "libc6-dev", shown_by: "/usr/include/stdlib.h" }];
 
+/// To unpack and build a Debian source package: dpkg-dev brings make, patch, bzip2 and xz.
+pub const SOURCE: &[Package] = &[
+    Package { name: "dpkg-dev", shown_by: "dpkg-source" },
+    Package { name: "make", shown_by: "make" },
+    Package { name: "busybox-static", shown_by: "/var/lib/dpkg/info/busybox-static.md5sums" },
+];
+
 /// To test: images are made of files of the first four, as dpkg knows them; the rest serves and inspects.
 pub const TEST: &[Package] = &[
     Package { name: "busybox-static", shown_by: "/var/lib/dpkg/info/busybox-static.md5sums" },
@@ -27,7 +34,6 @@ pub const TEST: &[Package] = &[
     Package { name: "docker-registry", shown_by: "docker-registry" },
     Package { name: "skopeo", shown_by: "skopeo" },
     Package { name: "umoci", shown_by: "umoci" },
-    Package { name: "runc", shown_by: "/usr/sbin/runc" },
     Package { name: "apache2-utils", shown_by: "htpasswd" },
     Package { name: "iproute2", shown_by: "ip" },
     Package { name: "nftables", shown_by: "nft" },

@@ -1,7 +1,6 @@
 //! The runtimes that are compared, each in a world of its own and spoken to by the same requests.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
@@ -9,10 +8,11 @@ use orlop_proto::cri;
 use orlop_proto::cri::image_service_client::ImageServiceClient;
 use orlop_proto::cri::runtime_service_client::RuntimeServiceClient;
 use orlop_tests::case::image;
+use orlop_tests::census::remove_empty_cgroups;
+use orlop_tests::containerd::{Containerd, upstream_network, upstream_plugins};
 use orlop_tests::images;
-use orlop_tests::place::{cache, debian, foreign, programs};
+use orlop_tests::place::{debian, programs};
 use orlop_tests::world::{Daemon, World, run, until};
-use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::process;
@@ -54,15 +54,15 @@ impl Peer {
     /// containerd with its own shim, runc and the upstream plugins.
     pub async fn containerd(world: &World) -> Peer {
         let folder = world.folder();
-        let socket = folder.join("containerd.sock");
-        let file = folder.join("containerd.toml");
-        std::fs::write(&file, containerd_config(folder, &socket)).expect("write containerd's configuration");
-        let programs = foreign("containerd-shim-runc-v2");
-        let programs = programs.parent().expect("the shim lies in a folder").display();
-        let mut command: Command = world.command("env");
-        command.arg(format!("PATH={programs}:/usr/sbin:/usr/bin:/sbin:/bin")).arg(foreign("containerd"));
-        command.arg("--config").arg(&file).arg("--log-level=error");
-        let daemon = Daemon::start(command, folder.join("containerd.log"));
+        let containerd = Containerd {
+            folder: folder.to_path_buf(),
+            pause: PAUSE.into(),
+            networks: upstream_network(folder, "bench0", "10.66.0.0/16"),
+            plugins: upstream_plugins(),
+            registries: None,
+        };
+        let daemon = containerd.start(world);
+        let socket = containerd.socket();
         let pause = push_pause(world);
         let mut peer = Peer::new("containerd", world, daemon, socket, &["containerd-shim-runc-v2", "pause"]).await;
         peer.registries.push(pause);
@@ -151,21 +151,8 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         // The cgroups of the pods are the caller's, as they are the kubelet's.
-        let mount = Path::new("/sys/fs/cgroup");
-        let hierarchies = std::fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
-        for hierarchy in hierarchies.chain([mount.to_path_buf()]) {
-            remove_empty(&hierarchy.join(&self.mark));
-        }
+        remove_empty_cgroups(&self.mark);
     }
-}
-
-/// Removes a cgroup with those below it; one that has processes stays.
-fn remove_empty(folder: &Path) {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        remove_empty(&entry.path());
-    }
-    let _ = std::fs::remove_dir(folder);
 }
 
 async fn connect(socket: &Path) -> RuntimeServiceClient<Channel> {
@@ -201,50 +188,4 @@ fn push_pause(world: &World) -> Daemon {
     copy.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
     run(copy.args([&format!("oci-archive:{archive}"), &format!("docker://{PAUSE}")]));
     registry
-}
-
-/// Everything in one folder, the network as ours is but with the upstream plugins.
-fn containerd_config(folder: &Path, socket: &Path) -> String {
-    let network = folder.join("net.d");
-    std::fs::create_dir_all(&network).expect("make the folder of the network configuration");
-    let list = json!({
-        "cniVersion": "1.0.0", "name": "bench",
-        "plugins": [
-            {"type": "bridge", "bridge": "bench0", "isGateway": true, "ipMasq": true, "ipMasqBackend": "nftables",
-             "hairpinMode": true,
-             "ipam": {"type": "host-local", "dataDir": folder.join("leases"),
-                      "ranges": [[{"subnet": "10.66.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-            {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}},
-        ],
-    });
-    std::fs::write(network.join("10-bench.conflist"), list.to_string()).expect("write the network configuration");
-    format!(
-        "version = 4
-root = '{root}/root'
-state = '{root}/state'
-disabled_plugins = ['io.containerd.snapshotter.v1.blockfile', 'io.containerd.snapshotter.v1.btrfs', \
-'io.containerd.snapshotter.v1.devmapper', 'io.containerd.snapshotter.v1.erofs', 'io.containerd.snapshotter.v1.zfs']
-[plugins.'io.containerd.server.v1.grpc']
-address = '{socket}'
-[plugins.'io.containerd.server.v1.ttrpc']
-address = '{socket}.ttrpc'
-[plugins.'io.containerd.cri.v1.runtime']
-restrict_oom_score_adj = true
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-sandbox = '{pause}'
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-runtime_type = 'io.containerd.runc.v2'
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
-BinaryName = '{runc}'
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-bin_dirs = ['{plugins}']
-conf_dir = '{network}'
-",
-        root = folder.display(),
-        socket = socket.display(),
-        pause = PAUSE,
-        runc = foreign("runc").display(),
-        plugins = cache().join("cni").display(),
-        network = network.display(),
-    )
 }

@@ -1,11 +1,9 @@
 //! Each contract is a foreign one, so each side can be somebody else's.
 
-use std::process::Command;
-
 use orlop_tests::api::Api;
+use orlop_tests::containerd::{Containerd, upstream_network, upstream_plugins};
 use orlop_tests::control_plane::NODE;
 use orlop_tests::images;
-use orlop_tests::place::{cache, debian, foreign};
 use orlop_tests::world::{Daemon, World, until};
 use serde_json::{Value, json};
 
@@ -96,33 +94,15 @@ pub fn agent_on_containerd() {
     until("the network is configured", || world.root.join("cni/net.d/10-orlop.conflist").exists().then_some(()));
     until("the socket is there", || world.socket().exists().then_some(()));
     drop(installs);
-    let socket = folder.join("c.sock");
-    let shown = |path: &std::path::Path| path.display().to_string();
-    let config = format!(
-        "version = 4\nroot = '{0}/root'\nstate = '{0}/state'\n\
-         disabled_plugins = ['io.containerd.snapshotter.v1.blockfile', 'io.containerd.snapshotter.v1.btrfs', \
-         'io.containerd.snapshotter.v1.devmapper', 'io.containerd.snapshotter.v1.erofs', 'io.containerd.snapshotter.v1.zfs']\n\
-         [plugins.'io.containerd.server.v1.grpc']\naddress = '{1}'\n\
-         [plugins.'io.containerd.server.v1.ttrpc']\naddress = '{1}.ttrpc'\n\
-         [plugins.'io.containerd.cri.v1.runtime']\nrestrict_oom_score_adj = true\n\
-         [plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = 'localhost:5000/pause:1'\n\
-         [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]\nruntime_type = 'io.containerd.runc.v2'\n\
-         [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]\nBinaryName = '{2}'\n\
-         [plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dirs = ['{3}']\nconf_dir = '{4}'\n",
-        shown(&folder),
-        shown(&socket),
-        shown(&debian("runc", "runc")),
-        shown(&world.root.join("cni/bin")),
-        shown(&world.root.join("cni/net.d")),
-    );
-    let file = folder.join("config.toml");
-    std::fs::write(&file, config).unwrap();
-    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", shown(&cache().join("bin")));
-    let mut command: Command = world.command("env");
-    command.arg(format!("PATH={path}")).arg(foreign("containerd")).arg("--config").arg(&file);
-    let runtime = Daemon::start(command, world.folder().join("containerd.log"));
-    until("containerd listens", || socket.exists().then_some(()));
-    let parts = Parts::start(world, runtime, &format!("unix://{}", shown(&socket)));
+    let containerd = Containerd {
+        folder,
+        pause: "localhost:5000/pause:1".into(),
+        networks: world.root.join("cni/net.d"),
+        plugins: world.root.join("cni/bin"),
+        registries: None,
+    };
+    let runtime = containerd.start(&world);
+    let parts = Parts::start(world, runtime, &format!("unix://{}", containerd.socket().display()));
     let pod = parts.run_a_pod(true);
     let id = orlop_tests::case::container(&pod, "c")["containerID"].as_str().unwrap().to_string();
     assert!(id.starts_with("containerd://"), "{id}");
@@ -131,22 +111,9 @@ pub fn agent_on_containerd() {
 /// `orlop cri` calls the CNI plugins of others.
 pub fn plugins_of_others() {
     let world = World::new();
-    let plugins = cache().join("cni");
-    assert!(plugins.join("bridge").is_file(), "the CNI plugins are not built: run `cargo xtask foreign cni`");
-    let conf = world.folder().join("net.d");
-    std::fs::create_dir_all(&conf).unwrap();
-    let data = world.folder().join("leases").display().to_string();
-    let list = json!({
-        "cniVersion": "1.1.0", "name": "foreign",
-        "plugins": [
-            {"type": "bridge", "bridge": "foreign0", "isGateway": true, "ipMasq": true, "ipMasqBackend": "nftables", "hairpinMode": true,
-             "ipam": {"type": "host-local", "dataDir": data, "ranges": [[{"subnet": "10.77.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-            {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}},
-        ],
-    });
-    std::fs::write(conf.join("10-foreign.conflist"), list.to_string()).unwrap();
+    let conf = upstream_network(world.folder(), "foreign0", "10.77.0.0/24");
     let mut command = world.orlop();
-    command.arg("cri").arg("--cni-conf-dir").arg(&conf).arg("--cni-bin-dir").arg(&plugins);
+    command.arg("cri").arg("--cni-conf-dir").arg(&conf).arg("--cni-bin-dir").arg(upstream_plugins());
     let runtime = Daemon::start(command, world.folder().join("cri.log"));
     until("the socket is there", || world.socket().exists().then_some(()));
     let endpoint = format!("unix://{}", world.socket().display());
@@ -154,7 +121,7 @@ pub fn plugins_of_others() {
     let pod = parts.run_a_pod(true);
     assert!(pod["status"]["podIP"].as_str().unwrap().starts_with("10.77.0."), "{}", pod["status"]);
     until("the address is given back", || {
-        let leases = std::fs::read_dir(parts.world.folder().join("leases/foreign")).unwrap().flatten();
+        let leases = std::fs::read_dir(parts.world.folder().join("leases/foreign0")).unwrap().flatten();
         let names: Vec<_> = leases.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         (!names.iter().any(|name| name.starts_with("10."))).then_some(())
     });

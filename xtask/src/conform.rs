@@ -1,0 +1,82 @@
+//! `cargo xtask conform`: suites of others against our programs, and against a peer on the same machine.
+
+use anyhow::Result;
+
+use crate::workspace::{cache, cargo, path, run as run_command, say, target};
+use crate::{foreign, packages, programs};
+
+/// Which suite.
+#[derive(clap::Subcommand)]
+pub enum Suite {
+    /// critest, of cri-tools, against `orlop cri`.
+    Cri(Cri),
+}
+
+/// Options of the suite of the CRI.
+#[derive(clap::Args)]
+pub struct Cri {
+    /// Run it on containerd with runc instead.
+    #[arg(long, conflicts_with = "compare")]
+    peer: bool,
+    /// Run it on both and show them side by side.
+    #[arg(long)]
+    compare: bool,
+    /// Runtime handler of all pods.
+    #[arg(long, value_name = "NAME")]
+    handler: Option<String>,
+    /// What exec, attach and port-forward go over.
+    #[arg(long, value_enum, default_value = "spdy")]
+    streaming: Streaming,
+    /// Only the specs whose name this regular expression matches.
+    #[arg(long, value_name = "REGEX")]
+    focus: Option<String>,
+}
+
+/// A protocol of streams.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Streaming {
+    /// SPDY/3.1.
+    Spdy,
+    /// WebSockets.
+    Websocket,
+}
+
+/// Builds what is tested and the suite, runs it, and fails when a spec fails or is skipped for no known reason.
+pub fn run(suite: &Suite) -> Result<()> {
+    let Suite::Cri(options) = suite;
+    packages::ensure(packages::TEST)?;
+    packages::ensure(packages::BUILD)?;
+    let programs = programs::build()?;
+    let mut families = vec!["cri-tools".into(), "busybox".into()];
+    if options.peer || options.compare {
+        families.extend(["cni", "containerd", "runc"].map(String::from));
+    }
+    foreign::build(&families)?;
+    let keep = target().join("conform/cri");
+    say(format!("running critest; its output, report and the server's log will be in {}", keep.display()));
+    let mut command = cargo();
+    command.args(["test", "--quiet", "--package", "orlop-tests", "--test", "critest", "--"]);
+    command.arg("--keep").arg(keep);
+    for (given, flag) in [
+        (options.peer, "--peer"),
+        (options.compare, "--compare"),
+        (options.streaming == Streaming::Websocket, "--websocket"),
+    ] {
+        if given {
+            command.arg(flag);
+        }
+    }
+    for (flag, value) in [("--handler", &options.handler), ("--focus", &options.focus)] {
+        if let Some(value) = value {
+            command.args([flag, value]);
+        }
+    }
+    command.env("PATH", path()).env("ORLOP_PROGRAMS", &programs).env("ORLOP_CACHE", cache()?);
+    if !rustix::process::geteuid().is_root() {
+        command.env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
+            "sudo --preserve-env=ORLOP_PROGRAMS,ORLOP_CACHE,HOME,PATH",
+        );
+    }
+    run_command(&mut command)
+}
