@@ -8,6 +8,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod lock;
+pub mod lsm;
 pub mod mount;
 pub mod namespace;
 #[cfg(feature = "network")]

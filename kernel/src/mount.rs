@@ -3,6 +3,8 @@
 //! A mount is made detached, gets its attributes, and is attached to a target descriptor that was resolved inside its
 //! root; no path string of a container is ever handed to the kernel from outside.
 
+mod overlay;
+
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -13,6 +15,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
+pub use overlay::{labelled_overlay, layers_view, overlay};
 pub use rustix::mount::MountAttrFlags as Attributes;
 
 /// How a mount shares what is mounted below it later.
@@ -61,69 +64,6 @@ pub fn new_filesystem(
 fn named(kind: &str, what: &str, errno: rustix::io::Errno) -> std::io::Error {
     let error = std::io::Error::from(errno);
     std::io::Error::new(error.kind(), format!("{kind}: {what}: {error}"))
-}
-
-/// Makes a detached overlay: layers from top to bottom, a writable layer and its work folder. `volatile` leaves out
-/// the syncs that only matter over a power loss, after which the container is gone anyway.
-///
-/// # Errors
-/// When the kernel refuses a layer.
-pub fn overlay(lower: &[impl AsRef<Path>], upper: &Path, work: &Path) -> std::io::Result<OwnedFd> {
-    if lower.is_empty() {
-        // An image without layers: there is nothing to lay the writable one over.
-        return clone_path(upper, false);
-    }
-    // What a volatile overlay leaves behind, so that nobody trusts it after a power loss. This one was never used: a
-    // container that could not be made is made again.
-    match std::fs::remove_dir_all(work.join("work/incompat/volatile")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let context = overlay_of(lower)?;
-    fsconfig_set_string(&context, "upperdir", text(upper)?).map_err(|errno| named("overlay", "upperdir", errno))?;
-    fsconfig_set_string(&context, "workdir", text(work)?).map_err(|errno| named("overlay", "workdir", errno))?;
-    // Kernels before 5.10 don't know it and work without.
-    let _ = fsconfig_set_flag(&context, "volatile");
-    fsconfig_create(&context).map_err(|errno| named("overlay", "create", errno))?;
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
-}
-
-/// A detached read-only view of layers, from top to bottom, as a container of the image sees them.
-///
-/// # Errors
-/// When the kernel refuses a layer.
-pub fn layers_view(lower: &[impl AsRef<Path>]) -> std::io::Result<OwnedFd> {
-    if let [only] = lower {
-        // One layer is its own view, and overlayfs wants two.
-        return clone_path(only.as_ref(), false);
-    }
-    let context = overlay_of(lower)?;
-    fsconfig_create(&context).map_err(|errno| named("overlay", "create", errno))?;
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?)
-}
-
-/// A path as an option of overlayfs.
-fn text(path: &Path) -> std::io::Result<String> {
-    let text = path.to_str().filter(|text| !text.contains([',', '\\', ':']));
-    text.map(str::to_string)
-        .ok_or_else(|| std::io::Error::other(format!("the layer path {path:?} holds one of , \\ :")))
-}
-
-/// An overlay in the making, with its lower layers.
-fn overlay_of(lower: &[impl AsRef<Path>]) -> std::io::Result<OwnedFd> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let lower = lower.iter().map(|path| text(path.as_ref())).collect::<Result<Vec<_>, _>>()?;
-    // One option per layer where the kernel has it (6.5 and newer): no limit on the length of all together.
-    let one_by_one = lower.iter().all(|layer| fsconfig_set_string(&context, "lowerdir+", layer.as_str()).is_ok());
-    let context = if one_by_one {
-        context
-    } else {
-        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, "lowerdir", lower.join(":"))
-            .map_err(|errno| named("overlay", "lowerdir", errno))?;
-        context
-    };
-    Ok(context)
 }
 
 /// A detached copy of the mount at a path of the machine, with those below it when `recursive`.
@@ -205,6 +145,26 @@ fn setattr(
         },
         userns_fd: 0,
     };
+    change(fd, path, &attr, recursive)
+}
+
+/// Shows the files of a detached mount, and of those below it when `recursive`, as those of others: an id on disk that
+/// the user namespace has becomes the id of the machine that it stands for there, and every other id nobody's. What is
+/// made through the mount gets the id back.
+///
+/// # Errors
+/// When the file system can't (ext4, xfs, btrfs and tmpfs can, overlayfs can't), or the mount is mapped already.
+pub fn map_ids(mount: impl AsFd, user_namespace: impl AsFd, recursive: bool) -> std::io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user_namespace.as_fd().as_raw_fd() as u64,
+    };
+    change(mount.as_fd(), c"", &attr, recursive)
+}
+
+fn change(fd: BorrowedFd<'_>, path: &CStr, attr: &libc::mount_attr, recursive: bool) -> std::io::Result<()> {
     let mut flags = if path.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
     if recursive {
         flags |= libc::AT_RECURSIVE;
@@ -216,7 +176,7 @@ fn setattr(
             fd.as_raw_fd(),
             path.as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };
@@ -237,6 +197,18 @@ pub fn detach(path: &Path) -> std::io::Result<()> {
 /// When nothing is mounted there or it is in use.
 pub fn unmount_path(path: &Path) -> std::io::Result<()> {
     Ok(unmount(path, UnmountFlags::NOFOLLOW)?)
+}
+
+/// Takes a mount of this mount namespace away by a descriptor of its root; what has it open may go on with it.
+///
+/// # Errors
+/// When the descriptor is no folder, or nothing is mounted there.
+pub fn detach_fd(mount: impl AsFd) -> std::io::Result<()> {
+    // unmount takes paths only, so the mount becomes the working folder for a moment.
+    rustix::process::fchdir(mount)?;
+    let detached = unmount(".", UnmountFlags::DETACH);
+    rustix::process::chdir("/")?;
+    Ok(detached?)
 }
 
 /// Makes a folder the root of this mount namespace and forgets the old one.

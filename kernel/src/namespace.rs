@@ -29,9 +29,7 @@ fn failed(step: &'static str, path: &Path, source: impl Into<std::io::Error>) ->
 /// # Errors
 /// When the file exists or the kernel refuses; nothing is left behind then.
 pub fn create_network(path: &Path) -> Result<(), NamespaceError> {
-    let file = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::open(path, file, Mode::from_raw_mode(0o444))
-        .map_err(|errno| failed("make the file of", path, errno))?;
+    make_file(path)?;
     let made = on_thread(|| {
         #[allow(deprecated)]
         rustix::thread::unshare(UnshareFlags::NEWNET).map_err(|errno| failed("unshare", path, errno))?;
@@ -41,6 +39,28 @@ pub fn create_network(path: &Path) -> Result<(), NamespaceError> {
         let _ = std::fs::remove_file(path);
     }
     made
+}
+
+/// Binds the network namespace of a process to a file, so that it outlives the process. This is how a network namespace
+/// that belongs to a pod's user namespace gets its file: that one can only be made together with a process, and lives as
+/// long as this file does, whose namespace it owns.
+///
+/// # Errors
+/// When the file exists or the kernel refuses; nothing is left behind then.
+pub fn bind_network(pid: i32, path: &Path) -> Result<(), NamespaceError> {
+    make_file(path)?;
+    let bound = mount_bind(format!("/proc/{pid}/ns/net"), path).map_err(|errno| failed("bind", path, errno));
+    if bound.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    bound
+}
+
+fn make_file(path: &Path) -> Result<(), NamespaceError> {
+    let file = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(path, file, Mode::from_raw_mode(0o444))
+        .map(drop)
+        .map_err(|errno| failed("make the file of", path, errno))
 }
 
 /// Removes a bound network namespace; it ends when no process is left in it. Fine when it is gone already.
@@ -104,6 +124,23 @@ pub fn join(fd: impl AsFd, kind: LinkNameSpaceType) -> std::io::Result<()> {
 /// When the process is gone, or the kernel refuses.
 pub fn join_process(pidfd: impl AsFd, kinds: ThreadNameSpaceType) -> std::io::Result<()> {
     Ok(rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), kinds)?)
+}
+
+/// The user namespace that a namespace belongs to: whose root has all rights in it.
+///
+/// # Errors
+/// When the descriptor is no namespace, or the owner is out of this process's sight.
+pub fn owner(namespace: impl AsFd) -> std::io::Result<OwnedFd> {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    /// `NS_GET_USERNS`.
+    const GET_OWNER: libc::c_ulong = 0xb701;
+    // SAFETY: the call takes no argument.
+    let result = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), GET_OWNER as _) };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made the descriptor (closed on exec), and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 
 /// Whether a file is a bound network namespace that can still be entered.

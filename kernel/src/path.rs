@@ -67,13 +67,16 @@ pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlags) -> Result<Owned
 pub fn find_in_root(root: impl AsFd, path: &Path) -> Result<Option<OwnedFd>, PathError> {
     match open_in_root(root, path, OFlags::PATH) {
         Ok(fd) => Ok(Some(fd)),
-        Err(PathError::Step { source, .. })
-            if [Errno::NOENT, Errno::NOTDIR].iter().any(|e| source.raw_os_error() == Some(e.raw_os_error())) =>
-        {
-            Ok(None)
-        }
+        Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a path could not be opened because there is no such thing.
+#[must_use]
+pub fn is_absent(error: &PathError) -> bool {
+    let PathError::Step { source, .. } = error else { return false };
+    [Errno::NOENT, Errno::NOTDIR].iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Opens a path below a folder without following a single link.

@@ -37,6 +37,8 @@ pub mod new {
     pub const UTS: u64 = libc::CLONE_NEWUTS as u64;
     /// Cgroups.
     pub const CGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+    /// Users; it owns all others that are made with it.
+    pub const USER: u64 = libc::CLONE_NEWUSER as u64;
 }
 
 /// Forks this process with new namespaces. Only a process of one thread may call this: the child would otherwise
@@ -215,6 +217,25 @@ pub fn set_identity(uid: u32, gid: u32, groups: &[u32]) -> std::io::Result<()> {
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
     Ok(())
+}
+
+/// Makes files that this process makes from now on somebody else's, and leaves all its rights as they are. An
+/// identity that is set later ends that.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn make_files_as(uid: u32, gid: u32) -> std::io::Result<()> {
+    use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+    let sets = rustix::thread::capabilities(None)?;
+    // These two tell the number before, and never whether it worked: a second call does.
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setfsgid(gid);
+    setfsuid(uid);
+    if setfsgid(gid) != gid || setfsuid(uid) != uid {
+        return Err(std::io::ErrorKind::PermissionDenied.into());
+    }
+    // With a file identity other than root's the kernel takes the rights to files away.
+    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 /// A child that ended.

@@ -45,6 +45,12 @@ impl Procfs {
         self.open_file(path, OFlags::WRONLY)?.write_all(value.as_bytes())
     }
 
+    /// Whether there is such a file.
+    #[must_use]
+    pub fn has(&self, path: &str) -> bool {
+        self.open_file(path, OFlags::PATH).is_ok()
+    }
+
     /// Reads a file, up to 1 MiB.
     ///
     /// # Errors

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use orlop_container::client::Client;
 use orlop_container::config::{Capabilities, Config, Device, Linux, Mount, Process, Root};
-use orlop_container::protocol::{ContainerSpec, ExitRecord, NamespaceSource, PidSource, Reply, Request, SandboxSpec};
+use orlop_container::protocol::{
+    ContainerSpec, ExitRecord, NamespaceSource, PidSource, Reply, Request, SandboxSpec, UserMappings,
+};
 
 use crate::census::Census;
 use crate::place::{busybox_root, private_mounts, programs};
@@ -20,12 +22,20 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// # Panics
 /// When the test does, or something is left.
 pub fn with_pod(name: &str, test: impl FnOnce(&mut ShimPod)) {
+    with_pod_of(name, |_| {}, test);
+}
+
+/// The same with a sandbox that is changed before its shim starts.
+///
+/// # Panics
+/// When the test does, or something is left.
+pub fn with_pod_of(name: &str, change: impl FnOnce(&mut SandboxSpec), test: impl FnOnce(&mut ShimPod)) {
     private_mounts();
     let base = tempfile::tempdir().unwrap();
     let mark = format!("orlop-shim-{name}-{}", std::process::id());
     let place = base.path().join(&mark);
     let before = Census::take(&mark);
-    let mut pod = ShimPod::start(&place, &mark);
+    let mut pod = ShimPod::start(&place, &mark, change);
     test(&mut pod);
     if !pod.ended {
         pod.shut_down();
@@ -47,6 +57,8 @@ pub struct ShimPod {
     pub layer: PathBuf,
     /// Cgroup of the pod.
     pub cgroup: String,
+    /// Ids of its user namespace.
+    pub user: Option<UserMappings>,
     /// The test has ended it already.
     pub ended: bool,
 }
@@ -57,17 +69,18 @@ impl ShimPod {
     /// # Panics
     /// When it can't be started.
     #[must_use]
-    pub fn start(base: &Path, mark: &str) -> ShimPod {
+    pub fn start(base: &Path, mark: &str, change: impl FnOnce(&mut SandboxSpec)) -> ShimPod {
         let folder = base.join("sandbox");
         let layer = base.join("layer");
         busybox_root(&layer);
         std::fs::create_dir_all(&folder).unwrap();
         let cgroup = format!("/{mark}/pod1");
-        let spec = SandboxSpec {
+        let mut spec = SandboxSpec {
             version: 1,
             id: "sandbox".into(),
             pod: "test/pod".into(),
             hostname: Some("shim-test".into()),
+            user: None,
             network: NamespaceSource::New,
             ipc: NamespaceSource::New,
             uts: NamespaceSource::New,
@@ -76,12 +89,14 @@ impl ShimPod {
             cgroup: format!("{cgroup}/sandbox"),
             pause_program: programs().join("orlop-pause"),
             shm_bytes: 64 << 20,
+            mount_label: None,
             oom_score_adj: -998,
         };
+        change(&mut spec);
         std::fs::write(folder.join("sandbox.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
         let output = Command::new(programs().join("orlop-shim")).arg(&folder).output().expect("start the shim");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        ShimPod { folder, layer, cgroup, ended: false }
+        ShimPod { folder, layer, cgroup, user: spec.user, ended: false }
     }
 
     /// The configuration of a container that runs `args`.
@@ -92,6 +107,7 @@ impl ShimPod {
             kind: kind.into(),
             source: kind.into(),
             options: options.iter().map(ToString::to_string).collect(),
+            ..Mount::default()
         };
         let device = |path: &str, major, minor| Device {
             path: path.into(),
@@ -130,6 +146,7 @@ impl ShimPod {
                     kind: "bind".into(),
                     source: self.folder.join("shm"),
                     options: vec!["bind".into()],
+                    ..Mount::default()
                 },
                 mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
                 mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
@@ -154,6 +171,8 @@ impl ShimPod {
                     "/no/such".into(),
                 ],
                 readonly_paths: vec!["/proc/sys".into(), "/proc/sysrq-trigger".into()],
+                uid_mappings: self.user.clone().unwrap_or_default().uid_mappings,
+                gid_mappings: self.user.clone().unwrap_or_default().gid_mappings,
                 ..Linux::default()
             },
             ..Config::default()

@@ -130,6 +130,7 @@ fn bind_targets_never_leave_the_root() {
             kind: "bind".into(),
             source: source.into(),
             options: vec!["rbind".into(), "ro".into()],
+            ..Mount::default()
         };
         config.mounts.push(bind(&source, "/absolute/a"));
         config.mounts.push(bind(&source, "/climbing/b"));
@@ -284,7 +285,9 @@ fn the_machines_devices_are_left_alone_when_they_are_mounted() {
         let mut config = pod.config("c1", &["ls", "/dev"]);
         config.mounts.retain(|mount| !mount.destination.starts_with("/dev"));
         let options = vec!["rbind".into(), "rprivate".into()];
-        config.mounts.push(Mount { destination: "/dev".into(), kind: "bind".into(), source: own.clone(), options });
+        let bind =
+            Mount { destination: "/dev".into(), kind: "bind".into(), source: own.clone(), options, ..Mount::default() };
+        config.mounts.push(bind);
         assert_eq!(pod.run("c1", &config), (0, "null".into()));
         assert_eq!(std::fs::read_dir(&own).unwrap().count(), 1);
         // Something else in the place of null is not used for masks and streams.
@@ -314,6 +317,7 @@ fn an_image_without_layers_has_only_what_is_mounted() {
             kind: "bind".into(),
             source: pod.layer.join("bin"),
             options,
+            ..Mount::default()
         });
         let mut events = pod.subscribe();
         pod.start_container("c1", &config, |spec| spec.lower_dirs.clear());

@@ -1,4 +1,9 @@
 //! The parts of an OCI runtime specification (`config.json`) that a container is made of.
+//!
+//! What the specification has and the built-in runtime has not is read too, so that [`Config::check`] can refuse it by
+//! its name instead of leaving it out in silence.
+
+mod check;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,6 +25,9 @@ pub struct Config {
     /// Host name; the pod's namespace carries it already, so it is for readers only.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,
+    /// NIS domain name: refused.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub domainname: String,
     /// Mounts, in order.
     pub mounts: Vec<Mount>,
     /// What only Linux has.
@@ -30,30 +38,6 @@ pub struct Config {
     /// Free text.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-}
-
-impl Config {
-    /// Refuses what the built-in runtime does not do, instead of leaving it out in silence.
-    ///
-    /// # Errors
-    /// The name of the field.
-    pub fn check(&self) -> Result<(), String> {
-        let set = |hooks: &serde_json::Value| {
-            hooks
-                .as_object()
-                .is_some_and(|kinds| kinds.values().any(|list| list.as_array().is_some_and(|list| !list.is_empty())))
-        };
-        if self.hooks.as_ref().is_some_and(set) {
-            return Err("hooks: the built-in runtime runs none".into());
-        }
-        if self.linux.namespaces.iter().any(|namespace| namespace.kind == "user") {
-            return Err("linux.namespaces: user namespaces are not supported by the built-in runtime".into());
-        }
-        if self.process.args.is_empty() {
-            return Err("process.args: no command specified".into());
-        }
-        Ok(())
-    }
 }
 
 /// A process.
@@ -80,9 +64,24 @@ pub struct Process {
     /// How readily the kernel kills it when memory runs out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
+    /// Name of its AppArmor profile; it must be loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apparmor_profile: Option<String>,
+    /// Its SELinux label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selinux_label: Option<String>,
+    /// Scheduling policy: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<serde_json::Value>,
+    /// Priority of input and output: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_priority: Option<serde_json::Value>,
+    /// Processors on which an exec starts: refused.
+    #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    pub exec_cpu_affinity: Option<serde_json::Value>,
 }
 
-/// An identity, by numbers.
+/// An identity, by numbers of the container's user namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct User {
@@ -148,6 +147,27 @@ pub struct Mount {
     pub source: PathBuf,
     /// Options as in `mount(8)`.
     pub options: Vec<String>,
+    /// Users of the files: ids on disk are the container's (`containerID`) and belong to those of the machine (`hostID`).
+    /// None shows the machine's own ids. Of a pod with a user namespace, and the same as that has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// Groups of the files, likewise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
+}
+
+/// A range of user or group ids inside a user namespace and what they are on the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IdMapping {
+    /// The first id inside.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// The first id on the machine.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
 }
 
 /// What only Linux has.
@@ -160,6 +180,12 @@ pub struct Linux {
     pub cgroups_path: String,
     /// Namespaces, for readers; the shim knows which it joins.
     pub namespaces: Vec<Namespace>,
+    /// Users of the pod's user namespace, the same as the sandbox has; none without one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// Groups of the pod's user namespace, likewise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
     /// Device nodes.
     pub devices: Vec<Device>,
     /// System calls.
@@ -169,13 +195,46 @@ pub struct Linux {
     pub masked_paths: Vec<PathBuf>,
     /// Paths that can't be written.
     pub readonly_paths: Vec<PathBuf>,
+    /// How the root shares what is mounted below it: `private` (as when absent), `slave`, `shared`, or those with an
+    /// `r` in front.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootfs_propagation: Option<String>,
+    /// SELinux label of the files of the root and of the container's own file systems.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_label: Option<String>,
+    /// Sysctls: refused, since they are the pod's; [`crate::protocol::SandboxSpec::sysctls`] sets them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctl: BTreeMap<String, String>,
+    /// Execution domain: refused unless it is that of Linux.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub personality: Option<Personality>,
+    /// Cache and memory bandwidth: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<serde_json::Value>,
+    /// Clocks of a time namespace: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_offsets: Option<serde_json::Value>,
+    /// Network devices to be moved in: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_devices: Option<serde_json::Value>,
+}
+
+/// An execution domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Personality {
+    /// `LINUX` or `LINUX32`.
+    pub domain: String,
+    /// More of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
 }
 
 /// A namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Namespace {
-    /// `pid`, `network`, `ipc`, `uts`, `mount`, `cgroup`.
+    /// `pid`, `network`, `ipc`, `uts`, `mount`, `cgroup`, `user`.
     #[serde(rename = "type")]
     pub kind: String,
     /// File of one that exists.
@@ -187,7 +246,7 @@ pub struct Namespace {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Device {
-    /// Path in the container, below `/dev`.
+    /// Path in the container.
     pub path: PathBuf,
     /// `c`, `b` or `p`.
     #[serde(rename = "type")]

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use orlop_kernel::capability::{self, Capabilities};
 use orlop_kernel::procfs::Procfs;
 use orlop_kernel::seccomp::Filter;
-use orlop_kernel::{process, terminal};
+use orlop_kernel::{lsm, process, terminal};
 use rustix::fs::Mode;
 use rustix::process::Resource;
 
 use crate::config::{Process, Rlimit};
 use crate::stage::{StageError, Step};
+use crate::user_namespace::UserNamespace;
 
 /// Where programs are looked for when the environment doesn't say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -52,12 +53,27 @@ impl Confinement {
     /// Gives this process its limits, identity and working folder and takes everything else away. Order matters: the
     /// bounding set needs SETPCAP, a filter without no_new_privs needs SYS_ADMIN, so both come before the identity
     /// changes; with no_new_privs the filter comes last, just before the exec, when it has the least left to allow.
-    pub(crate) fn apply(&self, process: &Process) -> Result<(), StageError> {
+    /// Limits and streams are the machine's, so they come before the user namespace is entered by `enter`.
+    pub(crate) fn apply(
+        &self,
+        process: &Process,
+        namespace: Option<&UserNamespace>,
+        enter: impl FnOnce(&UserNamespace) -> Result<(), StageError>,
+    ) -> Result<(), StageError> {
         for limit in &process.rlimits {
             set_limit(limit)?;
         }
         let user = &process.user;
-        own_streams(user.uid)?;
+        match namespace {
+            None => own_streams(user.uid)?,
+            Some(namespace) => {
+                own_streams(namespace.mappings.host_uid(user.uid)?)?;
+                for gid in [user.gid].iter().chain(&user.additional_gids) {
+                    namespace.mappings.host_gid(*gid)?;
+                }
+                enter(namespace)?;
+            }
+        }
         // A folder that only root may enter, and one that only the user may (a share that doesn't trust root): both do.
         let early = enter_folder(&process.cwd);
         capability::bound(self.bounding).step("bound the capabilities")?;
@@ -124,8 +140,9 @@ fn own_streams(uid: u32) -> Result<(), StageError> {
     Ok(())
 }
 
-fn set_limit(limit: &Rlimit) -> Result<(), StageError> {
-    let resource = match limit.kind.trim_start_matches("RLIMIT_") {
+/// The limit of this name.
+pub(crate) fn resource(kind: &str) -> Option<Resource> {
+    Some(match kind.trim_start_matches("RLIMIT_") {
         "AS" => Resource::As,
         "CORE" => Resource::Core,
         "CPU" => Resource::Cpu,
@@ -142,16 +159,19 @@ fn set_limit(limit: &Rlimit) -> Result<(), StageError> {
         "RTTIME" => Resource::Rttime,
         "SIGPENDING" => Resource::Sigpending,
         "STACK" => Resource::Stack,
-        other => return Err(format!("RLIMIT_{other} is no limit")).step("set the limits"),
-    };
+        _ => return None,
+    })
+}
+
+fn set_limit(limit: &Rlimit) -> Result<(), StageError> {
+    let resource = resource(&limit.kind).ok_or("it is no limit").step(format!("set the limit {}", limit.kind))?;
     // Without SYS_RESOURCE the hard limit can't grow: as much as the machine allows is better than no container.
     let hard = rustix::process::getrlimit(resource).maximum;
     let free = capability::permitted().is_ok_and(|ours| ours.has("SYS_RESOURCE"));
     let cut = |value: u64| if free { value } else { hard.map_or(value, |hard| value.min(hard)) };
     let number = |value: u64| (value != u64::MAX).then_some(value);
     let wanted = rustix::process::Rlimit { current: number(cut(limit.soft)), maximum: number(cut(limit.hard)) };
-    rustix::process::setrlimit(resource, wanted)
-        .step(format!("set RLIMIT_{}", limit.kind.trim_start_matches("RLIMIT_")))
+    rustix::process::setrlimit(resource, wanted).step(format!("set the limit {}", limit.kind))
 }
 
 /// Sets `oom_score_adj` as far as the machine allows: lowering it needs SYS_RESOURCE, and a container that starts
@@ -160,6 +180,20 @@ pub(crate) fn set_oom_score(procfs: &Procfs, score: Option<i32>) {
     if let Some(score) = score {
         let _ = procfs.write("self/oom_score_adj", &score.to_string());
     }
+}
+
+/// Puts the program that this process becomes under its AppArmor profile and its SELinux label. Both wait for the exec, so
+/// this is done while the machine's `/proc` is there.
+pub(crate) fn set_labels(procfs: &Procfs, process: &Process) -> Result<(), StageError> {
+    if let Some(profile) = &process.apparmor_profile {
+        lsm::set_apparmor(procfs, profile).step("set the AppArmor profile")?;
+    }
+    if let Some(label) = &process.selinux_label {
+        lsm::set_selinux(procfs, label).step("set the SELinux label")?;
+        // The keyring that this process has was made without the label.
+        process::join_new_keyring();
+    }
+    Ok(())
 }
 
 /// Enters the working folder and makes sure that it lies inside the root.

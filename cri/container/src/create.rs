@@ -15,6 +15,7 @@ use crate::confine::{self, Confinement};
 use crate::protocol::ContainerSpec;
 use crate::sandbox::Pause;
 use crate::stage::{self, Message, StageError, Step};
+use crate::user_namespace::{UserMappings, UserNamespace};
 use crate::{devices, rootfs};
 
 /// The pod that a container joins.
@@ -88,6 +89,7 @@ pub fn create(
     pod: Pod<'_>,
     pid: PidNamespace<'_>,
 ) -> Result<Created, StageError> {
+    check_user(config, pod.pause.user.as_ref(), pid)?;
     let (sync, theirs) = socket::message_pair().step("make a socket")?;
     let (ours, streams) = open_streams(spec)?;
     // The mount namespace comes later: the child first opens its sources among the machine's mounts, where a file
@@ -103,6 +105,22 @@ pub fn create(
             let _ = stage::send(&child.sync, &Message::Failed(error.to_string()));
             std::process::exit(127)
         }
+    }
+}
+
+/// A container has the user namespace of its pod, or none as its pod.
+fn check_user(config: &Config, user: Option<&UserNamespace>, pid: PidNamespace<'_>) -> Result<(), StageError> {
+    let asked = UserMappings {
+        uid_mappings: config.linux.uid_mappings.clone(),
+        gid_mappings: config.linux.gid_mappings.clone(),
+    };
+    let what = "use the pod's user namespace";
+    if asked != user.map(|user| user.mappings.clone()).unwrap_or_default() {
+        return Err("linux.uidMappings and linux.gidMappings are not those of the pod").step(what);
+    }
+    match (user, pid) {
+        (Some(_), PidNamespace::Host) => Err("its containers can't have the machine's process numbers").step(what),
+        _ => Ok(()),
     }
 }
 
@@ -156,8 +174,10 @@ impl Child<'_> {
     }
 
     fn set_up(&self, streams: Streams) -> Result<(), StageError> {
-        let kept: Vec<BorrowedFd<'_>> = [Some(&self.sync), Some(&self.pod.pause.pidfd), Some(&self.pod.pause.shm)]
+        let Pause { pidfd, shm, user, .. } = self.pod.pause;
+        let kept: Vec<BorrowedFd<'_>> = [Some(&self.sync), Some(pidfd), Some(shm)]
             .into_iter()
+            .chain([user.as_ref().map(|user| &user.namespace)])
             .chain([&streams.stdin, &streams.stdout, &streams.stderr].map(Option::as_ref))
             .flatten()
             .map(AsFd::as_fd)
@@ -165,15 +185,23 @@ impl Child<'_> {
         begin(&kept)?;
         let process = &self.config.process;
         let cgroups = self.pod.cgroups;
-        confine::set_oom_score(&Procfs::open().step("open /proc")?, process.oom_score_adj);
+        let procfs = Procfs::open().step("open /proc")?;
+        confine::set_oom_score(&procfs, process.oom_score_adj);
+        confine::set_labels(&procfs, process)?;
         cgroups.join(&self.config.linux.cgroups_path, 0).step("join the cgroup")?;
         if let Cgroups::V2(_) = cgroups {
             unshare(UnshareFlags::NEWCGROUP).step("make a cgroup namespace")?;
         }
         let sources = rootfs::open_sources(self.spec, self.config, &self.pod)?;
         let shm = self.join_pod()?;
-        let root = rootfs::build(sources, shm, self.config)?;
-        let null = devices::fill(&root, self.config)?;
+        let mappings = user.as_ref().map(|user| &user.mappings);
+        if let Some(mappings) = mappings {
+            // Whatever is made from here on is made for the container, whose root owns it.
+            process::make_files_as(mappings.host_uid(0)?, mappings.host_gid(0)?)
+                .step("make files for the pod's root")?;
+        }
+        let root = rootfs::build(sources, shm, self.config, mappings)?;
+        let null = devices::fill(&root, self.config, mappings)?;
         let terminal = process.terminal.then(|| devices::open_terminal(&root, true)).transpose()?;
         rootfs::mask(&root, self.config, null.as_fd())?;
         if process.cwd.starts_with('/') {
@@ -183,7 +211,7 @@ impl Child<'_> {
         }
         rootfs::enter(&root, self.config)?;
         let master = self.use_streams(terminal, streams, &null)?;
-        self.confinement.apply(process)?;
+        self.confinement.apply(process, user.as_ref(), |user| hand_over(user, master.as_ref()))?;
         stage::send(&self.sync, &Message::Created(master)).step("tell that the container is made")?;
         match stage::receive(&self.sync).step("wait for the start")? {
             Some(Message::Start) => Ok(()),
@@ -220,6 +248,17 @@ impl Child<'_> {
         }
         Ok(None)
     }
+}
+
+/// Moves this process and its mounts into the pod's user namespace. The root was built with the machine's rights, which
+/// makes device nodes and mounts of procfs possible; the copy that the container gets belongs to the user namespace, and
+/// the kernel locks what is in it: not even a container with SYS_ADMIN can take away a mask or make a mount writable.
+fn hand_over(user: &UserNamespace, terminal: Option<&OwnedFd>) -> Result<(), StageError> {
+    user.enter()?;
+    unshare(UnshareFlags::NEWNS).step("hand the mounts over to the user namespace")?;
+    let Some(master) = terminal else { return Ok(()) };
+    let slave = devices::reopen_terminal(master)?;
+    (0..3).try_for_each(|place| process::set_stdio(&slave, place)).step("use the terminal")
 }
 
 /// The first steps of every process that the shim clones: nobody may look into it before it has become the

@@ -1,13 +1,16 @@
 //! Device nodes, the usual links below `/dev`, and the terminal.
 
-use std::os::fd::OwnedFd;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use orlop_kernel::{mount, path, terminal};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, makedev};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, StatxFlags, Uid, makedev};
 
 use crate::config::{Config, Device};
 use crate::stage::{StageError, Step};
+use crate::user_namespace::UserMappings;
 
 /// Links that programs expect, and what they point to.
 const LINKS: [(&str, &str); 5] = [
@@ -24,17 +27,15 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 const DEVPTS_MAGIC: i64 = 0x1cd1;
 
 /// Fills `/dev`, which is a fresh tmpfs, and returns its `null`, checked to be the real one. A `/dev` that somebody
-/// mounts from the machine is left as it is.
-pub(crate) fn fill(root: &OwnedFd, config: &Config) -> Result<OwnedFd, StageError> {
+/// mounts from the machine is left as it is. Nodes elsewhere are made in the root itself.
+pub(crate) fn fill(root: &OwnedFd, config: &Config, user: Option<&UserMappings>) -> Result<OwnedFd, StageError> {
     let dev = path::open_beneath(root, Path::new("dev"), OFlags::PATH | OFlags::DIRECTORY).step("open /dev")?;
     let mounted = config.mounts.iter().rev().find(|entry| entry.destination == Path::new("/dev"));
     if mounted.is_some_and(|entry| entry.kind == "tmpfs") {
         if magic(&dev).step("look at /dev")? != TMPFS_MAGIC {
             return Err("it is not the tmpfs that was mounted there").step("fill /dev");
         }
-        for device in &config.linux.devices {
-            make(&dev, device)?;
-        }
+        make_all(root, &dev, &config.linux.devices, user)?;
         for (name, target) in LINKS {
             match rustix::fs::symlinkat(target, &dev, name) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -66,30 +67,69 @@ fn magic(fd: &OwnedFd) -> std::io::Result<i64> {
     Ok(rustix::fs::fstatfs(fd)?.f_type)
 }
 
-fn make(dev: &OwnedFd, device: &Device) -> Result<(), StageError> {
-    let what = || format!("make the device {:?}", device.path);
-    let inside = device.path.strip_prefix("/dev").step(what())?;
+/// Makes all nodes. Privileged containers get some hundreds, so each costs as few calls as it can: with no umask the
+/// kernel sets the mode, and names right in `/dev` need no folder of their own.
+fn make_all(root: &OwnedFd, dev: &OwnedFd, devices: &[Device], user: Option<&UserMappings>) -> Result<(), StageError> {
+    let before = rustix::process::umask(Mode::empty());
+    let made = devices
+        .iter()
+        .try_for_each(|device| make(root, dev, device, user).step(format!("make the device {:?}", device.path)));
+    rustix::process::umask(before);
+    made
+}
+
+fn make(root: &OwnedFd, dev: &OwnedFd, device: &Device, user: Option<&UserMappings>) -> Result<(), StageError> {
     let kind = match device.kind.as_str() {
         "c" | "u" => FileType::CharacterDevice,
         "b" => FileType::BlockDevice,
         "p" => FileType::Fifo,
-        other => return Err(format!("kind {other:?} is not c, b or p")).step(what()),
+        other => return Err(format!("{other:?} is not c, b or p")).step("read its kind"),
     };
-    let mut folder = path::open_beneath(dev, Path::new(""), OFlags::PATH | OFlags::DIRECTORY).step(what())?;
-    if let Some(parent) = inside.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        folder = path::make_folder_in_root(dev, parent, Mode::from_raw_mode(0o755)).step(what())?;
-    }
-    let name = inside.file_name().ok_or("no name").step(what())?;
+    let number = if kind == FileType::Fifo { 0 } else { makedev(device.major, device.minor) };
+    let (base, inside) = match device.path.strip_prefix("/dev") {
+        Ok(inside) => (dev, inside),
+        Err(_) => (root, device.path.strip_prefix("/").step("read its path")?),
+    };
+    let name = inside.file_name().ok_or("it has no name").step("read its path")?;
+    let parent = inside.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = parent.map(|parent| open_folder(base, parent)).transpose()?;
+    let folder = folder.as_ref().unwrap_or(base);
     let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
-    rustix::fs::mknodat(&folder, name, kind, mode, makedev(device.major, device.minor)).step(what())?;
-    // The umask has cut the mode; owner and mode are set on the node itself, which nobody else has seen yet.
-    rustix::fs::chmodat(&folder, name, mode, AtFlags::empty()).step(what())?;
+    match rustix::fs::mknodat(folder, name, kind, mode, number) {
+        Err(rustix::io::Errno::EXIST) => check_existing(folder, name, kind, number)?,
+        made => made.step("make the node")?,
+    }
     let (uid, gid) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
     if uid != 0 || gid != 0 {
+        let (uid, gid) = match user {
+            None => (uid, gid),
+            Some(user) => (user.host_uid(uid)?, user.host_gid(gid)?),
+        };
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        rustix::fs::chownat(&folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).step(what())?;
+        rustix::fs::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).step("set its owner")?;
     }
     Ok(())
+}
+
+/// The folder of a node, made where it is missing. It must not lie on something that is mounted there: a node in a
+/// volume would stay behind on the machine, where others find it.
+fn open_folder(base: &OwnedFd, parent: &Path) -> Result<OwnedFd, StageError> {
+    let folder = path::make_folder_in_root(base, parent, Mode::from_raw_mode(0o755)).step("make its folder")?;
+    let mount = |fd: &OwnedFd| {
+        let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+        Ok::<_, std::io::Error>(stat.stx_mnt_id)
+    };
+    if mount(base).step("look at its folder")? != mount(&folder).step("look at its folder")? {
+        return Err("it is a mount of its own").step(format!("use the folder {parent:?}"));
+    }
+    Ok(folder)
+}
+
+/// What is there already must be the same device: listed twice, or the image's own.
+fn check_existing(folder: &OwnedFd, name: &OsStr, kind: FileType, number: u64) -> Result<(), StageError> {
+    let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).step("look at what is there")?;
+    let same = FileType::from_raw_mode(stat.st_mode) == kind && (kind == FileType::Fifo || stat.st_rdev == number);
+    if same { Ok(()) } else { Err("something else has that name").step("make the node") }
 }
 
 /// A terminal.
@@ -120,4 +160,21 @@ pub(crate) fn open_terminal(root: &OwnedFd, console: bool) -> Result<Terminal, S
         mount::attach(&cover, &target).step("mount /dev/console")?;
     }
     Ok(Terminal { master, slave })
+}
+
+/// Opens a terminal again by its path, for a process that has moved to a copy of the mounts: the first descriptor would
+/// have no path there. It must be the terminal that the process has.
+pub(crate) fn reopen_terminal(master: &OwnedFd) -> Result<OwnedFd, StageError> {
+    let what = "open the terminal again";
+    let name = rustix::pty::ptsname(master, Vec::new()).step(what)?;
+    let inside = Path::new(OsStr::from_bytes(name.to_bytes())).strip_prefix("/").step(what)?;
+    let root = path::open_root(Path::new("/")).step(what)?;
+    let number =
+        |fd: BorrowedFd<'_>| rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH).map(|stat| (stat.st_dev, stat.st_ino));
+    let before = number(rustix::stdio::stdin()).step(what)?;
+    let place = path::open_beneath(&root, inside, OFlags::PATH | OFlags::NOFOLLOW).step(what)?;
+    if number(place.as_fd()).step(what)? != before {
+        return Err("something else is in its place").step(what);
+    }
+    path::open_beneath(&root, inside, OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW).step(what)
 }

@@ -12,6 +12,7 @@ use crate::confine::{self, Confinement};
 use crate::create::{PidNamespace, begin, clone_into};
 use crate::devices;
 use crate::stage::{self, Message, StageError, Step};
+use crate::user_namespace::UserNamespace;
 
 /// A process that is about to run.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Place<'a> {
     pub container: &'a OwnedFd,
     /// Filter and capabilities of the container.
     pub confinement: &'a Confinement,
+    /// The pod's user namespace, where it has one.
+    pub user: Option<&'a UserNamespace>,
     /// The shim's own PID namespace, to come back to.
     pub own_pid: &'a OwnedFd,
 }
@@ -62,11 +65,13 @@ fn set_up(
     streams: &[Option<OwnedFd>; 3],
     sync: &OwnedFd,
 ) -> Result<(), StageError> {
-    let kept: Vec<BorrowedFd<'_>> = streams.iter().flatten().chain([sync, place.container]).map(AsFd::as_fd).collect();
+    let user = place.user.map(|user| &user.namespace);
+    let kept: Vec<BorrowedFd<'_>> =
+        streams.iter().flatten().chain([sync, place.container]).chain(user).map(AsFd::as_fd).collect();
     begin(&kept)?;
-    if process.oom_score_adj.is_some() {
-        confine::set_oom_score(&Procfs::open().step("open /proc")?, process.oom_score_adj);
-    }
+    let procfs = Procfs::open().step("open /proc")?;
+    confine::set_oom_score(&procfs, process.oom_score_adj);
+    confine::set_labels(&procfs, process)?;
     place.cgroups.join(place.cgroups_path, 0).step("join the cgroup")?;
     let mut kinds =
         Kinds::NETWORK | Kinds::INTER_PROCESS_COMMUNICATION | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME | Kinds::MOUNT;
@@ -87,7 +92,8 @@ fn set_up(
         }
         None
     };
-    place.confinement.apply(process)?;
+    // The user namespace comes last: until then this process has the machine's rights over what it joins.
+    place.confinement.apply(process, place.user, UserNamespace::enter)?;
     // The terminal must be on its way before the program can write to it.
     stage::send(sync, &Message::Created(master)).step("tell that the process is made")
 }

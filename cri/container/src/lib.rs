@@ -25,13 +25,18 @@
 //! is tiny, however many mounts the machine has, and shows nothing of the machine. The overlay and all binds are
 //! attached in the container's own namespace alone: the machine's mount table never changes.
 //!
+//! In a pod with a user namespace stage 2 is done with the machine's rights too, in a mount namespace that belongs to the
+//! machine; only what is made is made as the pod's root. Stage 3 begins with `setns` (user) and a copy of the mount
+//! namespace, which then belongs to the pod and whose mounts are locked. The PID namespace of a single container, which is
+//! made by the clone, belongs to the machine; the one that pause has, and all others of the pod, to the pod.
+//!
 //! An exec is the same with stages 1 and 2 replaced by `setns` into the container:
 //!
 //! ```text
 //!  parent (shim)                                child
 //!  setns (pid of the container), clone3, back ─> closes the shim's files
 //!                                               cgroup; setns (network, ipc, uts, mount, cgroup)
-//!                                               stdio or a terminal; stage 3 as above
+//!                                               stdio or a terminal; stage 3 as above (the user namespace last)
 //!        <──────────── Created (+ terminal) ───
 //!        <──────────── end of the socket ────── exec, or Failed(text)
 //! ```
@@ -46,6 +51,7 @@ pub mod protocol;
 mod rootfs;
 pub mod sandbox;
 pub mod stage;
+pub mod user_namespace;
 
 pub use confine::Confinement;
 pub use create::{Created, PidNamespace, Pod, create};

@@ -24,6 +24,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::user_namespace::UserMappings;
+
 /// The largest message that either side accepts, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -37,6 +39,10 @@ pub enum NamespaceSource {
     New,
     /// One that is bound to a file already (the network namespace, made before CNI runs).
     Path(PathBuf),
+    /// A new one that the shim binds to this file, which must not exist yet: the network namespace of a pod with a user
+    /// namespace, which owns it and lives as long as that file is bound. CNI runs after the shim has started, and
+    /// whoever removes the sandbox removes the file, as with [`NamespaceSource::Path`].
+    Bound(PathBuf),
 }
 
 /// What a shim needs to make the pause process: `sandbox.json`.
@@ -51,6 +57,10 @@ pub struct SandboxSpec {
     pub pod: String,
     /// The UTS host name; none keeps the machine's.
     pub hostname: Option<String>,
+    /// Users and groups of the pod's user namespace, which then owns all its other namespaces; none uses the machine's.
+    /// The network namespace must be [`NamespaceSource::New`] or [`NamespaceSource::Bound`] with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserMappings>,
     /// Network namespace of the pod.
     pub network: NamespaceSource,
     /// IPC namespace of the pod.
@@ -69,6 +79,9 @@ pub struct SandboxSpec {
     pub pause_program: PathBuf,
     /// Size of the pod's `/dev/shm`, in bytes.
     pub shm_bytes: u64,
+    /// SELinux label of the pod's shared memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_label: Option<String>,
     /// `oom_score_adj` of pause, applied as far as the machine allows.
     pub oom_score_adj: i32,
 }

@@ -3,23 +3,32 @@
 //! Sources are opened in the machine's mount namespace (so that shared mounts stay in their peer group); targets are
 //! resolved by descriptor inside the new root, whose content is hostile. The overlay is never attached anywhere but
 //! in the container's own mount namespace.
+//!
+//! In a pod with a user namespace the image's layers and the writable one are shown with the pod's ids, each by a mapped
+//! copy of its mount: on disk all files keep the ids that they have without one, whatever range of ids the pod got. The
+//! overlay itself can't be mapped, so it is made of the mapped layers (see [`layers`]).
 
+mod layers;
+
+use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use orlop_kernel::mount::{self, Attributes, FsOption, Propagation};
 use orlop_kernel::path;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 
 use crate::config::{Config, Mount};
 use crate::create::Pod;
 use crate::protocol::ContainerSpec;
 use crate::sandbox;
 use crate::stage::{StageError, Step};
+use crate::user_namespace::{UserMappings, UserNamespace};
+use layers::Tree;
 
 /// What was opened while the machine's mounts could still be seen.
 pub(crate) struct Sources {
-    overlay: OwnedFd,
+    root: Tree,
     /// One per mount of the configuration.
     mounts: Vec<Source>,
     /// The container's folder of each v1 hierarchy, with its controllers.
@@ -34,18 +43,17 @@ enum Source {
     Shm,
     /// A folder or file of the machine.
     Bind { mount: OwnedFd, folder: bool },
+    /// A read-only view of an image, or of what lies below a path in it.
+    View { tree: Tree, sub_path: Option<PathBuf> },
 }
 
-/// Opens the overlay and the sources of all binds.
+/// Opens the layers and the sources of all binds.
 pub(crate) fn open_sources(spec: &ContainerSpec, config: &Config, pod: &Pod<'_>) -> Result<Sources, StageError> {
+    let user = pod.pause.user.as_ref();
     open_to_users(spec).step(format!("set the mode of {:?}", spec.upper_dir))?;
-    let overlay = mount::overlay(&spec.lower_dirs, &spec.upper_dir, &spec.work_dir).step(format!(
-        "mount the overlay of {} layers with upper {:?}",
-        spec.lower_dirs.len(),
-        spec.upper_dir
-    ))?;
+    let root = Tree::of_container(spec, config.linux.mount_label.as_deref(), user)?;
     let shm = sandbox::shm_source(pod.folder);
-    let mounts = config.mounts.iter().map(|entry| open_source(entry, &shm)).collect::<Result<_, _>>()?;
+    let mounts = config.mounts.iter().map(|entry| open_source(entry, &shm, user)).collect::<Result<_, _>>()?;
     let mut cgroups = Vec::new();
     if config.mounts.iter().any(|entry| entry.kind == "cgroup") {
         for (name, folder) in pod.cgroups.folders_by_name(&config.linux.cgroups_path).step("find the cgroups")? {
@@ -53,7 +61,7 @@ pub(crate) fn open_sources(spec: &ContainerSpec, config: &Config, pod: &Pod<'_>)
             cgroups.push((name, bind));
         }
     }
-    Ok(Sources { overlay, mounts, cgroups })
+    Ok(Sources { root, mounts, cgroups })
 }
 
 /// The writable layer's own mode is that of the container's `/`: that of the image's topmost layer, and never one
@@ -66,15 +74,21 @@ fn open_to_users(spec: &ContainerSpec) -> std::io::Result<()> {
     std::fs::set_permissions(&spec.upper_dir, PermissionsExt::from_mode(mode))
 }
 
-fn open_source(entry: &Mount, shm: &Path) -> Result<Source, StageError> {
-    if entry.kind != "bind" && !has(entry, "bind") && !has(entry, "rbind") {
-        return Ok(Source::New);
+fn open_source(entry: &Mount, shm: &Path, user: Option<&UserNamespace>) -> Result<Source, StageError> {
+    let what = || format!("mount {:?} at {:?}", entry.source, entry.destination);
+    if !entry.is_bind() {
+        return match entry.kind.as_str() {
+            "overlay" => layers::open_view(entry, user).step(format!("mount an image at {:?}", entry.destination)),
+            _ => Ok(Source::New),
+        };
     }
     if entry.source == shm {
         return Ok(Source::Shm);
     }
-    let what = || format!("mount {:?} at {:?}", entry.source, entry.destination);
     let mount = mount::clone_path(&entry.source, !has(entry, "bind")).step(what())?;
+    if let Some(user) = user.filter(|_| !entry.uid_mappings.is_empty()) {
+        mount::map_ids(&mount, &user.namespace, has(entry, "ridmap")).map_err(layers::no_mapping).step(what())?;
+    }
     let folder = path::is_folder(&mount).step(what())?;
     Ok(Source::Bind { mount, folder })
 }
@@ -84,12 +98,31 @@ fn has(entry: &Mount, option: &str) -> bool {
 }
 
 /// Builds the root on top of what this mount namespace has as its root, and returns a descriptor of it.
-pub(crate) fn build(sources: Sources, shm: OwnedFd, config: &Config) -> Result<OwnedFd, StageError> {
+pub(crate) fn build(
+    sources: Sources,
+    shm: OwnedFd,
+    config: &Config,
+    user: Option<&UserMappings>,
+) -> Result<OwnedFd, StageError> {
     let place = path::open_root(Path::new("/")).step("open the root's place")?;
-    mount::attach(&sources.overlay, &place).step("attach the overlay")?;
-    let root = sources.overlay;
-    let (mut shm, mut cgroups) = (Some(shm), Some(sources.cgroups));
+    let label = config.linux.mount_label.as_deref();
+    let root = sources.root.mount(&place, label)?;
+    let mut views = Vec::new();
     for (entry, source) in config.mounts.iter().zip(sources.mounts) {
+        // Views are looked into where the root will be, so before it is there.
+        views.push(match source {
+            Source::View { tree, sub_path } => {
+                let what = format!("mount an image at {:?}", entry.destination);
+                let mount = layers::pick(&place, tree, sub_path.as_deref()).step(what)?;
+                let folder = path::is_folder(&mount).step("look at the image")?;
+                Source::Bind { mount, folder }
+            }
+            other => other,
+        });
+    }
+    mount::attach(&root, &place).step("attach the overlay")?;
+    let (mut shm, mut cgroups) = (Some(shm), Some(sources.cgroups));
+    for (entry, source) in config.mounts.iter().zip(views) {
         match source {
             Source::Bind { mount, folder } => attach_bind(&root, entry, mount, folder)?,
             Source::Shm => {
@@ -97,7 +130,7 @@ pub(crate) fn build(sources: Sources, shm: OwnedFd, config: &Config) -> Result<O
                 attach_bind(&root, entry, shm, true)?;
             }
             Source::New if entry.kind == "cgroup" => attach_cgroups(&root, entry, cgroups.take().unwrap_or_default())?,
-            Source::New => attach_new(&root, entry)?,
+            Source::New | Source::View { .. } => attach_new(&root, entry, label, user)?,
         }
     }
     Ok(root)
@@ -125,13 +158,54 @@ fn attach_bind(root: &OwnedFd, entry: &Mount, bind: OwnedFd, folder: bool) -> Re
 }
 
 /// Makes and attaches a file system of the container's own.
-fn attach_new(root: &OwnedFd, entry: &Mount) -> Result<(), StageError> {
+fn attach_new(
+    root: &OwnedFd,
+    entry: &Mount,
+    label: Option<&str>,
+    user: Option<&UserMappings>,
+) -> Result<(), StageError> {
     let what = || format!("mount {} at {:?}", entry.kind, entry.destination);
     let target = open_place(root, entry)?;
-    let options: Vec<FsOption<'_>> = entry.options.iter().filter_map(|option| fs_option(option)).collect();
+    let texts = entry.options.iter().map(|option| map_option(entry, option, user)).collect::<Result<Vec<_>, _>>()?;
+    let mut options: Vec<FsOption<'_>> = texts.iter().filter_map(|option| fs_option(option)).collect();
+    if let Some(label) = label.filter(|_| matches!(entry.kind.as_str(), "tmpfs" | "mqueue" | "devpts")) {
+        options.push(FsOption::Value("context", label));
+    }
     let source = entry.source.to_string_lossy();
     let fresh = mount::new_filesystem(&entry.kind, &source, &options, attributes(entry)).step(what())?;
+    if let Some(user) = user {
+        own(&fresh, &entry.kind, user).step(what())?;
+    }
     mount::attach(&fresh, &target).step(what())
+}
+
+/// Owners in options are ids of the pod; these file systems take the machine's.
+fn map_option<'a>(entry: &Mount, option: &'a str, user: Option<&UserMappings>) -> Result<Cow<'a, str>, StageError> {
+    let Some(user) = user.filter(|_| matches!(entry.kind.as_str(), "tmpfs" | "devpts")) else {
+        return Ok(option.into());
+    };
+    let number =
+        |text: &str| text.parse::<u32>().step(format!("read the option {option:?} of {:?}", entry.destination));
+    Ok(match option.split_once('=') {
+        Some(("uid", text)) => format!("uid={}", user.host_uid(number(text)?)?).into(),
+        Some(("gid", text)) => format!("gid={}", user.host_gid(number(text)?)?).into(),
+        _ => option.into(),
+    })
+}
+
+/// Gives the root of a pod what the kernel makes for the machine's: the folder of message queues, and that of terminals
+/// with its `ptmx`.
+fn own(fresh: &OwnedFd, kind: &str, user: &UserMappings) -> Result<(), StageError> {
+    let names: &[&str] = match kind {
+        "mqueue" => &[""],
+        "devpts" => &["", "ptmx"],
+        _ => return Ok(()),
+    };
+    let (uid, gid) = (Uid::from_raw(user.host_uid(0)?), Gid::from_raw(user.host_gid(0)?));
+    for name in names {
+        rustix::fs::chownat(fresh, *name, Some(uid), Some(gid), AtFlags::EMPTY_PATH).step("set the owner")?;
+    }
+    Ok(())
 }
 
 /// Opens the folder where a file system of the container's own goes. It must be an ordinary one: an image that makes
@@ -152,7 +226,7 @@ fn open_place(root: &OwnedFd, entry: &Mount) -> Result<OwnedFd, StageError> {
 }
 
 /// Options that concern the mount and not its file system.
-const MOUNT_OPTIONS: [&str; 15] = [
+const MOUNT_OPTIONS: [&str; 17] = [
     "ro",
     "rw",
     "nosuid",
@@ -168,6 +242,8 @@ const MOUNT_OPTIONS: [&str; 15] = [
     "rshared",
     "rro",
     "private",
+    "idmap",
+    "ridmap",
 ];
 
 fn fs_option(option: &str) -> Option<FsOption<'_>> {
@@ -254,5 +330,14 @@ pub(crate) fn enter(root: &OwnedFd, config: &Config) -> Result<(), StageError> {
     if config.root.readonly {
         mount::set_attributes(root, Attributes::MOUNT_ATTR_RDONLY, None, false).step("make the root read-only")?;
     }
-    mount::pivot_into(root.as_fd()).step("pivot into the root")
+    mount::pivot_into(root.as_fd()).step("pivot into the root")?;
+    let wanted = config.linux.rootfs_propagation.as_deref().unwrap_or_default();
+    let propagation = match wanted.strip_prefix('r').unwrap_or(wanted) {
+        "shared" => Propagation::Shared,
+        "slave" => Propagation::Slave,
+        // All that is there is private unless its own options say otherwise.
+        _ => return Ok(()),
+    };
+    mount::set_attributes(root, Attributes::empty(), Some(propagation), wanted.starts_with('r'))
+        .step(format!("make the mounts {wanted}"))
 }

@@ -1,4 +1,8 @@
 //! The pause process, which holds a pod's namespaces and its shared memory.
+//!
+//! A pod with a user namespace gets it by the same clone, so that all its other namespaces belong to it. It is kept by
+//! pause and by the pod's network namespace. What needs the machine's own rights (cgroup, `oom_score_adj`, the maps) is
+//! done by the shim while pause waits; pause then becomes the root of its namespace and goes on by itself.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,7 +12,7 @@ use orlop_kernel::capability::{self, Capabilities};
 use orlop_kernel::cgroup::{Cgroups, Resources};
 use orlop_kernel::mount::{self, Attributes, FsOption, Propagation};
 use orlop_kernel::procfs::{self, Procfs};
-use orlop_kernel::{namespace, path, process, socket};
+use orlop_kernel::{lsm, namespace, path, process, socket};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
 
@@ -17,11 +21,12 @@ use crate::confine;
 use crate::create::begin;
 use crate::protocol::{NamespaceSource, SandboxSpec, SandboxState};
 use crate::stage::{self, Message, StageError, Step};
+use crate::user_namespace::{UserMappings, UserNamespace};
 
 /// Identity of the pause process, as that of the usual pause image.
 const PAUSE_USER: u32 = 65535;
-/// Where the root of pause is attached in its own mount namespace, below the sandbox's folder.
-const ROOT: &str = "root";
+/// Bytes of a sysctl's value: the kernel takes a page at most.
+const SYSCTL_BYTES_MAX: usize = 4095;
 
 /// The pause process.
 #[derive(Debug)]
@@ -33,6 +38,8 @@ pub struct Pause {
     /// The pod's shared memory: the root of pause, mounted in its mount namespace alone. Whoever wants to copy the
     /// mount must be in there.
     pub shm: OwnedFd,
+    /// The pod's user namespace, where it has one.
+    pub user: Option<UserNamespace>,
 }
 
 /// The source of a bind mount that stands for the pod's shared memory; nothing has that name on disk.
@@ -45,18 +52,18 @@ pub fn shm_source(folder: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When a step fails; what was made is undone.
-pub fn start_pause(folder: &Path, spec: &SandboxSpec, cgroups: &Cgroups) -> Result<Pause, StageError> {
-    let started = start(folder, spec, cgroups);
+pub fn start_pause(spec: &SandboxSpec, cgroups: &Cgroups) -> Result<Pause, StageError> {
+    let started = start(spec, cgroups);
     if started.is_err() {
         remove(spec, cgroups, || while process::reap().is_some() {});
     }
     started
 }
 
-fn start(folder: &Path, spec: &SandboxSpec, cgroups: &Cgroups) -> Result<Pause, StageError> {
+fn start(spec: &SandboxSpec, cgroups: &Cgroups) -> Result<Pause, StageError> {
     check_sysctls(spec)?;
+    check_user(spec)?;
     cgroups.create(&spec.cgroup, &Resources::default()).step("make the sandbox's cgroup")?;
-    std::fs::create_dir_all(folder.join(ROOT)).step("make the place of pause's root")?;
     let program = rustix::fs::open(&spec.pause_program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(std::io::Error::from)
         .and_then(mount::read_only_view)
@@ -67,28 +74,29 @@ fn start(folder: &Path, spec: &SandboxSpec, cgroups: &Cgroups) -> Result<Pause, 
         }
         _ => None,
     };
-    let shm = make_shm(spec.shm_bytes)?;
+    let shm = make_shm(spec)?;
     let (sync, theirs) = socket::message_pair().step("make a socket")?;
-    let flags =
-        [(&spec.network, process::new::NETWORK), (&spec.ipc, process::new::IPC), (&spec.uts, process::new::UTS)];
-    // Pause is process 1 of a PID namespace of its own, which containers join where the pod shares it.
-    let namespaces = flags
-        .iter()
-        .filter(|(source, _)| **source == NamespaceSource::New)
-        .fold(process::new::MOUNT | process::new::PID, |set, (_, flag)| set | flag);
-    match process::clone(namespaces).step("clone pause")? {
+    match process::clone(new_namespaces(spec)).step(clone_step(spec))? {
         process::Side::Parent { pid, pidfd } => {
             drop(theirs);
+            let user = spec.user.as_ref().map(|user| admit(spec, cgroups, pid, user, &sync)).transpose()?;
             match stage::receive(&sync).step("wait for pause")? {
-                None => Ok(Pause { pid, pidfd, shm }),
-                Some(Message::Failed(text)) => Err(text).step("start pause"),
-                Some(other) => Err(format!("unexpected {other:?}")).step("start pause"),
+                None => {}
+                Some(Message::Failed(text)) => return Err(text).step("start pause"),
+                Some(other) => return Err(format!("unexpected {other:?}")).step("start pause"),
             }
+            if let NamespaceSource::Bound(path) = &spec.network {
+                namespace::bind_network(pid, path).step("keep the pod's network namespace")?;
+            }
+            Ok(Pause { pid, pidfd, shm, user })
         }
         process::Side::Child => {
             let kept: Vec<BorrowedFd<'_>> =
                 [&program, &shm, &theirs].into_iter().chain(network.as_ref()).map(AsFd::as_fd).collect();
-            let error = match begin(&kept).and_then(|()| set_up(folder, spec, cgroups, network.as_ref(), &shm)) {
+            let ready = begin(&kept)
+                .and_then(|()| if spec.user.is_some() { become_root(&theirs) } else { join_cgroup(spec, cgroups) })
+                .and_then(|()| set_up(spec, network.as_ref(), &shm));
+            let error = match ready {
                 Err(error) => error.to_string(),
                 Ok(()) => process::exec_descriptor(&program, &[c"pause".into()], &[] as &[CString]).to_string(),
             };
@@ -98,31 +106,116 @@ fn start(folder: &Path, spec: &SandboxSpec, cgroups: &Cgroups) -> Result<Pause, 
     }
 }
 
-fn make_shm(bytes: u64) -> Result<OwnedFd, StageError> {
-    let size = bytes.to_string();
-    let options = [FsOption::Value("mode", "1777"), FsOption::Value("size", &size)];
+/// The namespaces that are made with pause. It is process 1 of a PID namespace of its own, which containers join where
+/// the pod shares it.
+fn new_namespaces(spec: &SandboxSpec) -> u64 {
+    let new = |source: &NamespaceSource| matches!(source, NamespaceSource::New | NamespaceSource::Bound(_));
+    let flags = [
+        (new(&spec.network), process::new::NETWORK),
+        (new(&spec.ipc), process::new::IPC),
+        (new(&spec.uts), process::new::UTS),
+        (spec.user.is_some(), process::new::USER),
+    ];
+    flags.iter().filter(|(new, _)| *new).fold(process::new::MOUNT | process::new::PID, |set, (_, flag)| set | flag)
+}
+
+fn clone_step(spec: &SandboxSpec) -> &'static str {
+    match spec.user {
+        None => "clone pause",
+        Some(_) => "clone pause with a user namespace (see /proc/sys/user/max_user_namespaces)",
+    }
+}
+
+/// What the shim does for a pause in a user namespace, which may not do it itself; then lets it go on.
+fn admit(
+    spec: &SandboxSpec,
+    cgroups: &Cgroups,
+    pid: i32,
+    user: &UserMappings,
+    sync: &OwnedFd,
+) -> Result<UserNamespace, StageError> {
+    cgroups.join(&spec.cgroup, pid).step("join the cgroup")?;
+    let procfs = Procfs::open().step("open /proc")?;
+    let _ = procfs.write(&format!("{pid}/oom_score_adj"), &spec.oom_score_adj.to_string());
+    let namespace = UserNamespace::of(&procfs, pid, user)?;
+    stage::send(sync, &Message::Start).step("tell pause to go on")?;
+    Ok(namespace)
+}
+
+/// Waits for the ids of this user namespace and becomes its root, who owns what belongs to the namespaces.
+fn become_root(sync: &OwnedFd) -> Result<(), StageError> {
+    match stage::receive(sync).step("wait for the ids")? {
+        Some(Message::Start) => {}
+        _ => return Err("the shim is gone").step("wait for the ids"),
+    }
+    process::set_identity(0, 0, &[]).step("become the root of the user namespace")
+}
+
+fn join_cgroup(spec: &SandboxSpec, cgroups: &Cgroups) -> Result<(), StageError> {
+    cgroups.join(&spec.cgroup, 0).step("join the cgroup")?;
+    confine::set_oom_score(&Procfs::open().step("open /proc")?, Some(spec.oom_score_adj));
+    Ok(())
+}
+
+/// What a user namespace must own, and what it may not be made with.
+fn check_user(spec: &SandboxSpec) -> Result<(), StageError> {
+    let Some(user) = &spec.user else { return Ok(()) };
+    user.check().step("make the user namespace")?;
+    let own = |source: &NamespaceSource| matches!(source, NamespaceSource::New | NamespaceSource::Bound(_));
+    let owned = [("network", &spec.network), ("ipc", &spec.ipc), ("uts", &spec.uts)];
+    match owned.iter().find(|(_, source)| !own(source)) {
+        Some((name, _)) => {
+            Err(format!("the {name} namespace must be the pod's own and new")).step("make the user namespace")
+        }
+        None => Ok(()),
+    }
+}
+
+/// The pod's shared memory, which belongs to the root of the pod.
+fn make_shm(spec: &SandboxSpec) -> Result<OwnedFd, StageError> {
+    let (uid, gid) = match &spec.user {
+        None => (0, 0),
+        Some(user) => (user.host_uid(0)?, user.host_gid(0)?),
+    };
+    let (size, uid, gid) = (spec.shm_bytes.to_string(), uid.to_string(), gid.to_string());
+    let mut options = vec![FsOption::Value("mode", "1777"), FsOption::Value("size", &size)];
+    if spec.user.is_some() {
+        options.extend([FsOption::Value("uid", &uid), FsOption::Value("gid", &gid)]);
+    }
+    if let Some(label) = &spec.mount_label {
+        lsm::check_selinux(label).step("label the pod's shared memory")?;
+        options.push(FsOption::Value("context", label));
+    }
     let attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_NOEXEC;
     mount::new_filesystem("tmpfs", "shm", &options, attributes).step("mount the pod's shared memory")
 }
 
 /// Sysctls that belong to a namespace of the pod, by its kind; everything else would change the machine.
 fn check_sysctls(spec: &SandboxSpec) -> Result<(), StageError> {
+    spec.sysctls.iter().try_for_each(|(name, value)| {
+        check_sysctl(spec, &sysctl_file(name), value).step(format!("set the sysctl {name}"))
+    })
+}
+
+fn check_sysctl(spec: &SandboxSpec, file: &str, value: &str) -> Result<(), String> {
     const IPC: [&str; 4] = ["kernel/shm", "kernel/msg", "kernel/sem", "fs/mqueue/"];
-    for name in spec.sysctls.keys() {
-        let file = sysctl_file(name);
-        let (known, own) = if file.starts_with("net/") {
-            (true, spec.network != NamespaceSource::Host)
-        } else if IPC.iter().any(|prefix| file.starts_with(prefix)) {
-            (true, spec.ipc != NamespaceSource::Host)
-        } else {
-            (false, false)
-        };
-        if !known {
-            return Err("it belongs to no namespace of a pod").step(format!("set the sysctl {name}"));
-        }
-        if !own {
-            return Err("the pod shares that namespace with the machine").step(format!("set the sysctl {name}"));
-        }
+    let letters = |part: &str| part.bytes().all(|byte| byte.is_ascii_graphic());
+    // A part that climbs would turn a name of the pod's into one of the machine's.
+    if file.split('/').any(|part| matches!(part, "" | "." | "..") || !letters(part)) {
+        return Err("it is no name of a sysctl".into());
+    }
+    if value.len() > SYSCTL_BYTES_MAX || value.chars().any(|letter| letter.is_control() && letter != '\t') {
+        return Err(format!("its value must be one line of at most {SYSCTL_BYTES_MAX} bytes"));
+    }
+    let source = if file.starts_with("net/") {
+        &spec.network
+    } else if IPC.iter().any(|prefix| file.starts_with(prefix)) {
+        &spec.ipc
+    } else {
+        return Err("it belongs to no namespace of a pod".into());
+    };
+    if *source == NamespaceSource::Host {
+        return Err("the pod shares that namespace with the machine".into());
     }
     Ok(())
 }
@@ -141,39 +234,35 @@ fn sysctl_file(name: &str) -> String {
     name.chars().map(swap).collect()
 }
 
-fn set_up(
-    folder: &Path,
-    spec: &SandboxSpec,
-    cgroups: &Cgroups,
-    network: Option<&OwnedFd>,
-    shm: &OwnedFd,
-) -> Result<(), StageError> {
+fn set_up(spec: &SandboxSpec, network: Option<&OwnedFd>, shm: &OwnedFd) -> Result<(), StageError> {
     rustix::process::setsid().step("start a session")?;
-    cgroups.join(&spec.cgroup, 0).step("join the cgroup")?;
     if let Some(network) = network {
         namespace::join(network, LinkNameSpaceType::Network).step("join the network namespace")?;
     }
     if let Some(hostname) = spec.hostname.as_ref().filter(|_| spec.uts == NamespaceSource::New) {
         rustix::system::sethostname(hostname.as_bytes()).step(format!("set the host name {hostname:?}"))?;
     }
-    let procfs = Procfs::open().step("open /proc")?;
-    for (name, value) in &spec.sysctls {
-        procfs
-            .write(&format!("sys/{}", sysctl_file(name)), value)
-            .step(format!("set the sysctl {name} to {value:?}"))?;
+    if !spec.sysctls.is_empty() {
+        let procfs = Procfs::open().step("open /proc")?;
+        for (name, value) in &spec.sysctls {
+            procfs
+                .write(&format!("sys/{}", sysctl_file(name)), value)
+                .step(format!("set the sysctl {name} to {value:?}"))?;
+        }
     }
-    confine::set_oom_score(&procfs, Some(spec.oom_score_adj));
     // The streams of whoever starts the shim are not pause's: somebody may wait for their end.
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).step("open /dev/null")?;
     for place in 0..3 {
         process::set_stdio(&null, place).step("set the streams")?;
     }
     mount::set_propagation(c"/", Propagation::Private).step("make the mounts private")?;
-    let target = path::open_root(&folder.join(ROOT)).step("open the place of pause's root")?;
+    let target = path::open_root(Path::new("/")).step("open the place of pause's root")?;
     mount::attach(shm, &target).step("attach the pod's shared memory")?;
     mount::pivot_into(shm).step("pivot into the root of pause")?;
     capability::bound(Capabilities::default()).step("bound the capabilities")?;
-    process::set_identity(PAUSE_USER, PAUSE_USER, &[]).step("become the user of pause")?;
+    let mapped = |user: &UserMappings| user.host_uid(PAUSE_USER).and(user.host_gid(PAUSE_USER)).is_ok();
+    let user = if spec.user.as_ref().is_none_or(mapped) { PAUSE_USER } else { 0 };
+    process::set_identity(user, user, &[]).step("become the user of pause")?;
     capability::apply(Capabilities::default(), Capabilities::default()).step("drop the capabilities")?;
     rustix::thread::set_no_new_privs(true).step("set no_new_privs")?;
     process::close_on_exec_from(3).step("close the runtime's files")
@@ -229,24 +318,42 @@ mod tests {
     fn sysctls_stay_in_the_pod() {
         assert_eq!(sysctl_file("net.ipv4.conf.eth0/1.forwarding"), "net/ipv4/conf/eth0.1/forwarding");
         assert_eq!(sysctl_file("net/ipv4/conf/eth0.1/forwarding"), "net/ipv4/conf/eth0.1/forwarding");
-        let spec = |network, name: &str| SandboxSpec {
+        let spec = |network| SandboxSpec {
             version: 1,
             id: "s".into(),
             pod: "n/p".into(),
             hostname: None,
+            user: None,
             network,
             ipc: NamespaceSource::New,
             uts: NamespaceSource::New,
             pid: NamespaceSource::Host,
-            sysctls: [(name.to_string(), "1".to_string())].into(),
+            sysctls: [].into(),
             cgroup: "/x".into(),
             pause_program: "/p".into(),
             shm_bytes: 1,
+            mount_label: None,
             oom_score_adj: 0,
         };
-        assert!(check_sysctls(&spec(NamespaceSource::New, "net.core.somaxconn")).is_ok());
-        assert!(check_sysctls(&spec(NamespaceSource::New, "kernel.shm_rmid_forced")).is_ok());
-        assert!(check_sysctls(&spec(NamespaceSource::Host, "net.core.somaxconn")).is_err());
-        assert!(check_sysctls(&spec(NamespaceSource::New, "kernel.core_pattern")).is_err());
+        let (own, machine) = (spec(NamespaceSource::New), spec(NamespaceSource::Host));
+        for (spec, name, value, good) in [
+            (&own, "net.core.somaxconn", "1", true),
+            (&own, "net.ipv4.ping_group_range", "0 2147483647", true),
+            (&own, "net.ipv4.ip_local_port_range", "1024\t65000", true),
+            (&own, "kernel.shm_rmid_forced", "1", true),
+            (&own, "fs.mqueue.msg_max", "20", true),
+            (&machine, "net.core.somaxconn", "1", false),
+            (&own, "kernel.core_pattern", "|/x", false),
+            (&own, "net/../kernel/core_pattern", "|/x", false),
+            (&own, "net.core./.somaxconn", "1", false),
+            (&own, "net/./core/somaxconn", "1", false),
+            (&own, "net.core.x y", "1", false),
+            (&own, "net.core.somaxconn", "1\nkernel.core_pattern=|/x", false),
+            (&own, "net.core.somaxconn", "1\0", false),
+            (&own, "net.core.somaxconn", &"1".repeat(5000), false),
+        ] {
+            let said = check_sysctl(spec, &sysctl_file(name), value);
+            assert_eq!(said.is_ok(), good, "{name}={value:?}: {said:?}");
+        }
     }
 }

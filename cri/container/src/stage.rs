@@ -18,14 +18,26 @@ pub enum Message {
     Failed(String),
 }
 
-/// A step that failed, with its object.
+/// A step that failed, with its object. It travels as text, so its text holds all causes.
 #[derive(Debug, thiserror::Error)]
-#[error("{step}: {source}")]
 pub struct StageError {
     /// What was being done, and to what.
     pub step: String,
     /// Why it failed.
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl std::fmt::Display for StageError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}: {}", self.step, self.source)?;
+        // One that is a step itself has said its causes already.
+        let mut cause = if self.source.is::<StageError>() { None } else { self.source.source() };
+        while let Some(error) = cause {
+            write!(out, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
 }
 
 /// Names the step of a failure.

@@ -56,6 +56,7 @@ impl Shim {
             cgroups_path: &container.config.linux.cgroups_path,
             container: &container.pidfd,
             confinement: &container.confinement,
+            user: self.pause.user.as_ref(),
             own_pid: &self.own_pid,
         };
         let started = exec(&process, place, streams).map_err(|error| (FailureKind::Start, error.to_string()))?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use orlop_container::protocol::{ContainerPhase, FailureKind, Reply, SandboxSpec, SandboxState};
+use orlop_container::protocol::{ContainerPhase, FailureKind, NamespaceSource, Reply, SandboxSpec, SandboxState};
 use orlop_container::sandbox::{self, Pause};
 use orlop_container::stage::{self, Message};
 use orlop_kernel::cgroup::Cgroups;
@@ -81,11 +81,14 @@ impl Shim {
         mask.thread_block().map_err(|error| format!("block SIGCHLD: {error}"))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(|error| format!("make a signal descriptor: {error}"))?;
-        let pause = sandbox::start_pause(folder, &spec, &cgroups).map_err(|error| chain(&error))?;
+        let pause = sandbox::start_pause(&spec, &cgroups).map_err(|error| chain(&error))?;
         let undo = |error: String| {
             let _ = process::kill(pause.pid, Signal::SIGKILL as i32);
             sandbox::remove(&spec, &cgroups, || while process::reap().is_some() {});
             let _ = std::fs::remove_file(folder.join("state.json"));
+            if let NamespaceSource::Bound(path) = &spec.network {
+                let _ = namespace::remove_network(path);
+            }
             error
         };
         if spec.oom_score_adj < 0 && !capability::permitted().is_ok_and(|ours| ours.has("SYS_RESOURCE")) {

@@ -84,6 +84,7 @@ pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecErro
         rlimits: vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: OPEN_FILES.0, hard: OPEN_FILES.1 }],
         no_new_privileges: context.no_new_privs && !context.privileged,
         oom_score_adj: Some(asked.oom_score_adj as i32),
+        ..Process::default()
     };
     let (masked, protected) = match context.privileged {
         true => (vec![], vec![]),
@@ -103,6 +104,7 @@ pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecErro
             seccomp: security::seccomp_profile(&context, bounding, inputs.localhost_profile)?,
             masked_paths: masked.into_iter().map(PathBuf::from).collect(),
             readonly_paths: protected.into_iter().map(PathBuf::from).collect(),
+            ..Linux::default()
         },
         ..Config::default()
     })
@@ -182,6 +184,7 @@ fn mounts(inputs: &ContainerInputs<'_>, context: &cri::LinuxContainerSecurityCon
         kind: kind.into(),
         source,
         options: options.iter().map(ToString::to_string).collect(),
+        ..Mount::default()
     };
     let read_only = if context.privileged { "rw" } else { "ro" };
     let fresh = |destination: &str, kind: &str, options: &[&str]| mount(destination, kind, kind.into(), options);
@@ -240,6 +243,7 @@ fn bind(entry: &cri::Mount) -> Result<Mount, SpecError> {
         kind: "bind".into(),
         source: entry.host_path.clone().into(),
         options: ["rbind", propagation, writing].map(String::from).into(),
+        ..Mount::default()
     })
 }
 

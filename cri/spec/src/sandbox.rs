@@ -83,6 +83,7 @@ pub fn spec(
         id: id.into(),
         pod: format!("{}/{}", metadata.namespace, metadata.name),
         hostname: Some(config.hostname.clone()).filter(|name| !name.is_empty()),
+        user: None,
         network: netns.map_or(NamespaceSource::Host, NamespaceSource::Path),
         ipc: of(options.ipc),
         uts: if host_network { NamespaceSource::Host } else { NamespaceSource::New },
@@ -91,6 +92,7 @@ pub fn spec(
         cgroup: cgroup(config, id)?,
         pause_program: pause.to_path_buf(),
         shm_bytes: SHM_BYTES,
+        mount_label: None,
         oom_score_adj: PAUSE_OOM_SCORE,
     })
 }
