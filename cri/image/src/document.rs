@@ -157,6 +157,17 @@ pub fn parse_top(bytes: &[u8], content_type: Option<&str>) -> Result<TopDocument
     Ok(TopDocument::Manifest(Manifest { config, layers }))
 }
 
+/// Media type of a document that [`parse_top`] has accepted: its own word, else the server's, else by its form.
+pub fn document_type(bytes: &[u8], content_type: Option<&str>) -> Option<String> {
+    let raw: RawDocument = serde_json::from_slice(bytes).ok()?;
+    let said = content_type
+        .map(|value| value.split(';').next().unwrap_or_default().trim())
+        .filter(|value| is_manifest_type(value))
+        .map(str::to_owned);
+    let by_form = if raw.manifests.is_some() { OCI_INDEX } else { OCI_MANIFEST };
+    Some(raw.media_type.or(said).unwrap_or_else(|| by_form.to_owned()))
+}
+
 fn is_manifest_type(value: &str) -> bool {
     matches!(value, OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST)
 }

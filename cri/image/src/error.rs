@@ -76,9 +76,19 @@ pub enum ImageError {
         /// What is wrong, and what was expected.
         why: String,
     },
-    /// A registry's configuration is wrong.
-    #[error("registry configuration: {0}")]
+    /// The configuration of images is wrong.
+    #[error("image configuration: {0}")]
     Configuration(String),
+    /// An image verifier says no, or can't say yes.
+    #[error("image \"{image}\" is refused by verifier {verifier}: {reason}", verifier = verifier.display())]
+    Verification {
+        /// Normalised reference.
+        image: String,
+        /// The program, or the folder of them.
+        verifier: PathBuf,
+        /// What it said.
+        reason: String,
+    },
     /// A worker thread ended without an answer.
     #[error("image worker: {0}")]
     Worker(String),

@@ -2,12 +2,17 @@
 
 mod flight;
 mod layers;
+mod pins;
 mod pull;
 mod resolve;
+mod usage;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::digest::Digest;
@@ -19,6 +24,7 @@ use crate::unpack::UnpackLimits;
 
 pub use flight::Pull;
 pub(crate) use layers::complete_layer;
+pub use usage::ImageUsage;
 
 /// Layers fetched and unpacked at the same time, over all pulls. More than one pull's share, so that a registry that
 /// stalls doesn't hold up the images of others.
@@ -35,8 +41,28 @@ pub struct ImageConfig {
     pub parallel_layers: usize,
     /// Bounds of a layer.
     pub limits: UnpackLimits,
-    /// References of images that garbage collection must not take (the sandbox image, for one).
+    /// Images that garbage collection must not take: references, or patterns such as `registry.k8s.io/pause:*`.
     pub pinned: Vec<String>,
+    /// What a name without a registry means to a pull.
+    pub short_names: ShortNames,
+    /// Folder of programs that are asked before an image is pulled; a missing one asks nobody.
+    pub verifier_dir: Option<PathBuf>,
+    /// Most programs in it.
+    pub verifiers_max: usize,
+    /// How long each of them may take, in seconds.
+    pub verifier_timeout_seconds: u64,
+}
+
+/// What a name without a registry, as `busybox`, means to a pull. What is there already is found by such a name either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShortNames {
+    /// An error: whoever wrote it may have meant another registry.
+    #[default]
+    #[serde(rename = "refuse")]
+    Refuse,
+    /// `docker.io/library/busybox`, as containerd takes it.
+    #[serde(rename = "docker.io")]
+    DockerHub,
 }
 
 impl ImageConfig {
@@ -48,6 +74,10 @@ impl ImageConfig {
             parallel_layers: 3,
             limits: UnpackLimits::default(),
             pinned: Vec::new(),
+            short_names: ShortNames::default(),
+            verifier_dir: None,
+            verifiers_max: 10,
+            verifier_timeout_seconds: 10,
         }
     }
 }
@@ -93,7 +123,9 @@ pub struct Images {
     store: Arc<Store>,
     client: Arc<RegistryClient>,
     limits: UnpackLimits,
-    pinned: Vec<String>,
+    pins: pins::Pins,
+    short_names: ShortNames,
+    verifiers: verify::Verifiers,
     parallel_layers: usize,
     permits: Semaphore,
     layer_locks: layers::LayerLocks,
@@ -115,7 +147,13 @@ impl Images {
             store: Arc::new(store),
             client: Arc::new(RegistryClient::new(config.registries)),
             limits: config.limits,
-            pinned: config.pinned,
+            pins: pins::Pins::new(&config.pinned)?,
+            short_names: config.short_names,
+            verifiers: verify::Verifiers {
+                folder: config.verifier_dir,
+                count_max: config.verifiers_max,
+                timeout: Duration::from_secs(config.verifier_timeout_seconds.max(1)),
+            },
             parallel_layers: config.parallel_layers.clamp(1, LAYERS_AT_ONCE_MAX),
             permits: Semaphore::new(LAYERS_AT_ONCE_MAX),
             layer_locks: layers::LayerLocks::default(),

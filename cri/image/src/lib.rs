@@ -21,7 +21,7 @@ pub mod unpack;
 pub use digest::Digest;
 pub use document::ContainerDefaults;
 pub use error::ImageError;
-pub use images::{FsInfo, ImageConfig, ImageRecord, Images, Pull};
+pub use images::{FsInfo, ImageConfig, ImageRecord, ImageUsage, Images, Pull, ShortNames};
 pub use progress::{LayerProgress, LayerStage, PullProgress};
 pub use reference::Reference;
 pub use registry::{Credentials, HostConfig, RegistriesConfig};

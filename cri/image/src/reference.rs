@@ -36,12 +36,18 @@ pub enum Target {
 
 /// The text is no image reference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{reference}\" is no image reference: {why}")]
+#[error("\"{reference}\" {why}")]
 pub struct ReferenceError {
     /// What was given, cut to 200 characters.
     pub reference: String,
-    /// Which part is wrong and what it must look like.
+    /// What is wrong with it, which part, and what it must look like.
     pub why: String,
+}
+
+impl ReferenceError {
+    fn new(reference: &str, why: String) -> Self {
+        Self { reference: reference.chars().take(200).collect(), why }
+    }
 }
 
 impl Reference {
@@ -70,6 +76,24 @@ impl Reference {
         Self { registry: self.registry.clone(), repository: self.repository.clone(), target: Target::Digest(digest) }
     }
 
+    /// Parses a reference that says its registry; nobody shall guess one.
+    pub fn parse_with_registry(text: &str) -> Result<Self, ReferenceError> {
+        let reference: Self = text.parse()?;
+        if split_host(text).is_some() {
+            return Ok(reference);
+        }
+        let why = format!(
+            "names no registry: write {}, or set short_names = \"{DEFAULT_REGISTRY}\"",
+            // As it was written, without a tag that was not.
+            if reference.repository.starts_with("library/") && !text.starts_with("library/") {
+                format!("{DEFAULT_REGISTRY}/library/{text}")
+            } else {
+                format!("{DEFAULT_REGISTRY}/{text}")
+            }
+        );
+        Err(ReferenceError::new(text, why))
+    }
+
     /// What stands after `/manifests/` in the registry's URL.
     pub fn manifest_name(&self) -> String {
         match &self.target {
@@ -92,7 +116,7 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        parse(text).map_err(|why| ReferenceError { reference: text.chars().take(200).collect(), why })
+        parse(text).map_err(|why| ReferenceError::new(text, format!("is no image reference: {why}")))
     }
 }
 
@@ -137,17 +161,12 @@ fn is_id(text: &str) -> bool {
 
 /// Splits the registry off and fills in `docker.io` and `library/`.
 fn split_registry(name: &str) -> Result<(String, String), String> {
-    let (registry, repository) = match name.split_once('/') {
-        // Only what can't be a repository's component is a host: it has a dot or a port, or is localhost, or upper case.
-        Some((first, rest))
-            if first.contains(['.', ':'])
-                || first == "localhost"
-                || first.bytes().any(|byte| byte.is_ascii_uppercase()) =>
-        {
-            check_registry(first)?;
-            (first, rest)
+    let (registry, repository) = match split_host(name) {
+        Some((host, rest)) => {
+            check_registry(host)?;
+            (host, rest)
         }
-        _ => (DEFAULT_REGISTRY, name),
+        None => (DEFAULT_REGISTRY, name),
     };
     let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
     for component in repository.split('/') {
@@ -157,6 +176,14 @@ fn split_registry(name: &str) -> Result<(String, String), String> {
         return Ok((registry.to_owned(), format!("library/{repository}")));
     }
     Ok((registry.to_owned(), repository.to_owned()))
+}
+
+/// Splits off the host, where there is one. Only what can't be a repository's component is a host: it has a dot or a port,
+/// or is localhost, or upper case.
+fn split_host(name: &str) -> Option<(&str, &str)> {
+    name.split_once('/').filter(|(first, _)| {
+        first.contains(['.', ':']) || *first == "localhost" || first.bytes().any(|byte| byte.is_ascii_uppercase())
+    })
 }
 
 /// Host (name, IPv4 or `[IPv6]`) and optional port.
@@ -265,6 +292,29 @@ mod tests {
         }
         let both: Reference = format!("busybox:1.36@{DIGEST}").parse().unwrap();
         assert_eq!(both.to_string(), format!("docker.io/library/busybox@{DIGEST}"), "a digest beats a tag");
+    }
+
+    #[test]
+    fn short_names_are_refused_where_a_registry_must_be_said() {
+        let by_digest = format!("busybox@{DIGEST}");
+        let advice = format!("docker.io/library/{by_digest}");
+        for (short, full) in [
+            ("busybox", "docker.io/library/busybox"),
+            ("busybox:1.36", "docker.io/library/busybox:1.36"),
+            ("user/app", "docker.io/user/app"),
+            ("library/app", "docker.io/library/app"),
+            (&by_digest, &advice),
+        ] {
+            let error = Reference::parse_with_registry(short).unwrap_err().to_string();
+            let expected = format!("\"{short}\" names no registry: write {full}, or set short_names = \"docker.io\"");
+            assert_eq!(error, expected);
+            assert_eq!(Reference::parse_with_registry(full).unwrap(), short.parse().unwrap());
+        }
+        for full in ["docker.io/busybox", "localhost/app", "a.example/app:1"] {
+            Reference::parse_with_registry(full).unwrap();
+        }
+        let error = Reference::parse_with_registry("a b").unwrap_err().to_string();
+        assert!(error.starts_with("\"a b\" is no image reference: "), "{error}");
     }
 
     #[test]

@@ -10,6 +10,15 @@
 //!               quarantine/               damaged records, kept to be looked at
 //! ```
 //! Compressed layers are not kept: they are unpacked while they stream by, and the diff id proves the result.
+//!
+//! What is listed is whole, whenever the process or the power ends, because each step waits for the one before it:
+//!
+//! - In: documents (file, rename, folder synced); each layer's files (the file system synced), its mark (file and folder
+//!   synced), its rename into `layers/` (folder synced), lowest first; last the names (file, rename, folder synced).
+//! - Out: names (folder synced), renames of layers out of `layers/` (folder synced), and only then their files.
+//!
+//! So a crash leaves layers and documents without a name, which the next start removes, never a name without its layers.
+//! Should one be found, by damage, it is put aside and the image is not listed.
 
 mod blobs;
 mod file;
@@ -21,6 +30,7 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 pub(crate) use layers::{LayerRecord, Staged};
 pub(crate) use names::NameRecord;
@@ -53,6 +63,13 @@ pub(crate) struct Index {
     pub pinned: HashMap<Digest, usize>,
     /// Bytes of all blobs.
     pub blob_bytes: u64,
+}
+
+impl Index {
+    /// Chain ids of an image's layers, lowest first; nothing for an unknown image.
+    pub fn layers_of(&self, image: &Digest) -> Vec<Digest> {
+        self.configurations.get(image).map(|configuration| chain_ids(&configuration.diff_ids)).unwrap_or_default()
+    }
 }
 
 impl Store {
@@ -127,6 +144,7 @@ impl Store {
             names::remove(&self.root, name)?;
             self.index().names.remove(name);
         }
+        names::sync(&self.root)?;
         self.collect_garbage()?;
         Ok(!names.is_empty())
     }
@@ -139,8 +157,7 @@ impl Store {
             if !index.names.values().any(|record| record.config == image_id) {
                 return Ok(None);
             }
-            let Some(configuration) = index.configurations.get(&image_id) else { return Ok(None) };
-            let layers = chain_ids(&configuration.diff_ids);
+            let layers = index.layers_of(&image_id);
             let record = LeaseRecord { container_id: container_id.to_owned(), image_id, layers };
             index.leases.insert(record.container_id.clone(), record.clone());
             record
@@ -163,22 +180,29 @@ impl Store {
 
     /// Removes layers and blobs that no name, lease or running pull refers to.
     pub fn collect_garbage(&self) -> Result<(), ImageError> {
+        self.collect_older_than(Duration::ZERO)
+    }
+
+    /// The same, but layers that were made a short while ago stay: the next try of a pull that failed may need them.
+    pub fn collect_older_than(&self, age: Duration) -> Result<(), ImageError> {
         let mut index = self.index();
         let mut blobs: BTreeSet<Digest> = index.pinned.keys().copied().collect();
         let mut layers = blobs.clone();
         for record in index.names.values() {
             blobs.extend([Some(record.config), record.manifest, record.target].into_iter().flatten());
-            if let Some(configuration) = index.configurations.get(&record.config) {
-                layers.extend(chain_ids(&configuration.diff_ids));
-            }
+            layers.extend(index.layers_of(&record.config));
         }
         layers.extend(index.leases.values().flat_map(|lease| lease.layers.iter().copied()));
         index.configurations.retain(|id, _| blobs.contains(id));
-        let lost: Vec<Digest> = index.layers.keys().filter(|chain| !layers.contains(chain)).copied().collect();
+        let unused = index.layers.keys().filter(|chain| !layers.contains(chain));
+        let lost: Vec<Digest> = unused.filter(|chain| layers::is_older(&self.root, chain, age)).copied().collect();
         // Upper layers first: a layer whose parent is gone is no use.
-        for chain in lost {
-            layers::discard(&self.root, &chain)?;
-            index.layers.remove(&chain);
+        for chain in &lost {
+            layers::discard(&self.root, chain)?;
+            index.layers.remove(chain);
+        }
+        if !lost.is_empty() {
+            layers::sync(&self.root)?;
         }
         index.blob_bytes = blobs::retain(&self.root, &blobs)?;
         drop(index);

@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::watch;
 
-use super::Images;
+use super::{Images, ShortNames, blocking};
 use crate::error::ImageError;
 use crate::progress::{ProgressHub, PullProgress};
 use crate::reference::Reference;
 use crate::registry::Credentials;
+
+/// How long the layers of a failed pull are kept for its next try. The kubelet tries again after 5 min at most.
+const FAILED_LAYERS_KEPT: Duration = Duration::from_secs(30 * 60);
 
 type Outcome = Result<String, Arc<ImageError>>;
 type Work = BoxFuture<'static, Outcome>;
@@ -53,7 +57,10 @@ impl Images {
 
     /// Starts a pull, or joins one of the same image with the same credentials. It goes on while a handle is polled.
     pub fn start_pull(self: &Arc<Self>, reference: &str, credentials: Option<Credentials>) -> Result<Pull, ImageError> {
-        let reference: Reference = reference.parse()?;
+        let reference = match self.short_names {
+            ShortNames::Refuse => Reference::parse_with_registry(reference)?,
+            ShortNames::DockerHub => reference.parse()?,
+        };
         let credentials = credentials.filter(|given| !given.is_empty());
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
         flights.retain(|_, (work, _)| work.upgrade().is_some_and(|work| work.peek().is_none()));
@@ -65,13 +72,26 @@ impl Images {
         }
         let hub = ProgressHub::new();
         let (images, hub_of_work) = (Arc::clone(self), hub.clone());
-        let work = async move { images.pull_now(&reference, credentials, &hub_of_work).await.map_err(Arc::new) }
-            .boxed()
-            .shared();
+        let work = async move {
+            let outcome = images.pull_now(&reference, credentials, &hub_of_work).await;
+            if outcome.is_err() {
+                images.forget_failed_pulls().await;
+            }
+            outcome.map_err(Arc::new)
+        };
+        let work = work.boxed().shared();
         let progress = hub.watch();
         if let Some(weak) = work.downgrade() {
             flights.insert(key, (weak, hub));
         }
         Ok(Pull { work, progress })
+    }
+
+    /// Removes what pulls that failed a while ago have left, so that those that always fail don't fill the disk.
+    async fn forget_failed_pulls(&self) {
+        let store = Arc::clone(&self.store);
+        if let Err(error) = blocking(move || store.collect_older_than(FAILED_LAYERS_KEPT)).await {
+            tracing::warn!(%error, "layers of failed pulls can't be removed; it is tried again at the next start");
+        }
     }
 }

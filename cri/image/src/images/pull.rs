@@ -2,10 +2,12 @@
 
 use crate::digest::{Digest, chain_ids};
 use crate::document::{
-    Descriptor, Manifest, Platform, TopDocument, check_layer_count, choose, parse_configuration, parse_top,
+    Descriptor, Manifest, Platform, TopDocument, check_layer_count, choose, document_type, parse_configuration,
+    parse_top,
 };
 use crate::error::ImageError;
 use crate::images::layers::LayerJob;
+use crate::images::verify::Candidate;
 use crate::images::{Images, blocking};
 use crate::progress::ProgressHub;
 use crate::reference::{Reference, Target};
@@ -27,6 +29,20 @@ struct Found {
     documents: Vec<FetchedDocument>,
 }
 
+impl Found {
+    /// What verifiers are asked about: what the name stands for, so an index where there is one.
+    fn candidate<'a>(&self, name: &'a str) -> Candidate<'a> {
+        let top = self.documents.first();
+        let own = top.and_then(|top| document_type(&top.bytes, top.content_type.as_deref()));
+        Candidate {
+            name,
+            digest: self.target.to_string(),
+            media_type: own.unwrap_or_default(),
+            size: top.map_or(0, |top| top.bytes.len() as u64),
+        }
+    }
+}
+
 impl Images {
     pub(super) async fn pull_now(
         &self,
@@ -38,6 +54,7 @@ impl Images {
         let sources = self.client.sources(reference, credentials).await.map_err(registry)?;
         let found = self.find_manifest(&sources, reference).await?;
         let image = reference.to_string();
+        self.verifiers.check(&found.candidate(&image)).await?;
         let document = |what: String, error: crate::document::DocumentError| ImageError::Document {
             image: image.clone(),
             what,

@@ -49,12 +49,6 @@ impl Images {
         if lower_dirs.is_empty() {
             lower_dirs.push(self.store.root().join("empty"));
         }
-        let pinned_names: Vec<String> = self
-            .pinned
-            .iter()
-            .filter_map(|name| name.parse::<Reference>().ok())
-            .map(|reference| reference.to_string())
-            .collect();
         Some(ImageRecord {
             id: id.to_string(),
             size_bytes: names.iter().map(|record| record.size_bytes).max()?,
@@ -63,7 +57,7 @@ impl Images {
             lower_dirs,
             chain_id: chain.last().map(Digest::to_string),
             manifest_digest: names.iter().find_map(|record| record.manifest).map(|digest| digest.to_string()),
-            pinned: repo_tags.iter().chain(&repo_digests).any(|name| pinned_names.contains(name)),
+            pinned: self.pins.hold(repo_tags.iter().chain(&repo_digests)),
             repo_tags,
             repo_digests,
         })

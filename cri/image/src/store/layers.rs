@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -153,9 +154,21 @@ pub(super) fn commit(root: &Path, mut staged: Staged, mut record: LayerRecord) -
             if matches!(error.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) => {}
         Err(error) => return Err(ImageError::store("rename", place)(error)),
     }
-    let layers = root.join("layers");
-    file::sync_directory(&layers).map_err(ImageError::store("sync", layers))?;
+    sync(root)?;
     Ok(record)
+}
+
+/// Makes renames into and out of the folder last.
+pub(super) fn sync(root: &Path) -> Result<(), ImageError> {
+    let layers = root.join("layers");
+    file::sync_directory(&layers).map_err(ImageError::store("sync", layers))
+}
+
+/// Whether a layer was made at least so long ago. One whose time can't be told is old.
+pub(super) fn is_older(root: &Path, chain: &Digest, age: Duration) -> bool {
+    let made = fs::metadata(directory_of(root, chain)).and_then(|metadata| metadata.modified());
+    let lived = made.ok().and_then(|made| made.elapsed().ok());
+    age.is_zero() || lived.is_none_or(|lived| lived >= age)
 }
 
 /// Moves a layer out of use at once; its files are removed afterwards.

@@ -70,3 +70,9 @@ pub(super) fn write(root: &Path, record: &NameRecord) -> Result<(), ImageError> 
 pub(super) fn remove(root: &Path, name: &str) -> Result<(), ImageError> {
     file::remove(&path_of(root, name))
 }
+
+/// Makes removals last.
+pub(super) fn sync(root: &Path) -> Result<(), ImageError> {
+    let folder = root.join("names");
+    file::sync_directory(&folder).map_err(ImageError::store("sync", folder))
+}

@@ -3,11 +3,14 @@
 
 mod admin;
 mod archives;
+mod crash;
 mod credentials;
 mod faults;
 mod hostile;
+mod identity;
 mod mirrors;
 mod real_registry;
 mod scripted;
 mod store;
 mod support;
+mod verifiers;

@@ -184,3 +184,25 @@ async fn progress_reaches_the_end() {
         && layer.done_bytes == layer.total_bytes
         && layer.total_bytes > 0));
 }
+
+#[tokio::test]
+async fn layers_of_a_failed_pull_wait_for_the_next_try_but_not_for_ever() {
+    let layout = tempfile::tempdir().unwrap();
+    small_image().write_layout_dir(layout.path(), "test:1").unwrap();
+    let path = layout.path().to_path_buf();
+    let registry = ScriptedRegistry::start(layout.path(), move |seen, _| {
+        (from_layout(&path, seen).body.len() > 100_000).then(|| Reply::new(404, ""))
+    });
+    let bench = Bench::new(quick());
+    // The upper layer fails: the lower one may be complete by then, or not.
+    while bench.files("layers").is_empty() {
+        bench.images.pull(&registry.reference("1"), None).await.unwrap_err();
+    }
+    bench.images.pull(&registry.reference("1"), None).await.unwrap_err();
+    let layers = bench.files("layers");
+    assert_eq!(layers.len(), 1);
+    let layer = fs::File::open(bench.state("layers").join(&layers[0])).unwrap();
+    layer.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(3600)).unwrap();
+    bench.images.pull(&registry.reference("1"), None).await.unwrap_err();
+    bench.assert_empty();
+}

@@ -16,19 +16,31 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(registries: RegistriesConfig) -> Self {
+        Self::with(|config| config.registries = registries)
+    }
+
+    /// With settings changed.
+    pub fn with(change: impl FnOnce(&mut ImageConfig)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = ImageConfig::new(directory.path().join("cri"));
-        config.registries = registries;
+        change(&mut config);
+        Self::open(directory, config)
+    }
+
+    pub fn open(directory: tempfile::TempDir, config: ImageConfig) -> Self {
         let images = Arc::new(Images::open(config.clone()).unwrap());
         Self { directory, config, images }
     }
 
+    /// Lets go of the store, for somebody else to open it.
+    pub fn close(self) -> (tempfile::TempDir, ImageConfig) {
+        (self.directory, self.config)
+    }
+
     /// The same store, opened again as after a restart.
     pub fn reopen(self) -> Self {
-        let Self { directory, config, images } = self;
-        drop(images);
-        let images = Arc::new(Images::open(config.clone()).unwrap());
-        Self { directory, config, images }
+        let (directory, config) = self.close();
+        Self::open(directory, config)
     }
 
     pub fn state(&self, name: &str) -> PathBuf {
