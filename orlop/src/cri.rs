@@ -1,5 +1,7 @@
 //! `orlop cri`: the container runtime alone, for a kubelet, `crictl` or `orlop agent`.
 
+mod file;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,16 +12,23 @@ use orlop_image::ImageConfig;
 use orlop_network::NetworkConfig;
 use tokio_util::sync::CancellationToken;
 
+use self::file::{CriFile, DevicesPart, ImagesPart, MetricsPart, NetworkPart, StreamingPart};
 use crate::layout::{Instance, Layout};
 use crate::network;
 
 /// How long one CNI plugin may take.
 const CNI_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Where devices are described by CDI, as every runtime has it.
+const CDI_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
 /// Flags of `orlop cri`.
 #[derive(clap::Args, Default)]
 #[group(id = "cri")]
 pub struct Arguments {
+    /// The configuration file; drop-ins in FILE.d are laid over it [default: /etc/orlop/cri.toml, when it is there].
+    #[arg(long = "cri-config", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The socket of the CRI services [default: cri/cri.sock below the run folder].
     #[arg(long, value_name = "SOCKET")]
     socket: Option<PathBuf>,
@@ -29,8 +38,12 @@ pub struct Arguments {
     /// Folder of the CNI plugins; may be repeated.
     #[arg(long, value_name = "DIR")]
     cni_bin_dir: Vec<PathBuf>,
-    /// Address of the streaming server of exec, attach and port-forward. The URL is the only secret: keep it on loopback.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    /// Folder of registry settings in containerd's hosts.toml layout; may be repeated [default: /etc/orlop/certs.d].
+    #[arg(long, value_name = "DIR")]
+    registry_config_dir: Vec<PathBuf>,
+    /// Address of the streaming server of exec, attach and port-forward. The URL is the only secret: keep it on loopback
+    /// [default: 127.0.0.1:0].
+    #[arg(long, value_name = "IP:PORT")]
     streaming_address: Option<SocketAddr>,
     /// The shim program [default: orlop-shim beside this program].
     #[arg(long, value_name = "FILE")]
@@ -40,11 +53,58 @@ pub struct Arguments {
     pause: Option<PathBuf>,
 }
 
+/// What else `orlop cri` can do.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Look at the configuration.
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+}
+
+/// About the configuration.
+#[derive(clap::Subcommand)]
+pub enum ConfigCommand {
+    /// Print the file with every key at its default and what it means: a start for your own.
+    Default,
+    /// Print what holds: defaults, file and drop-ins. Credentials are left out.
+    Show {
+        /// The configuration file.
+        #[arg(long = "cri-config", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Read the file and its drop-ins and say what is wrong with them.
+    Check {
+        /// The configuration file.
+        #[arg(long = "cri-config", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
 impl Arguments {
     /// The network's configuration is somebody else's.
     pub fn has_own_network(&self) -> bool {
         self.cni_conf_dir.is_some()
     }
+}
+
+/// Prints or checks the configuration.
+pub fn configure(layout: &Layout, command: Command) -> Result<()> {
+    let Command::Config { what } = command;
+    match what {
+        ConfigCommand::Default => print!("{}", file::DEFAULT),
+        ConfigCommand::Show { config } => {
+            let arguments = Arguments { config, ..Arguments::default() };
+            print!("{}", toml::to_string(&shown(&self::config(layout, &arguments)?)).context("write as TOML")?);
+        }
+        ConfigCommand::Check { config } => {
+            let arguments = Arguments { config, ..Arguments::default() };
+            self::config(layout, &arguments)?;
+            println!("{} is right", arguments.file(layout).0.display());
+        }
+    }
+    Ok(())
 }
 
 /// Serves until cancelled; containers run on after it.
@@ -55,33 +115,130 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
     Ok(serve(config(layout, &arguments)?, cancel).await?)
 }
 
-/// The server's configuration.
+impl Arguments {
+    /// The configuration file, and whether it was asked for.
+    fn file(&self, layout: &Layout) -> (PathBuf, bool) {
+        match &self.config {
+            Some(file) => (file.clone(), true),
+            None => (layout.configuration.join("cri.toml"), false),
+        }
+    }
+}
+
+/// The server's configuration: flags, then files, then defaults.
 pub fn config(layout: &Layout, arguments: &Arguments) -> Result<CriConfig> {
+    let (path, must_exist) = arguments.file(layout);
+    let file = file::load(&path, must_exist)?;
     let state_dir = layout.state.join("cri");
-    let bin_dirs = match arguments.cni_bin_dir.as_slice() {
-        [] => vec![layout.cni_bin.clone()],
+    let program = |given: &Option<PathBuf>, name| given.clone().map_or_else(|| beside(name), Ok);
+    let listed = |given: &[PathBuf], file: Option<Vec<PathBuf>>, default: PathBuf| match given {
+        [] => file.unwrap_or_else(|| vec![default]),
         given => given.to_vec(),
     };
-    let program = |given: &Option<PathBuf>, name| given.clone().map_or_else(|| beside(name), Ok);
+    let network = file.network;
     Ok(CriConfig {
-        images: ImageConfig::new(&state_dir),
         run_dir: layout.run.join("cri"),
-        socket: arguments.socket.clone().unwrap_or_else(|| layout.cri_socket()),
+        socket: arguments.socket.clone().or(file.socket).unwrap_or_else(|| layout.cri_socket()),
         shim_program: program(&arguments.shim, "orlop-shim")?,
         pause_program: program(&arguments.pause, "orlop-pause")?,
         network: NetworkConfig {
-            conf_dir: arguments.cni_conf_dir.clone().unwrap_or_else(|| layout.cni_conf.clone()),
-            bin_dirs,
+            conf_dir: arguments.cni_conf_dir.clone().or(network.conf_dir).unwrap_or_else(|| layout.cni_conf.clone()),
+            bin_dirs: listed(&arguments.cni_bin_dir, network.bin_dirs, layout.cni_bin.clone()),
             cache_dir: layout.cni_cache.clone(),
-            exec_timeout: CNI_TIMEOUT,
+            exec_timeout: network.plugin_timeout_seconds.map_or(CNI_TIMEOUT, Duration::from_secs),
         },
-        streaming: arguments.streaming_address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
+        streaming: arguments.streaming_address.or(file.streaming.address).unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
+        cdi_dirs: file.devices.cdi_dirs.unwrap_or_else(|| CDI_DIRS.map(PathBuf::from).into()),
+        metrics: file.metrics.address,
+        images: images(ImageConfig::new(&state_dir), file.images, file.registries, |dirs| {
+            listed(&arguments.registry_config_dir, dirs, layout.configuration.join("certs.d"))
+        }),
         state_dir,
     })
+}
+
+fn images(
+    mut config: ImageConfig,
+    file: ImagesPart,
+    registries: std::collections::BTreeMap<String, orlop_image::registry::HostConfig>,
+    dirs: impl FnOnce(Option<Vec<PathBuf>>) -> Vec<PathBuf>,
+) -> ImageConfig {
+    config.registries.hosts = registries;
+    config.registries.hosts_dirs = dirs(file.registry_config_dirs);
+    config.parallel_layers = file.parallel_layers.unwrap_or(config.parallel_layers);
+    config.pinned = file.pinned.unwrap_or(config.pinned);
+    config.registries.docker_config = file.docker_config;
+    config.registries.mirrors_get_credentials = file.mirrors_get_credentials.unwrap_or_default();
+    if let Some(seconds) = file.pull_progress_timeout_seconds {
+        config.registries.progress_timeout_seconds = seconds;
+    }
+    config
+}
+
+/// A configuration as its file would say it, without secrets.
+fn shown(config: &CriConfig) -> CriFile {
+    let images = &config.images;
+    let mut registries = images.registries.hosts.clone();
+    for host in registries.values_mut() {
+        host.credentials = None;
+    }
+    CriFile {
+        version: Some(1),
+        socket: Some(config.socket.clone()),
+        network: NetworkPart {
+            conf_dir: Some(config.network.conf_dir.clone()),
+            bin_dirs: Some(config.network.bin_dirs.clone()),
+            plugin_timeout_seconds: Some(config.network.exec_timeout.as_secs()),
+        },
+        streaming: StreamingPart { address: Some(config.streaming) },
+        devices: DevicesPart { cdi_dirs: Some(config.cdi_dirs.clone()) },
+        metrics: MetricsPart { address: config.metrics },
+        images: ImagesPart {
+            registry_config_dirs: Some(images.registries.hosts_dirs.clone()),
+            parallel_layers: Some(images.parallel_layers),
+            pull_progress_timeout_seconds: Some(images.registries.progress_timeout_seconds),
+            pinned: Some(images.pinned.clone()),
+            docker_config: images.registries.docker_config.clone(),
+            mirrors_get_credentials: Some(images.registries.mirrors_get_credentials),
+        },
+        registries,
+    }
 }
 
 /// A program of ours that lies beside this one.
 pub fn beside(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find the path of this program")?;
     Ok(own.with_file_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_file_holds_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(Some(folder.path())).unwrap();
+        let documented = folder.path().join("documented.toml");
+        std::fs::write(&documented, file::DEFAULT).unwrap();
+        let text = |config: Option<PathBuf>| {
+            let arguments =
+                Arguments { config, registry_config_dir: vec!["/etc/orlop/certs.d".into()], ..Arguments::default() };
+            toml::to_string(&shown(&super::config(&layout, &arguments).unwrap())).unwrap()
+        };
+        assert_eq!(text(Some(documented)), text(None));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(Some(folder.path())).unwrap();
+        let path = folder.path().join("own.toml");
+        let text = "[registries.'r.example']\ncredentials = { username = 'me', password = 'canary' }\n";
+        std::fs::write(&path, text).unwrap();
+        let arguments = Arguments { config: Some(path), ..Arguments::default() };
+        let config = super::config(&layout, &arguments).unwrap();
+        assert!(config.images.registries.hosts["r.example"].credentials.is_some());
+        assert!(!toml::to_string(&shown(&config)).unwrap().contains("canary"));
+    }
 }

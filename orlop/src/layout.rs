@@ -40,6 +40,8 @@ pub struct Layout {
     pub cni_networks: PathBuf,
     /// Manifests of static pods.
     pub manifests: PathBuf,
+    /// Configuration files of ours.
+    pub configuration: PathBuf,
     /// The folder given by `--root`, if any.
     pub root: Option<PathBuf>,
 }
@@ -61,6 +63,7 @@ impl Layout {
                 cni_cache: "/var/lib/cni".into(),
                 cni_networks: "/var/lib/cni/networks".into(),
                 manifests: "/etc/kubernetes/manifests".into(),
+                configuration: "/etc/orlop".into(),
                 root: None,
             });
         };
@@ -76,6 +79,7 @@ impl Layout {
             cni_cache: root.join("cni/cache"),
             cni_networks: root.join("cni/networks"),
             manifests: root.join("manifests"),
+            configuration: root.join("etc"),
             root: Some(root),
         })
     }

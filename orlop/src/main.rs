@@ -88,7 +88,13 @@ enum Command {
     ///
     /// `crictl --runtime-endpoint unix://$(orlop paths cri-socket) info` shows its state. orlop-shim and orlop-pause are
     /// looked for beside this program.
-    Cri(cri::Arguments),
+    #[command(args_conflicts_with_subcommands = true)]
+    Cri {
+        #[command(flatten)]
+        arguments: cri::Arguments,
+        #[command(subcommand)]
+        command: Option<cri::Command>,
+    },
     /// Serve the CSI driver for node-local storage, for this or another kubelet.
     ///
     /// The driver is local.csi.orlop.dev. It registers in plugins_registry below the kubelet's root; volumes are folders
@@ -170,7 +176,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Agent(arguments) => {
                 agent::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
             }
-            Command::Cri(arguments) => {
+            Command::Cri { command: Some(command), .. } => cri::configure(&layout, command),
+            Command::Cri { arguments, command: None } => {
                 cri::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
             }
             Command::Csi(arguments) => csi::run(&layout, arguments, stop_by_signal()).await,

@@ -239,3 +239,89 @@ fn images_are_pulled_by_tag_and_digest_and_removed() {
     run(world.crictl().args(["rmi", "--all"]));
     assert_eq!(read(world.crictl().args(["images", "--quiet"])), "");
 }
+
+#[test]
+fn what_containers_use_is_told_and_limits_are_changed() {
+    let (world, _daemon) = start();
+    let before = world.count();
+    let busy = ["sh", "-c", "echo text > /file; while true; do :; done"];
+    let limits = json!({"linux": {
+        "resources": {"memory_limit_in_bytes": 64 << 20, "cpu_period": 100_000, "cpu_quota": 20_000},
+        "security_context": {"namespace_options": {"pid": 1}},
+    }});
+    let (pod, container) = files(&world, "busy", &busy, limits);
+    let id = read(world.crictl().args(["run", "--no-pull", &container, &pod]));
+    let sandbox = read(world.crictl().args(["pods", "--quiet"]));
+    let as_json = |args: &[&str]| -> Value { serde_json::from_str(&read(world.crictl().args(args))).unwrap() };
+    let number = |value: &Value| value["value"].as_str().unwrap_or_default().parse::<u64>().unwrap_or(0);
+
+    let stats = until("it has used the processor", || {
+        let stats = as_json(&["stats", "--output", "json", "--id", &id])["stats"][0].clone();
+        (number(&stats["cpu"]["usageCoreNanoSeconds"]) > 10_000_000).then_some(stats)
+    });
+    assert_eq!(stats["attributes"]["metadata"]["name"], "c");
+    let memory = &stats["memory"];
+    let (working, available) = (number(&memory["workingSetBytes"]), number(&memory["availableBytes"]));
+    assert!(working > 0 && working + available == 64 << 20, "{memory}");
+    assert!(number(&stats["writableLayer"]["usedBytes"]) >= 4096, "{stats}");
+
+    let pod_stats = as_json(&["statsp", "--output", "json", "--id", &sandbox])["stats"][0].clone();
+    let linux = &pod_stats["linux"];
+    assert!(number(&linux["cpu"]["usageCoreNanoSeconds"]) > 10_000_000, "{linux}");
+    assert_eq!(linux["network"]["defaultInterface"]["name"], "eth0");
+    assert!(number(&linux["process"]["processCount"]) >= 2, "{linux}");
+    assert_eq!(linux["containers"][0]["attributes"]["id"], json!(id));
+
+    let described = as_json(&["metricdescs"]);
+    let described = described["descriptors"].as_array().unwrap();
+    let metrics = as_json(&["metricsp"])["podMetrics"][0].clone();
+    let container_metrics = metrics["containerMetrics"][0]["metrics"].as_array().unwrap();
+    for metric in container_metrics.iter().chain(metrics["metrics"].as_array().unwrap()) {
+        let keys =
+            described.iter().find(|descriptor| descriptor["name"] == metric["name"]).unwrap()["labelKeys"].clone();
+        assert_eq!(keys.as_array().unwrap().len(), metric["labelValues"].as_array().unwrap().len(), "{metric}");
+    }
+    for name in ["container_memory_working_set_bytes", "container_processes", "container_spec_memory_limit_bytes"] {
+        assert!(
+            container_metrics.iter().any(|metric| metric["name"] == name && number(&metric["value"]) > 0),
+            "{name}"
+        );
+    }
+
+    run(world.crictl().args(["update", "--memory", "33554432", "--cpu-quota", "10000", &id]));
+    let resources = inspect(&world, "inspect", &id)["status"]["resources"]["linux"].clone();
+    assert_eq!(resources["memoryLimitInBytes"], "33554432");
+    assert_eq!((&resources["cpuQuota"], &resources["cpuPeriod"]), (&json!("10000"), &json!("100000")));
+    let stats = as_json(&["stats", "--output", "json", "--id", &id])["stats"][0].clone();
+    assert!(number(&stats["memory"]["availableBytes"]) < 32 << 20, "{stats}");
+    let said = refuse(world.crictl().args(["update", "--cpuset-cpus", "4000", &id]));
+    assert!(said.contains("cpuset.cpus") && said.contains("4000"), "{said}");
+    assert_eq!(
+        inspect(&world, "inspect", &id)["status"]["resources"]["linux"],
+        resources,
+        "a refused limit changes nothing"
+    );
+    run(world.crictl().args(["update-runtime-config", "--pod-cidr", "10.1.0.0/24"]));
+    assert!(refuse(world.crictl().args(["update-runtime-config", "--pod-cidr", "10.1.0"])).contains("pod_cidr"));
+
+    run(world.crictl().args(["rmp", "-f", "-a"]));
+    assert_eq!(world.count(), before, "something was left behind");
+}
+
+#[test]
+fn devices_of_the_machine_are_handed_on_by_name() {
+    let (world, _daemon) = start();
+    let script = "for d in /dev/orlop-null /dev/loop-control; do if ( : < $d ) 2>/dev/null; then echo $d opens; else echo $d refused; fi; done";
+    let named =
+        json!({"devices": [{"host_path": "/dev/null", "container_path": "/dev/orlop-null", "permissions": "r"}]});
+    let (pod, container) = files(&world, "device", &["sleep", "1000"], named);
+    let id = read(world.crictl().args(["run", "--no-pull", &container, &pod]));
+    let said = read(world.crictl().args(["exec", "-s", &id, "sh", "-c", script]));
+    assert_eq!(said, "/dev/orlop-null opens\n/dev/loop-control refused");
+    let missing = json!({"metadata": {"name": "other"}, "devices": [{"host_path": "/dev/not-there", "container_path": "/dev/x", "permissions": "r"}]});
+    let (_, container) = files(&world, "device", &["true"], missing);
+    let sandbox = read(world.crictl().args(["pods", "--quiet"]));
+    let said = refuse(world.crictl().args(["create", &sandbox, &container, &pod]));
+    assert!(said.contains("/dev/not-there"), "{said}");
+    run(world.crictl().args(["rmp", "-f", "-a"]));
+}

@@ -25,6 +25,10 @@ pub struct CriConfig {
     pub streaming: SocketAddr,
     /// Images and registries.
     pub images: ImageConfig,
+    /// Folders of CDI files; a later one goes before an earlier one.
+    pub cdi_dirs: Vec<PathBuf>,
+    /// Where `/metrics` is served; nowhere when absent.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl CriConfig {

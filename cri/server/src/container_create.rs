@@ -19,7 +19,7 @@ use crate::record::{ContainerRecord, Encoded, UserRecord, version};
 use crate::sandbox::Sandbox;
 use crate::server::{Server, blocking, new_id, now};
 use crate::shim::{self, unexpected};
-use crate::{container_devices, container_user, signals};
+use crate::{container_cdi, container_devices, container_user, signals};
 
 /// Bytes of a seccomp profile.
 const PROFILE_BYTES_MAX: u64 = 1 << 20;
@@ -77,7 +77,8 @@ struct Plan {
 async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<Container, RpcError> {
     server.images.hold(&plan.id, &plan.image.id).await.map_err(image_error(&plan.asked.image))?;
     let (writable, pod) = (server.config.container_folder(&plan.id), sandbox.clone());
-    let record = blocking(move || prepare(&pod, &writable, plan)).await?;
+    let folders = server.config.cdi_dirs.clone();
+    let record = blocking(move || prepare(&pod, &writable, &folders, plan)).await?;
     let failed = |source| RpcError::Shim {
         step: "create the container",
         object: format!("{} in {}", record.0.id, sandbox.pod()),
@@ -100,10 +101,11 @@ async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, plan: Plan) -> Resul
 fn prepare(
     sandbox: &Sandbox,
     writable: &Path,
+    cdi_dirs: &[PathBuf],
     plan: Plan,
 ) -> Result<(ContainerRecord, cri::ContainerConfig), RpcError> {
     let Plan { id, config, image, asked } = plan;
-    let user = container_user::resolve(&config, &image)?;
+    let mut user = container_user::resolve(&config, &image)?;
     let context = security(&config);
     let profile = read_profile(&context)?;
     let defaults = ImageDefaults {
@@ -112,7 +114,10 @@ fn prepare(
         env: image.config.env.clone(),
         working_dir: image.config.working_dir.clone(),
     };
-    let devices = container_devices::find(&config, context.privileged)?;
+    let cdi = container_cdi::find(&config, cdi_dirs)?;
+    user.add_groups(&cdi.groups);
+    let mut devices = container_devices::find(&config, context.privileged)?;
+    devices.extend(cdi.devices);
     let spec = container_config(&ContainerInputs {
         id: &id,
         config: &config,
@@ -123,6 +128,8 @@ fn prepare(
         user: &user,
         localhost_profile: profile.as_ref(),
         devices: &devices,
+        more_env: &cdi.env,
+        more_mounts: &cdi.mounts,
         hostname: &crate::sandbox::hostname(&sandbox.config),
         cgroup: sandbox::cgroup(&sandbox.config, &id)?,
     })?;

@@ -56,7 +56,12 @@ impl ImageService for ImageRpc {
         &self,
         request: Request<cri::PullImageRequest>,
     ) -> Result<Response<cri::PullImageResponse>, Status> {
-        image_pull::pull(&self.images, request.into_inner()).await.map(Response::new)
+        let count = self.server.as_ref().map(|server| server.metrics.begin_pull());
+        let pulled = image_pull::pull(&self.images, request.into_inner()).await?;
+        if let Some(count) = count {
+            count.succeed();
+        }
+        Ok(Response::new(pulled))
     }
 
     async fn remove_image(

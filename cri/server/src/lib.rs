@@ -10,6 +10,7 @@
 
 mod config;
 mod container;
+mod container_cdi;
 mod container_create;
 mod container_devices;
 mod container_exec;
@@ -31,6 +32,8 @@ mod image_remove;
 pub mod image_service;
 mod image_status;
 mod metric_table;
+mod metrics;
+mod metrics_server;
 mod network_status;
 mod record;
 mod recovery;

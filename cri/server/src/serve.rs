@@ -19,6 +19,8 @@ use crate::config::CriConfig;
 use crate::error::RpcError;
 use crate::events::Events;
 use crate::image_service::ImageRpc;
+use crate::metrics::{CountRpcs, Metrics};
+use crate::metrics_server;
 use crate::network_status::NetworkStatus;
 use crate::record::Records;
 use crate::recovery;
@@ -68,6 +70,15 @@ pub enum CriError {
     /// The streaming server can't listen.
     #[error("start the streaming server")]
     Streaming(#[source] ServerError),
+    /// The metrics can't be served.
+    #[error("serve the metrics on {address}; choose another address for them")]
+    Metrics {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// What was there before can't be taken up.
     #[error("take up what was there before")]
     Recovery(#[source] RpcError),
@@ -97,6 +108,7 @@ pub async fn serve(config: CriConfig, cancel: CancellationToken) -> Result<(), C
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     tracing::info!(socket = ?server.config.socket, "the CRI server is ready");
     tonic::transport::Server::builder()
+        .layer(CountRpcs(server.metrics.clone()))
         .add_service(runtime)
         .add_service(images)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), cancel.cancelled_owned())
@@ -136,6 +148,7 @@ async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
         records,
         store: Store::default(),
         events: Events::default(),
+        metrics: Metrics::default(),
         cgroups: Cgroups::detect().map_err(CriError::Cgroups)?,
         config,
     });
@@ -155,6 +168,11 @@ async fn listen(server: &Arc<Server>, cancel: &CancellationToken) -> Result<Unix
             tracing::warn!(error = crate::error::chain(&error), "orlop image can't be served");
         }
     });
+    if let Some(address) = server.config.metrics {
+        let bound = tokio::net::TcpListener::bind(address).await;
+        let bound = bound.map_err(|source| CriError::Metrics { address, source })?;
+        tokio::spawn(metrics_server::serve(bound, server.metrics.clone(), cancel.clone()));
+    }
     tokio::spawn(server.streaming.clone().serve(Arc::new(Streams(server.clone())), cancel.clone()));
     Ok(listener)
 }

@@ -14,6 +14,7 @@ use crate::config::CriConfig;
 use crate::container::Container;
 use crate::error::RpcError;
 use crate::events::Events;
+use crate::metrics::Metrics;
 use crate::network_status::NetworkStatus;
 use crate::record::Records;
 use crate::sandbox::Sandbox;
@@ -30,6 +31,7 @@ pub(crate) struct Server {
     pub(crate) store: Store,
     pub(crate) events: Events,
     pub(crate) cgroups: Cgroups,
+    pub(crate) metrics: Metrics,
 }
 
 impl Server {
@@ -43,8 +45,12 @@ impl Server {
     /// A container has ended, as its shim says: keeps the record and tells who follows.
     pub(crate) fn container_exited(&self, container: &Arc<Container>, exit: ExitRecord) {
         tracing::info!(container = container.title(), id = container.id, exit_code = exit.exit_code, "container ended");
+        let oom_killed = exit.oom_killed;
         if !container.set_exited(exit) || container.is_removing() {
             return;
+        }
+        if oom_killed {
+            self.metrics.count_oom_kill();
         }
         if let Err(error) = container.save(&self.records) {
             tracing::warn!(container = container.title(), %error, "the end of the container could not be recorded; after a reboot its exit code will be unknown");
@@ -62,6 +68,7 @@ impl Server {
 
     /// Tells who follows the events, with the state of the whole pod.
     pub(crate) fn announce(&self, kind: ContainerEventType, id: &str, sandbox: &Arc<Sandbox>) {
+        self.metrics.count_event(kind);
         self.events.publish(kind, id, || {
             let containers = self.store.shown_containers_of(&sandbox.id);
             let statuses = containers.iter().map(|container| crate::container_status::status_of(container));

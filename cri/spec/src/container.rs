@@ -51,6 +51,10 @@ pub struct ContainerInputs<'a> {
     pub hostname: &'a str,
     /// Devices of the machine that it gets.
     pub devices: &'a [HostDevice],
+    /// Variables that its devices need, `NAME=value`.
+    pub more_env: &'a [String],
+    /// Mounts that its devices need.
+    pub more_mounts: &'a [Mount],
     /// The container's cgroup.
     pub cgroup: String,
 }
@@ -146,6 +150,13 @@ fn environment(inputs: &ContainerInputs<'_>) -> Result<Vec<String>, SpecError> {
             .map_err(|_| wrong(format!("config.envs[{}]", entry.key), "is not UTF-8"))?;
         set(&entry.key, value);
     }
+    for entry in inputs.more_env {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        match env.iter_mut().find(|(known, _)| known == name) {
+            Some(known) => known.1 = value.into(),
+            None => env.push((name.into(), value.into())),
+        }
+    }
     if !env.iter().any(|(name, _)| name == "HOME") {
         env.push(("HOME".into(), inputs.user.home.clone()));
     }
@@ -212,6 +223,7 @@ fn mounts(inputs: &ContainerInputs<'_>, context: &cri::LinuxContainerSecurityCon
     for entry in &inputs.config.mounts {
         all.push(bind(entry)?);
     }
+    all.extend(inputs.more_mounts.iter().cloned());
     Ok(all)
 }
 

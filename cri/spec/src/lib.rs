@@ -1,5 +1,6 @@
 //! Pure translation of validated CRI requests into OCI runtime specifications.
 
+pub mod cdi;
 mod container;
 pub mod devices;
 pub mod sandbox;

@@ -15,6 +15,17 @@ pub struct ResolvedUser {
     pub home: String,
 }
 
+impl ResolvedUser {
+    /// Adds supplementary groups.
+    pub fn add_groups(&mut self, groups: &[u32]) {
+        for group in groups {
+            if !self.groups.contains(group) {
+                self.groups.push(*group);
+            }
+        }
+    }
+}
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UserRequest<'a> {
