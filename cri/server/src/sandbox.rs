@@ -92,8 +92,8 @@ impl Sandbox {
             ips: state.ips,
             cni_result: state.cni_result,
             stopped: state.stopped,
-            overhead: state.overhead.as_ref().map(|overhead| Encoded::new(overhead)),
-            resources: state.resources.as_ref().map(|resources| Encoded::new(resources)),
+            overhead: state.overhead.as_ref().map(Encoded::new),
+            resources: state.resources.as_ref().map(Encoded::new),
         }
     }
 
