@@ -5,6 +5,7 @@ mod images;
 mod report;
 mod table;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 pub use self::images::storage;
 pub use self::report::{End, Spec};
 pub use self::table::{compare, describe};
-use crate::census::remove_empty_cgroups;
+use crate::census::{Census, remove_empty_cgroups};
 use crate::containerd::{Containerd, upstream_network, upstream_plugins};
 use crate::images::{REGISTRY_PORT, registry};
 use crate::place::{debian, foreign};
@@ -20,8 +21,6 @@ use crate::world::{Count, Daemon, World, run as run_command, until};
 
 /// How long a whole run may take; critest itself is told a little less, so that it can report.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
-/// The cgroup that containerd puts pods of no parent into.
-const PEER_CGROUP: &str = "k8s.io";
 
 /// What is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +38,14 @@ impl Subject {
         match self {
             Subject::Orlop => "orlop",
             Subject::Containerd => "containerd",
+        }
+    }
+
+    /// The cgroup of pods that ask for none, as critest's do.
+    fn cgroup(self) -> &'static str {
+        match self {
+            Subject::Orlop => "orlop",
+            Subject::Containerd => "k8s.io",
         }
     }
 }
@@ -103,7 +110,7 @@ pub fn run(subject: Subject, options: &Options) -> Result<Outcome, String> {
     run_command(world.command("sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]));
     let mirrors = write_mirrors(world.folder());
     let server = Server::start(subject, world, &mirrors);
-    let (segments, before) = (shared_memory(), server.world.count());
+    let (segments, before) = (shared_memory(), (server.world.count(), server.cgroups()));
     let began = Instant::now();
     let ended = server.critest(options);
     let took = began.elapsed();
@@ -206,7 +213,7 @@ impl Server {
     }
 
     /// Removes the pods that failed specs left, and says what is still there then.
-    fn tidy(&self, before: &Count) -> Vec<String> {
+    fn tidy(&self, (before, cgroups): &(Count, BTreeSet<String>)) -> Vec<String> {
         let pods = self.crictl(&["pods", "--quiet"]).output().map(|output| output.stdout).unwrap_or_default();
         let mut left = Vec::new();
         if !pods.is_empty() {
@@ -218,7 +225,13 @@ impl Server {
             }
         }
         left.extend(self.world.count().since(before));
+        left.extend(self.cgroups().difference(cgroups).map(|path| format!("cgroup {path}")));
         left
+    }
+
+    /// The cgroups of its pods.
+    fn cgroups(&self) -> BTreeSet<String> {
+        Census::take(&format!("/{}/", self.subject.cgroup())).cgroups
     }
 
     /// Copies what can tell more into a folder.
@@ -236,7 +249,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         // Ours removes its own.
         if self.subject == Subject::Containerd {
-            remove_empty_cgroups(PEER_CGROUP);
+            remove_empty_cgroups(self.subject.cgroup());
         }
     }
 }

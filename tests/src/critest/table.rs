@@ -25,7 +25,7 @@ pub fn describe(outcome: &Outcome) -> String {
     }
     for spec in &wrong {
         let _ = writeln!(text, "{} {}", word(spec.end).to_uppercase(), spec.short());
-        for line in spec.message.lines().take(30) {
+        for line in spec.message.lines().take(12) {
             let _ = writeln!(text, "    {line}");
         }
     }
