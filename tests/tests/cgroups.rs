@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use orlop_kernel::cgroup::{Cgroups, DeviceRule, Resources};
+use orlop_kernel::cgroup::{Cgroups, DeviceRule, HugepageLimit, Resources};
 use orlop_tests::place::need_root;
 
 /// A cgroup of the test's own that vanishes with it.
@@ -62,6 +62,53 @@ fn devices_are_denied_by_a_program_that_can_be_replaced() {
     assert!(!group.works(read_zero), "the former rules are gone");
     group.cgroups.set(&group.path, &rules(vec![rule(true, None, "rwm")])).unwrap();
     assert!(group.works(read_zero) && group.works(read_full));
+}
+
+#[test]
+fn hundreds_of_device_rules_are_one_program() {
+    let group = Group::new("rules");
+    let rule = |minor: i64| DeviceRule {
+        allow: true,
+        kind: Some("c".into()),
+        major: Some(1),
+        minor: Some(minor),
+        access: Some("rw".into()),
+    };
+    let mut rules = vec![DeviceRule { allow: false, ..DeviceRule::default() }];
+    rules.extend((100..1100).chain([5]).map(rule));
+    group.cgroups.create(&group.path, &Resources { devices: rules.clone(), ..Resources::default() }).unwrap();
+    assert!(group.works("head -c 1 /dev/zero") && !group.works("head -c 1 /dev/full"));
+    rules.push(DeviceRule { kind: Some("x".into()), ..rule(7) });
+    let said = group.cgroups.set(&group.path, &Resources { devices: rules, ..Resources::default() }).unwrap_err();
+    assert!(std::error::Error::source(&said).unwrap().to_string().contains("\"x\""), "{said}");
+    assert!(group.works("head -c 1 /dev/zero"), "the rules before still hold");
+}
+
+#[test]
+fn huge_pages_are_limited_by_their_size() {
+    let group = Group::new("huge");
+    let resources = |size: &str, limit| Resources {
+        hugepage_limits: vec![HugepageLimit { page_size: size.into(), limit }],
+        ..Resources::default()
+    };
+    group.cgroups.create(&group.path, &Resources::default()).unwrap();
+    for size in ["2MB/../x", "huge"] {
+        assert!(group.cgroups.set(&group.path, &resources(size, 1)).is_err(), "{size}");
+    }
+    assert!(group.cgroups.set(&group.path, &resources("3MB", 1)).is_err(), "no processor has pages of 3 MB");
+    group.cgroups.set(&group.path, &resources("3MB", 0)).unwrap();
+    let file = group.folder.join("hugetlb.2MB.max");
+    if !file.exists() {
+        println!("skipped: this machine has no hugetlb controller of cgroup v2 with pages of 2 MB");
+        return;
+    }
+    for (size, limit) in [("2MB", 4 << 20), ("hugepages-2Mi", 6 << 20), ("2Mi", 0)] {
+        group.cgroups.set(&group.path, &resources(size, limit)).unwrap();
+        for name in ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"] {
+            let text = std::fs::read_to_string(file.with_file_name(name)).unwrap();
+            assert_eq!(text.trim(), limit.to_string(), "{name} of {size}");
+        }
+    }
 }
 
 #[test]

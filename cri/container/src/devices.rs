@@ -114,14 +114,19 @@ fn make(root: &OwnedFd, dev: &OwnedFd, device: &Device, user: Option<&UserMappin
 /// The folder of a node, made where it is missing. It must not lie on something that is mounted there: a node in a
 /// volume would stay behind on the machine, where others find it.
 fn open_folder(base: &OwnedFd, parent: &Path) -> Result<OwnedFd, StageError> {
-    let folder = path::make_folder_in_root(base, parent, Mode::from_raw_mode(0o755)).step("make its folder")?;
-    let mount = |fd: &OwnedFd| {
-        let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
-        Ok::<_, std::io::Error>(stat.stx_mnt_id)
-    };
-    if mount(base).step("look at its folder")? != mount(&folder).step("look at its folder")? {
-        return Err("it is a mount of its own").step(format!("use the folder {parent:?}"));
+    let mount = |fd: &OwnedFd| rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|s| s.stx_mnt_id);
+    let check =
+        |folder: &OwnedFd| match mount(base).step("look at its folder")? == mount(folder).step("look at its folder")? {
+            true => Ok(()),
+            false => Err("it is a mount of its own").step(format!("use the folder {parent:?}")),
+        };
+    // Nothing is made on a mount either; a link may still lead to one, which is seen afterwards.
+    let there = parent.ancestors().find_map(|above| path::find_in_root(base, above).transpose()).transpose();
+    if let Some(there) = there.step("find its folder")? {
+        check(&there)?;
     }
+    let folder = path::make_folder_in_root(base, parent, Mode::from_raw_mode(0o755)).step("make its folder")?;
+    check(&folder)?;
     Ok(folder)
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{CgroupError, Cgroups, Hierarchy, Resources, failed, shares_to_weight};
+use super::{CgroupError, Cgroups, DeviceRule, Hierarchy, HugepageLimit, Resources, failed, shares_to_weight};
 
 /// Makes a v1 folder with those above it. A fresh cpuset is empty and takes no process, so it gets its parent's.
 pub(super) fn make_v1(folder: &Path, hierarchy: &Hierarchy) -> Result<(), CgroupError> {
@@ -105,11 +105,53 @@ fn set_v1(cgroups: &Cgroups, path: &str, resources: &Resources) -> Result<(), Cg
     if let Some(pids) = &resources.pids {
         put("pids", "pids.max", limit(pids.limit))?;
     }
-    for huge in &resources.hugepage_limits {
-        put("hugetlb", &format!("hugetlb.{}.limit_in_bytes", huge.page_size), huge.limit.to_string())?;
+    let folder = |controller: &str| cgroups.folder(path, controller);
+    limit_hugepages(folder("hugetlb")?.as_deref(), &resources.hugepage_limits, "limit_in_bytes")?;
+    match folder("devices")? {
+        Some(folder) if !resources.devices.is_empty() => set_devices_v1(&folder, &resources.devices),
+        _ => Ok(()),
     }
-    for rule in &resources.devices {
-        put("devices", if rule.allow { "devices.allow" } else { "devices.deny" }, rule.line())?;
+}
+
+/// Writes rules in their order. Each of the two files is opened once, however many rules there are.
+fn set_devices_v1(folder: &Path, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+    let checked = rules.iter().try_for_each(DeviceRule::check);
+    checked.map_err(|error| failed("set the device rules of", folder, std::io::Error::other(error)))?;
+    let open = |name: &str| {
+        let file = folder.join(name);
+        std::fs::OpenOptions::new().write(true).open(&file).map_err(|error| failed("open", &file, error))
+    };
+    let (mut allow, mut deny) = (open("devices.allow")?, open("devices.deny")?);
+    for rule in rules {
+        let (file, name) = if rule.allow { (&mut allow, "devices.allow") } else { (&mut deny, "devices.deny") };
+        let (line, path) = (rule.line(), folder.join(name));
+        std::io::Write::write_all(file, line.as_bytes()).map_err(|error| {
+            failed("write to", &path, std::io::Error::new(error.kind(), format!("{line:?}: {error}")))
+        })?;
+    }
+    Ok(())
+}
+
+/// Limits huge pages by the files of a controller, those that are used and those that are set aside (kernels before 5.7
+/// count the former alone). A limit of zero needs no controller: there is nothing that it could be asked for.
+fn limit_hugepages(folder: Option<&Path>, limits: &[HugepageLimit], suffix: &str) -> Result<(), CgroupError> {
+    for huge in limits {
+        let error =
+            |folder: &Path, text: String| failed("limit the huge pages of", folder, std::io::Error::other(text));
+        let size = huge.kernel_size().map_err(|text| error(folder.unwrap_or(Path::new("the cgroup")), text))?;
+        let file = folder.map(|folder| folder.join(format!("hugetlb.{size}.{suffix}"))).filter(|file| file.exists());
+        let Some(file) = file else {
+            if huge.limit == 0 {
+                continue;
+            }
+            let text = format!("this machine has no controller for huge pages of {size}");
+            return Err(error(folder.unwrap_or(Path::new("the cgroup")), text));
+        };
+        write(&file, &huge.limit.to_string())?;
+        let reserved = file.with_file_name(format!("hugetlb.{size}.rsvd.{suffix}"));
+        if reserved.exists() {
+            write(&reserved, &huge.limit.to_string())?;
+        }
     }
     Ok(())
 }
@@ -164,9 +206,7 @@ fn set_v2(folder: &Path, resources: &Resources) -> Result<(), CgroupError> {
     if let Some(pids) = &resources.pids {
         put("pids.max", limit(pids.limit))?;
     }
-    for huge in &resources.hugepage_limits {
-        put(&format!("hugetlb.{}.max", huge.page_size), huge.limit.to_string())?;
-    }
+    limit_hugepages(Some(folder), &resources.hugepage_limits, "max")?;
     if !resources.devices.is_empty() {
         super::device_filter::set(folder, &resources.devices)?;
     }

@@ -57,22 +57,18 @@ fn compile(rules: &[DeviceRule]) -> Result<Vec<Instruction>, String> {
         step(LOAD, MINOR, CONTEXT, 8, 0),
     ];
     for rule in rules.iter().rev() {
+        rule.check()?;
         let mut tests = Vec::new();
-        match rule.kind.as_deref().unwrap_or("a") {
-            "a" => {}
-            "b" => tests.push(step(JUMP_UNEQUAL, KIND, 0, 0, 1)),
-            "c" | "u" => tests.push(step(JUMP_UNEQUAL, KIND, 0, 0, 2)),
-            other => return Err(format!("device rule: type {other:?} is not a, b or c")),
+        match rule.kind.as_deref() {
+            Some("b") => tests.push(step(JUMP_UNEQUAL, KIND, 0, 0, 1)),
+            Some("c" | "u") => tests.push(step(JUMP_UNEQUAL, KIND, 0, 0, 2)),
+            _ => {}
         }
-        let mut allowed = 0;
-        for letter in rule.access.as_deref().unwrap_or("rwm").chars() {
-            allowed |= match letter {
-                'm' => 1,
-                'r' => 2,
-                'w' => 4,
-                other => return Err(format!("device rule: access {other:?} is not of r, w, m")),
-            };
-        }
+        let access = rule.access.as_deref().unwrap_or("rwm");
+        let allowed = [('m', 1), ('r', 2), ('w', 4)]
+            .iter()
+            .filter(|(letter, _)| access.contains(*letter))
+            .fold(0, |allowed, (_, bit)| allowed | bit);
         if allowed != 7 {
             // What is asked for must be part of what the rule speaks of.
             tests.push(step(COPY, SCRATCH, ACCESS, 0, 0));

@@ -73,10 +73,34 @@ pub struct Pids {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HugepageLimit {
-    /// Size as the kernel writes it: `2MB`.
+    /// Size as the kernel writes it (`2MB`), or as Kubernetes does (`2Mi`, `hugepages-2Mi`).
     pub page_size: String,
     /// Bytes.
     pub limit: u64,
+}
+
+impl HugepageLimit {
+    /// The size as it stands in the names of the kernel's files. It becomes part of a path, so nothing else passes.
+    ///
+    /// # Errors
+    /// When it is no size of pages.
+    pub(super) fn kernel_size(&self) -> Result<String, String> {
+        let size = self.page_size.strip_prefix("hugepages-").unwrap_or(&self.page_size);
+        let digits = size.len() - size.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
+        let shift = match &size[digits..] {
+            "KB" | "Ki" => 10,
+            "MB" | "Mi" => 20,
+            "GB" | "Gi" => 30,
+            _ => 64,
+        };
+        let number: u64 = size[..digits].parse().unwrap_or(0);
+        let bytes = number.checked_shl(shift).filter(|bytes| bytes >> shift.min(63) == number && *bytes > 0);
+        let bytes = bytes.ok_or_else(|| format!("{:?} is no size of pages, such as 2MB", self.page_size))?;
+        // The kernel counts in the largest unit that is not above the size.
+        let units = [(30, "GB"), (20, "MB"), (10, "KB")];
+        let (shift, unit) = units.into_iter().find(|(shift, _)| bytes >> shift > 0).unwrap_or((10, "KB"));
+        Ok(format!("{}{unit}", bytes >> shift))
+    }
 }
 
 /// A rule of the device controller.
@@ -100,11 +124,37 @@ pub struct DeviceRule {
 }
 
 impl DeviceRule {
+    /// Refuses what is no rule, before any of a list holds.
+    ///
+    /// # Errors
+    /// Names what is wrong.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let kind = self.kind.as_deref().unwrap_or("a");
+        if !matches!(kind, "a" | "b" | "c" | "u") {
+            return Err(format!("device rule: type {kind:?} is not a, b or c"));
+        }
+        if let Some(letter) =
+            self.access.iter().flat_map(|access| access.chars()).find(|letter| !"rwm".contains(*letter))
+        {
+            return Err(format!("device rule: access {letter:?} is not of r, w, m"));
+        }
+        // What the kernel's device numbers have room for.
+        let fits = |number: Option<i64>, bits: u32| number.is_none_or(|number| number >> bits <= 0);
+        if !fits(self.major, 12) || !fits(self.minor, 20) {
+            return Err(format!("device rule: {:?}:{:?} is no device number", self.major, self.minor));
+        }
+        Ok(())
+    }
+
     /// The rule as v1's `devices.allow` and `devices.deny` take it.
     pub(super) fn line(&self) -> String {
         let number = |value: Option<i64>| value.filter(|n| *n >= 0).map_or("*".to_string(), |n| n.to_string());
         let access = self.access.as_deref().unwrap_or("rwm");
-        format!("{} {}:{} {access}", self.kind.as_deref().unwrap_or("a"), number(self.major), number(self.minor))
+        let kind = match self.kind.as_deref().unwrap_or("a") {
+            "u" => "c",
+            kind => kind,
+        };
+        format!("{kind} {}:{} {access}", number(self.major), number(self.minor))
     }
 }
 
@@ -121,10 +171,63 @@ pub fn shares_to_weight(shares: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn shares_become_weights() {
         for (shares, weight) in [(2, 1), (1024, 100), (262_144, 10_000)] {
-            assert_eq!(super::shares_to_weight(shares), weight);
+            assert_eq!(shares_to_weight(shares), weight);
+        }
+    }
+
+    #[test]
+    fn sizes_of_pages_in_every_spelling() {
+        for (written, kernel) in [
+            ("2MB", Some("2MB")),
+            ("2Mi", Some("2MB")),
+            ("hugepages-1Gi", Some("1GB")),
+            ("2048Ki", Some("2MB")),
+            ("64KB", Some("64KB")),
+            ("1024MB", Some("1GB")),
+            ("", None),
+            ("MB", None),
+            ("0MB", None),
+            ("2", None),
+            ("2MB/../../x", None),
+            ("99999999999999999999GB", None),
+            ("99999999999999GB", None),
+        ] {
+            let limit = HugepageLimit { page_size: written.into(), limit: 0 };
+            assert_eq!(limit.kernel_size().ok().as_deref(), kernel, "{written}");
+        }
+    }
+
+    #[test]
+    fn device_rules_are_checked_and_written() {
+        let rule = |kind: &str, major, minor, access: &str| DeviceRule {
+            allow: true,
+            kind: Some(kind.into()),
+            major,
+            minor,
+            access: Some(access.into()),
+        };
+        for (rule, line) in [
+            (rule("c", Some(1), Some(3), "rw"), "c 1:3 rw"),
+            (rule("u", Some(136), None, "rwm"), "c 136:* rwm"),
+            (rule("b", None, Some(-1), "m"), "b *:* m"),
+            (DeviceRule::default(), "a *:* rwm"),
+        ] {
+            rule.check().unwrap();
+            assert_eq!(rule.line(), line);
+        }
+        for (rule, words) in [
+            (rule("p", None, None, "r"), "\"p\""),
+            (rule("c", None, None, "rx"), "'x'"),
+            (rule("c", Some(1 << 12), None, "r"), "4096"),
+            (rule("c", Some(1), Some(1 << 20), "r"), "1048576"),
+        ] {
+            let said = rule.check().expect_err(words);
+            assert!(said.contains(words), "{said}");
         }
     }
 }
