@@ -19,6 +19,8 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// `application/vnd.oci.image.config.v1+json`.
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// Media type of the empty document `{}`, which artifacts put where something must stand.
+pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// Docker's manifest list.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker's manifest, schema 2.
@@ -91,6 +93,8 @@ pub struct Manifest {
     pub config: Descriptor,
     /// Layers, lowest first.
     pub layers: Vec<Descriptor>,
+    /// What it is, if it is no image: any files, packed as an artifact.
+    pub artifact_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +102,7 @@ pub struct Manifest {
 struct RawDocument {
     schema_version: Option<u64>,
     media_type: Option<String>,
+    artifact_type: Option<String>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
@@ -153,8 +158,14 @@ pub fn parse_top(bytes: &[u8], content_type: Option<&str>) -> Result<TopDocument
     }
     let config = raw.config.ok_or_else(|| DocumentError("config is missing".into()))?;
     let layers = raw.layers.unwrap_or_default();
-    check_manifest(&config, &layers)?;
-    Ok(TopDocument::Manifest(Manifest { config, layers }))
+    if layers.len() > LAYERS_MAX {
+        return Err(DocumentError(format!("it has {} layers, {LAYERS_MAX} at most", layers.len())));
+    }
+    let artifact_type = artifact_type_of(raw.artifact_type, &config, &layers);
+    if artifact_type.is_none() {
+        check_image(&config, &layers)?;
+    }
+    Ok(TopDocument::Manifest(Manifest { config, layers, artifact_type }))
 }
 
 /// Media type of a document that [`parse_top`] has accepted: its own word, else the server's, else by its form.
@@ -172,18 +183,19 @@ fn is_manifest_type(value: &str) -> bool {
     matches!(value, OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST)
 }
 
-fn check_manifest(config: &Descriptor, layers: &[Descriptor]) -> Result<(), DocumentError> {
-    if !config.media_type.is_empty() && !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
-        return Err(DocumentError(format!(
-            "config.mediaType is {}: this is an artifact, not a container image",
-            config.media_type
-        )));
+/// What an artifact is. A manifest whose configuration is not an image's is one; so is one that says it is something, unless
+/// all of its layers are an image's.
+fn artifact_type_of(said: Option<String>, config: &Descriptor, layers: &[Descriptor]) -> Option<String> {
+    let said = said.filter(|said| !said.is_empty());
+    if !matches!(config.media_type.as_str(), "" | OCI_CONFIG | DOCKER_CONFIG) {
+        return Some(said.unwrap_or_else(|| config.media_type.clone()));
     }
+    said.filter(|_| layers.iter().any(|layer| Compression::of(&layer.media_type).is_err()))
+}
+
+fn check_image(config: &Descriptor, layers: &[Descriptor]) -> Result<(), DocumentError> {
     if config.size > DOCUMENT_BYTES_MAX {
         return Err(DocumentError(format!("config.size is {} bytes, {DOCUMENT_BYTES_MAX} at most", config.size)));
-    }
-    if layers.len() > LAYERS_MAX {
-        return Err(DocumentError(format!("it has {} layers, {LAYERS_MAX} at most", layers.len())));
     }
     for (number, layer) in layers.iter().enumerate() {
         Compression::of(&layer.media_type).map_err(|error| DocumentError(format!("layers[{number}].{error}")))?;
@@ -293,6 +305,13 @@ pub struct Configuration {
     pub defaults: ContainerDefaults,
     /// Digests of the unpacked layers, lowest first.
     pub diff_ids: Vec<Digest>,
+}
+
+impl Configuration {
+    /// What stands in for the configuration of an artifact: its files lie in one layer that its manifest names.
+    pub fn of_artifact(manifest: Digest) -> Self {
+        Self { architecture: String::new(), defaults: ContainerDefaults::default(), diff_ids: vec![manifest] }
+    }
 }
 
 type PathSet = BTreeMap<String, serde_json::Value>;

@@ -1,7 +1,9 @@
 //! The images of a node: pulled, imported, listed, held by containers, removed.
 
+mod artifact;
 mod flight;
 mod layers;
+mod manifest;
 mod pins;
 mod pull;
 mod resolve;
@@ -85,7 +87,7 @@ impl ImageConfig {
 /// An image that is complete on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRecord {
-    /// Digest of the configuration, `sha256:<hex>`: the one id that all of CRI uses.
+    /// Digest of the configuration, `sha256:<hex>`: the one id that all of CRI uses. An artifact's is that of its manifest.
     pub id: String,
     /// `registry/repository:tag`, sorted.
     pub repo_tags: Vec<String>,
@@ -105,6 +107,16 @@ pub struct ImageRecord {
     pub manifest_digest: Option<String>,
     /// Not to be collected.
     pub pinned: bool,
+    /// What an artifact says it is; none for an image. The files of an artifact lie in its only directory, under the names
+    /// that it gives them. No container can be made of it.
+    pub artifact_type: Option<String>,
+}
+
+impl ImageRecord {
+    /// The folder with the files of an artifact, to be mounted read-only; none for an image, which is stacked of many.
+    pub fn artifact_folder(&self) -> Option<&Path> {
+        self.artifact_type.as_ref().and(self.lower_dirs.first()).map(PathBuf::as_path)
+    }
 }
 
 /// What images take on disk.

@@ -9,6 +9,7 @@
 //!               staging/                  what is being made; emptied at start
 //!               quarantine/               damaged records, kept to be looked at
 //! ```
+//! The files of an artifact lie where layers do, below the digest of its manifest.
 //! Compressed layers are not kept: they are unpacked while they stream by, and the diff id proves the result.
 //!
 //! What is listed is whole, whenever the process or the power ends, because each step waits for the one before it:
@@ -82,6 +83,7 @@ impl Store {
             file::make_private_directory(&root.join(folder))?;
         }
         layers::empty_staging(&root)?;
+        blobs::remove_unfinished(&root)?;
         let mut index = Index { layers: layers::load(&root)?, leases: leases::load(&root)?, ..Index::default() };
         let names = names::load(&root)?;
         for record in names {
@@ -242,9 +244,12 @@ impl Store {
 
 /// Whether everything of a named image is there; its configuration if so.
 fn complete(root: &Path, index: &Index, record: &NameRecord) -> Result<Configuration, String> {
-    let bytes = blobs::read(root, &record.config)
-        .ok_or_else(|| format!("configuration {} is lost or damaged", record.config))?;
-    let configuration = parse_configuration(&bytes).map_err(|error| error.to_string())?;
+    let bytes =
+        blobs::read(root, &record.config).ok_or_else(|| format!("document {} is lost or damaged", record.config))?;
+    let configuration = match record.artifact_type {
+        Some(_) => Configuration::of_artifact(record.config),
+        None => parse_configuration(&bytes).map_err(|error| error.to_string())?,
+    };
     match chain_ids(&configuration.diff_ids).iter().find(|chain| !index.layers.contains_key(chain)) {
         Some(chain) => Err(format!("layer {chain} is lost")),
         None => Ok(configuration),

@@ -49,7 +49,7 @@ struct PullOfLayers<'a> {
 pub(super) struct LayerLocks(Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>);
 
 impl LayerLocks {
-    fn of(&self, chain: Digest) -> Arc<tokio::sync::Mutex<()>> {
+    pub(super) fn of(&self, chain: Digest) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, lock| lock.strong_count() > 0);
         if let Some(lock) = locks.get(&chain).and_then(Weak::upgrade) {

@@ -1,47 +1,17 @@
 //! One pull: manifest, platform, configuration, layers, names.
 
+use std::sync::Arc;
+
+use super::layers::LayerJob;
+use super::manifest::Found;
+use super::{Images, blocking};
 use crate::digest::{Digest, chain_ids};
-use crate::document::{
-    Descriptor, Manifest, Platform, TopDocument, check_layer_count, choose, document_type, parse_configuration,
-    parse_top,
-};
+use crate::document::{Configuration, Descriptor, Platform, check_layer_count, parse_configuration};
 use crate::error::ImageError;
-use crate::images::layers::LayerJob;
-use crate::images::verify::Candidate;
-use crate::images::{Images, blocking};
 use crate::progress::ProgressHub;
 use crate::reference::{Reference, Target};
 use crate::registry::{Credentials, FetchedDocument, RegistryError, Sources};
 use crate::store::NameRecord;
-use std::sync::Arc;
-
-/// Deepest nesting of indexes followed.
-const INDEX_DEPTH_MAX: usize = 3;
-
-/// A manifest and everything that led to it.
-struct Found {
-    /// Digest of what the name stands for.
-    target: Digest,
-    /// Digest of the platform's manifest.
-    digest: Digest,
-    manifest: Manifest,
-    /// All documents on the way, to be stored.
-    documents: Vec<FetchedDocument>,
-}
-
-impl Found {
-    /// What verifiers are asked about: what the name stands for, so an index where there is one.
-    fn candidate<'a>(&self, name: &'a str) -> Candidate<'a> {
-        let top = self.documents.first();
-        let own = top.and_then(|top| document_type(&top.bytes, top.content_type.as_deref()));
-        Candidate {
-            name,
-            digest: self.target.to_string(),
-            media_type: own.unwrap_or_default(),
-            size: top.map_or(0, |top| top.bytes.len() as u64),
-        }
-    }
-}
 
 impl Images {
     pub(super) async fn pull_now(
@@ -53,8 +23,22 @@ impl Images {
         let registry = |source: RegistryError| ImageError::Registry { reference: reference.to_string(), source };
         let sources = self.client.sources(reference, credentials).await.map_err(registry)?;
         let found = self.find_manifest(&sources, reference).await?;
+        self.verifiers.check(&found.candidate(&reference.to_string())).await?;
+        if found.manifest.artifact_type.is_some() {
+            return self.pull_artifact(&sources, reference, &found, progress).await;
+        }
+        self.pull_image(&sources, reference, &found, progress).await
+    }
+
+    async fn pull_image(
+        &self,
+        sources: &Arc<Sources>,
+        reference: &Reference,
+        found: &Found,
+        progress: &ProgressHub,
+    ) -> Result<String, ImageError> {
+        let registry = |source: RegistryError| ImageError::Registry { reference: reference.to_string(), source };
         let image = reference.to_string();
-        self.verifiers.check(&found.candidate(&image)).await?;
         let document = |what: String, error: crate::document::DocumentError| ImageError::Document {
             image: image.clone(),
             what,
@@ -82,79 +66,45 @@ impl Images {
         let chain = chain_ids(&configuration.diff_ids);
         let documents = found.documents.iter().map(|document| document.digest);
         let _pins = self.store.pin(chain.iter().copied().chain(documents).chain([config.digest]));
-        self.write_documents(&found.documents, config.digest, bytes).await?;
+        self.write_documents(&found.documents, Some((config.digest, bytes))).await?;
         let jobs = layer_jobs(&found.manifest.layers, &configuration.diff_ids, &chain)
             .map_err(|error| document("manifest".into(), error))?;
-        self.fetch_layers(&sources, &image, &jobs, progress).await?;
+        self.fetch_layers(sources, &image, &jobs, progress).await?;
 
         let size_bytes = config.size + found.manifest.layers.iter().map(|layer| layer.size).sum::<u64>();
-        let record =
-            |name: String| NameRecord::new(name, Some(found.target), Some(found.digest), config.digest, size_bytes);
+        self.name_found(reference, found, config.digest, size_bytes, configuration).await?;
+        Ok(config.digest.to_string())
+    }
+
+    /// Writes the names that a pull brings: the reference's own, and the digest that it stands for.
+    pub(super) async fn name_found(
+        &self,
+        reference: &Reference,
+        found: &Found,
+        id: Digest,
+        size_bytes: u64,
+        configuration: Configuration,
+    ) -> Result<(), ImageError> {
+        let record = |name: String| {
+            let artifact_type = found.manifest.artifact_type.clone();
+            NameRecord::new(name, Some(found.target), Some(found.digest), id, size_bytes).with_type(artifact_type)
+        };
         let mut records = vec![record(reference.at_digest(found.target).to_string())];
         if matches!(reference.target(), Target::Tag(_)) {
             records.push(record(reference.to_string()));
         }
         let store = Arc::clone(&self.store);
-        blocking(move || store.name_image(records, configuration)).await?;
-        Ok(config.digest.to_string())
+        blocking(move || store.name_image(records, configuration)).await
     }
 
-    /// Follows a name to the manifest of our platform.
-    async fn find_manifest(&self, sources: &Sources, reference: &Reference) -> Result<Found, ImageError> {
-        let image = reference.to_string();
-        let registry = |source: RegistryError| ImageError::Registry { reference: image.clone(), source };
-        let mut documents: Vec<FetchedDocument> = Vec::new();
-        let mut name = reference.manifest_name();
-        let mut expected: Option<Descriptor> = None;
-        for _ in 0..INDEX_DEPTH_MAX {
-            let fetched = sources.fetch_manifest(&name).await.map_err(registry)?;
-            let refuse = |why: String| ImageError::Document {
-                image: image.clone(),
-                what: format!("manifest {}", fetched.digest),
-                why,
-            };
-            let served_as = expected
-                .as_ref()
-                .map(|entry| entry.media_type.as_str())
-                .filter(|kind| !kind.is_empty())
-                .or(fetched.content_type.as_deref());
-            let top = parse_top(&fetched.bytes, served_as).map_err(|error| refuse(error.0))?;
-            if let Some(entry) = &expected
-                && entry.size != fetched.bytes.len() as u64
-            {
-                return Err(refuse(format!("it has {} bytes, but its index says {}", fetched.bytes.len(), entry.size)));
-            }
-            match top {
-                TopDocument::Index(entries) => {
-                    let entry = choose(&entries, &Platform::host()).map_err(|error| refuse(error.0))?.clone();
-                    name = entry.digest.to_string();
-                    expected = Some(entry);
-                    documents.push(fetched);
-                }
-                TopDocument::Manifest(manifest) => {
-                    let target = documents.first().map_or(fetched.digest, |top| top.digest);
-                    let digest = fetched.digest;
-                    documents.push(fetched);
-                    return Ok(Found { target, digest, manifest, documents });
-                }
-            }
-        }
-        Err(ImageError::Document {
-            image,
-            what: "index".into(),
-            why: format!("indexes are nested deeper than {INDEX_DEPTH_MAX}"),
-        })
-    }
-
-    async fn write_documents(
+    pub(super) async fn write_documents(
         &self,
         documents: &[FetchedDocument],
-        config: Digest,
-        config_bytes: Vec<u8>,
+        config: Option<(Digest, Vec<u8>)>,
     ) -> Result<(), ImageError> {
         let mut blobs: Vec<(Digest, Vec<u8>)> =
             documents.iter().map(|document| (document.digest, document.bytes.clone())).collect();
-        blobs.push((config, config_bytes));
+        blobs.extend(config);
         let store = Arc::clone(&self.store);
         blocking(move || blobs.iter().try_for_each(|(digest, bytes)| store.write_blob(digest, bytes))).await
     }

@@ -26,7 +26,7 @@ impl Images {
         ids.iter().filter_map(|id| self.record(&index, id)).collect()
     }
 
-    /// The configuration document of an image, as it came; none if there is no such image.
+    /// The configuration document of an image, or the manifest of an artifact, as it came; none if there is no such image.
     pub fn configuration_json(&self, id: &str) -> Option<serde_json::Value> {
         let bytes = self.store.read_blob(&super::parse_id(id).ok()?)?;
         serde_json::from_slice(&bytes).ok()
@@ -60,6 +60,7 @@ impl Images {
             pinned: self.pins.hold(repo_tags.iter().chain(&repo_digests)),
             repo_tags,
             repo_digests,
+            artifact_type: names.iter().find_map(|record| record.artifact_type.clone()),
         })
     }
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::archive::Archive;
 use super::{Found, FoundLayer};
 use crate::digest::Digest;
-use crate::document::{Compression, Descriptor, Platform, TopDocument, choose, parse_top};
+use crate::document::{Compression, Descriptor, Manifest, Platform, TopDocument, choose, parse_top};
 use crate::error::ImageError;
 
 /// Deepest nesting of indexes followed.
@@ -78,6 +78,10 @@ fn read_image(archive: &Archive, entry: &Descriptor, host: &Platform) -> Result<
                 current = choose(&entries, host)
                     .map_err(|error| archive.wrong(format!("index {}: {error}", current.digest)))?
                     .clone();
+            }
+            TopDocument::Manifest(Manifest { artifact_type: Some(kind), .. }) => {
+                let why = format!("{target} is an artifact ({kind}), not a container image: pull it from a registry");
+                return Err(archive.wrong(why));
             }
             TopDocument::Manifest(manifest) => {
                 if names.is_empty() {

@@ -47,8 +47,8 @@ pub(super) fn retain(root: &Path, keep: &BTreeSet<Digest>) -> Result<u64, ImageE
     for entry in fs::read_dir(&folder).map_err(ImageError::store("list", &folder))? {
         let entry = entry.map_err(ImageError::store("list", &folder))?;
         let digest = entry.file_name().to_str().and_then(|name| format!("sha256:{name}").parse::<Digest>().ok());
-        // Files being written belong to somebody; at start there is nobody.
-        let writing = entry.file_name().as_encoded_bytes().starts_with(b".new-");
+        // Files being written belong to somebody.
+        let writing = is_unfinished(&entry);
         match digest {
             Some(digest) if keep.contains(&digest) => bytes += entry.metadata().map_or(0, |metadata| metadata.len()),
             _ if writing && !is_old(&entry) => {}
@@ -57,6 +57,22 @@ pub(super) fn retain(root: &Path, keep: &BTreeSet<Digest>) -> Result<u64, ImageE
         }
     }
     Ok(bytes)
+}
+
+/// Removes what a process that died has left half-written; for the start, when nobody writes yet.
+pub(super) fn remove_unfinished(root: &Path) -> Result<(), ImageError> {
+    let folder = root.join("blobs/sha256");
+    for entry in fs::read_dir(&folder).map_err(ImageError::store("list", &folder))? {
+        let entry = entry.map_err(ImageError::store("list", &folder))?;
+        if is_unfinished(&entry) {
+            file::remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn is_unfinished(entry: &fs::DirEntry) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(b".new-")
 }
 
 /// A temporary file that nobody has written to for an hour was left by a process that died.

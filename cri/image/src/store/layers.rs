@@ -41,9 +41,14 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
+    /// Where the layer's files go.
+    pub(crate) fn files_path(&self) -> PathBuf {
+        self.path.join("fs")
+    }
+
     /// The directory that the layer is unpacked into.
     pub(crate) fn open_files(&self) -> Result<File, ImageError> {
-        let path = self.path.join("fs");
+        let path = self.files_path();
         File::open(&path).map_err(ImageError::store("open", path))
     }
 }
@@ -129,7 +134,7 @@ pub(super) fn stage(root: &Path) -> Result<Staged, ImageError> {
     let path = root.join("staging").join(uuid::Uuid::new_v4().simple().to_string());
     file::make_private_directory(&path)?;
     let staged = Staged { path, committed: false };
-    let files = staged.path.join("fs");
+    let files = staged.files_path();
     fs::create_dir(&files).map_err(ImageError::store("create", &files))?;
     // The root of a container; a layer that describes its root changes it.
     fs::set_permissions(&files, std::os::unix::fs::PermissionsExt::from_mode(0o755))

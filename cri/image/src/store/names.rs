@@ -21,8 +21,11 @@ pub(crate) struct NameRecord {
     pub target: Option<Digest>,
     /// Manifest of our platform.
     pub manifest: Option<Digest>,
-    /// Configuration: the image id.
+    /// Configuration: the image id. Of an artifact, the manifest.
     pub config: Digest,
+    /// What an artifact says it is; none for an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
     /// Compressed size of the image in bytes, as the registry counts it.
     pub size_bytes: u64,
     /// When the name was set, in seconds since 1970.
@@ -38,7 +41,14 @@ impl NameRecord {
         size_bytes: u64,
     ) -> Self {
         let created_at_seconds = jiff::Timestamp::now().as_second();
-        Self { version: VERSION, name, target, manifest, config, size_bytes, created_at_seconds }
+        Self { version: VERSION, name, target, manifest, config, artifact_type: None, size_bytes, created_at_seconds }
+    }
+}
+
+impl NameRecord {
+    /// The same, of an artifact where a type is given.
+    pub(crate) fn with_type(self, artifact_type: Option<String>) -> Self {
+        Self { artifact_type, ..self }
     }
 }
 

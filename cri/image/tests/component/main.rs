@@ -3,6 +3,7 @@
 
 mod admin;
 mod archives;
+mod artifacts;
 mod crash;
 mod credentials;
 mod faults;
