@@ -71,6 +71,33 @@ fn a_container_may_join_the_processes_of_the_pod_or_of_another() {
 }
 
 #[test]
+fn an_exec_sees_the_processes_that_its_container_sees() {
+    with_pod("execpids", |pod| {
+        pod.start_container("c1", &pod.config("c1", &["sleep", "1111"]), |_| {});
+        pod.start_container("c2", &pod.config("c2", &["sleep", "2222"]), |spec| {
+            spec.pid = PidSource::Target("c1".into())
+        });
+        pod.start_container("c3", &pod.config("c3", &["sleep", "3333"]), |spec| spec.pid = PidSource::Pod);
+        pod.start_container("c4", &pod.config("c4", &["sleep", "4444"]), |spec| spec.pid = PidSource::Host);
+        let namespace = |id: &str| pod.exec(id, &["readlink", "/proc/self/ns/pid"]).1;
+        let of = |pid: i32| format!("{}\n", std::fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap().display());
+        assert_eq!(namespace("c1"), namespace("c2"));
+        assert_eq!(namespace("c3"), of(state(pod).pause_pid));
+        assert_eq!(namespace("c4"), of(std::process::id() as i32));
+        let first = |id: &str| pod.exec(id, &["cat", "/proc/1/cmdline"]).1.replace('\0', " ");
+        assert_eq!((first("c2").as_str(), first("c3").as_str()), ("sleep 1111 ", "pause "));
+        // The first process of a namespace takes all others with it, and nothing new gets in.
+        let mut events = pod.subscribe();
+        assert!(matches!(pod.call(&Request::Kill { id: "c1".into(), signal: 9, all: false }), Reply::Done));
+        // The kernel lets it end last.
+        assert_eq!(ShimPod::wait(&mut events, "c2").exit_code, 137);
+        assert_eq!(ShimPod::wait(&mut events, "c1").exit_code, 137);
+        let late = pod.create("c5", &pod.config("c5", &["true"]), |spec| spec.pid = PidSource::Target("c1".into()));
+        assert!(matches!(late, Reply::Failed { kind: FailureKind::WrongState, .. }), "{late:?}");
+    });
+}
+
+#[test]
 fn created_and_running_containers_can_be_removed() {
     with_pod("remove", |pod| {
         let created = pod.create("c1", &pod.config("c1", &["true"]), |_| {});

@@ -11,6 +11,7 @@ use orlop_container::config::Mount;
 use orlop_container::protocol::{PidSource, Reply, Request};
 use orlop_kernel::capability::Capabilities;
 use orlop_kernel::cgroup::DeviceRule;
+use orlop_kernel::lsm;
 use orlop_kernel::seccomp::default_profile;
 use orlop_tests::shim::{DEADLINE, ShimPod, with_pod};
 use sha2::Digest;
@@ -323,5 +324,77 @@ fn an_image_without_layers_has_only_what_is_mounted() {
         pod.start_container("c1", &config, |spec| spec.lower_dirs.clear());
         assert_eq!(ShimPod::wait(&mut events, "c1").exit_code, 0);
         assert_eq!(pod.log("c1").lines().collect::<Vec<_>>(), ["dev", "proc", "sys", "tool"]);
+    });
+}
+
+#[test]
+fn what_can_not_be_carried_out_is_refused_by_its_name() {
+    with_pod("refused", |pod| {
+        type Change = fn(&mut orlop_container::config::Config);
+        let apparmor = if lsm::has_apparmor() { "is not loaded on this node" } else { "AppArmor is not enabled" };
+        let changes: [(&str, Change); 7] = [
+            (apparmor, |config| config.process.apparmor_profile = Some("no-such-profile-of-ours".into())),
+            (if lsm::has_selinux() { "attr" } else { "SELinux is not enabled" }, |config| {
+                config.process.selinux_label = Some("no:such:label".into())
+            }),
+            (if lsm::has_selinux() { "context" } else { "SELinux is not enabled" }, |config| {
+                config.linux.mount_label = Some("no:such:label".into())
+            }),
+            ("linux.sysctl", |config| drop(config.linux.sysctl.insert("net.core.somaxconn".into(), "1".into()))),
+            ("linux.rootfsPropagation", |config| config.linux.rootfs_propagation = Some("all".into())),
+            ("process.rlimits", |config| {
+                let limit = orlop_container::config::Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 2, hard: 1 };
+                config.process.rlimits.push(limit);
+            }),
+            ("domainname", |config| config.domainname = "x".into()),
+        ];
+        for (number, (words, change)) in changes.into_iter().enumerate() {
+            let id = format!("c{number}");
+            let mut config = pod.config(&id, &["true"]);
+            change(&mut config);
+            match pod.create(&id, &config, |_| {}) {
+                Reply::Failed { message, .. } => assert!(message.contains(words), "{words}: {message}"),
+                other => panic!("{words}: {other:?}"),
+            }
+        }
+        let mut config = pod.config("fine", &["cat", "/proc/self/limits"]);
+        config.process.apparmor_profile = (!lsm::has_apparmor()).then(|| "unconfined".into());
+        let limit = |kind: &str, soft, hard| orlop_container::config::Rlimit { kind: kind.into(), soft, hard };
+        config.process.rlimits =
+            vec![limit("RLIMIT_CORE", 0, 0), limit("RLIMIT_MEMLOCK", 65536, u64::MAX), limit("RLIMIT_NPROC", 77, 88)];
+        let (code, log) = pod.run("fine", &config);
+        assert_eq!(code, 0, "{log}");
+        let words = |name: &str| {
+            let line = log.lines().find(|line| line.starts_with(name)).unwrap();
+            line[name.len()..].split_whitespace().take(2).map(str::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(words("Max core file size"), ["0", "0"]);
+        assert_eq!(words("Max processes"), ["77", "88"]);
+        assert_eq!(words("Max locked memory")[0], "65536");
+    });
+}
+
+#[test]
+fn the_root_shares_mounts_as_it_is_told() {
+    with_pod("propagation", |pod| {
+        for (id, wanted, expected) in [
+            ("c1", None, ""),
+            ("c2", Some("rprivate"), ""),
+            ("c3", Some("slave"), ""),
+            ("c4", Some("shared"), "shared:"),
+            ("c5", Some("rshared"), "shared:"),
+        ] {
+            let mut config = pod.config(id, &["cat", "/proc/self/mountinfo"]);
+            config.linux.rootfs_propagation = wanted.map(str::to_string);
+            let (code, log) = pod.run(id, &config);
+            assert_eq!(code, 0, "{log}");
+            let field = |place: &str| {
+                let line = log.lines().find(|line| line.split(' ').nth(4) == Some(place)).unwrap();
+                line.split(' ').nth(6).unwrap().trim_end_matches(|letter: char| letter.is_ascii_digit()).to_string()
+            };
+            assert_eq!(field("/").trim_end_matches('-'), expected, "{wanted:?}");
+            let below = if wanted == Some("rshared") { "shared:" } else { "" };
+            assert_eq!(field("/sys").trim_end_matches('-'), below, "{wanted:?}");
+        }
     });
 }

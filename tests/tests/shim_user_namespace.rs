@@ -2,10 +2,12 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
 use orlop_container::config::{Config, Device, IdMapping, Mount};
 use orlop_container::protocol::{NamespaceSource, PidSource, Reply, Request, SandboxSpec, SandboxState, UserMappings};
 use orlop_kernel::namespace;
+use orlop_tests::place::{private_mounts, programs};
 use orlop_tests::shim::{ShimPod, with_pod_of};
 
 /// The machine's number of the pod's root.
@@ -348,4 +350,76 @@ fn a_small_range_of_ids_is_enough() {
             assert!(pause.contains("Uid:\t5000\t") && pause.contains("Gid:\t6000\t"), "{pause}");
         },
     );
+}
+
+#[test]
+fn the_machine_can_be_asked_whether_it_has_them() {
+    use nix::mount::MsFlags;
+    private_mounts();
+    let base = tempfile::tempdir().unwrap();
+    let check = |folder: &Path| {
+        let mut shim = Command::new(programs().join("orlop-shim"));
+        let output = shim.arg("--check-user-namespaces").arg(folder).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).trim_end().to_string())
+    };
+    let table = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let before = table();
+    assert_eq!(check(base.path()), (true, String::new()));
+    assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 0);
+    assert_eq!(table(), before);
+    let (can, said) = check(&base.path().join("no/such"));
+    assert!(!can && said.contains("no/such") && said.lines().count() == 1, "{said}");
+    // Layers that lie on an overlay can't be mapped.
+    let folders = ["lower", "upper", "work", "over"].map(|name| base.path().join(name));
+    for folder in &folders {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let [lower, upper, work, over] = folders;
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    nix::mount::mount(Some("overlay"), &over, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
+    let (can, said) = check(&over);
+    nix::mount::umount(&over).unwrap();
+    assert!(!can && said.contains("can't show files with other owners"), "{said}");
+    assert_eq!(std::fs::read_dir(&upper).unwrap().count(), 0, "something was left");
+}
+
+#[test]
+fn a_sandbox_that_can_not_have_its_ids_says_why_and_leaves_nothing() {
+    private_mounts();
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("sandbox");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mark = format!("orlop-shim-users-nothing-{}", std::process::id());
+    let pause = programs().join("orlop-pause").display().to_string();
+    let (there, fresh) = (base.path().join("there"), base.path().join("fresh"));
+    std::fs::write(&there, "").unwrap();
+    let maps = |host: u32, size: u32| {
+        let list = serde_json::json!([{"containerID": 0, "hostID": host, "size": size}]);
+        serde_json::json!({"uidMappings": list, "gidMappings": list})
+    };
+    let fresh_network = serde_json::json!({"bound": fresh});
+    for (user, network, ipc, sysctl, words) in [
+        (maps(0, 10), fresh_network.clone(), "new", "net.core.somaxconn", "must not be the machine's"),
+        (maps(1000, 0), fresh_network.clone(), "new", "net.core.somaxconn", "user.uidMappings"),
+        (maps(1000, 10), serde_json::json!("host"), "new", "kernel.shm_rmid_forced", "network namespace"),
+        (maps(1000, 10), fresh_network.clone(), "host", "net.core.somaxconn", "ipc namespace"),
+        (maps(1000, 10), serde_json::json!({"path": there}), "new", "net.core.somaxconn", "network namespace"),
+        (maps(1000, 10), serde_json::json!({"bound": there}), "new", "net.core.somaxconn", "there"),
+        (maps(1000, 10), fresh_network.clone(), "new", "net.no.such", "net.no.such"),
+    ] {
+        let spec = serde_json::json!({
+            "version": 1, "id": "s", "pod": "test/pod", "hostname": "h", "user": user, "network": network, "ipc": ipc,
+            "uts": "new", "pid": "host", "sysctls": {sysctl: "1"}, "cgroup": format!("/{mark}/sandbox"),
+            "pauseProgram": pause, "shmBytes": 1 << 20, "oomScoreAdj": 0,
+        });
+        std::fs::write(folder.join("sandbox.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+        let output = Command::new(programs().join("orlop-shim")).arg(&folder).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(words) && said.lines().count() == 1, "{words}: {said}");
+        assert!(!fresh.exists() && !folder.join("shim.sock").exists(), "{words}");
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            assert!(!hierarchy.path().join(&mark).join("sandbox").exists(), "{words}");
+            let _ = std::fs::remove_dir(hierarchy.path().join(&mark));
+        }
+    }
 }

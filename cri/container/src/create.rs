@@ -276,7 +276,7 @@ pub(crate) fn begin(kept: &[BorrowedFd<'_>]) -> Result<(), StageError> {
     Ok(())
 }
 
-fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
+pub(crate) fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
     // Deprecated because of UnshareFlags::FILES, which takes descriptors from under their owners; not used here.
     #[allow(deprecated)]
     rustix::thread::unshare(flags)

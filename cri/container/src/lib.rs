@@ -47,6 +47,7 @@ mod confine;
 mod create;
 mod devices;
 mod exec;
+pub mod id_check;
 pub mod protocol;
 mod rootfs;
 pub mod sandbox;

@@ -24,7 +24,7 @@ use crate::protocol::ContainerSpec;
 use crate::sandbox;
 use crate::stage::{StageError, Step};
 use crate::user_namespace::{UserMappings, UserNamespace};
-use layers::Tree;
+pub(crate) use layers::Tree;
 
 /// What was opened while the machine's mounts could still be seen.
 pub(crate) struct Sources {
@@ -51,7 +51,8 @@ enum Source {
 pub(crate) fn open_sources(spec: &ContainerSpec, config: &Config, pod: &Pod<'_>) -> Result<Sources, StageError> {
     let user = pod.pause.user.as_ref();
     open_to_users(spec).step(format!("set the mode of {:?}", spec.upper_dir))?;
-    let root = Tree::of_container(spec, config.linux.mount_label.as_deref(), user)?;
+    let label = config.linux.mount_label.as_deref();
+    let root = Tree::writable(&spec.lower_dirs, &spec.upper_dir, &spec.work_dir, label, user)?;
     let shm = sandbox::shm_source(pod.folder);
     let mounts = config.mounts.iter().map(|entry| open_source(entry, &shm, user)).collect::<Result<_, _>>()?;
     let mut cgroups = Vec::new();

@@ -3,6 +3,10 @@
 //! `orlop-shim <sandbox folder>` reads `sandbox.json`, makes the pause process, writes `state.json`, listens on
 //! `shim.sock` and goes into the background; the first process ends with 0 once all that is done, or with 1 and the
 //! reason on stderr. From then on any daemon may die: processes, exit codes and logs are here.
+//!
+//! `orlop-shim --check-user-namespaces <folder>` makes none of that: it ends with 0 when pods whose layers lie in the file
+//! system of that folder can have user namespaces, else with 1 and the reason. A daemon has too many threads to find out
+//! by itself.
 
 mod attach;
 mod clock;
@@ -27,9 +31,14 @@ use shim::Shim;
 
 fn main() {
     let mut arguments = std::env::args_os().skip(1);
-    let (Some(folder), None) = (arguments.next(), arguments.next()) else {
-        eprintln!("usage: orlop-shim <sandbox folder>\nOne runs per pod; it is started by the CRI server.");
-        std::process::exit(2);
+    let folder = match (arguments.next(), arguments.next(), arguments.next()) {
+        (Some(folder), None, None) => folder,
+        (Some(option), Some(folder), None) if option == CHECK => check_user_namespaces(Path::new(&folder)),
+        _ => {
+            eprintln!("usage: orlop-shim <sandbox folder>\n       orlop-shim {CHECK} <folder of the layers>");
+            eprintln!("One runs per pod; it is started by the CRI server.");
+            std::process::exit(2);
+        }
     };
     let folder = match prepare(Path::new(&folder)) {
         Ok(folder) => folder,
@@ -69,6 +78,19 @@ fn main() {
         },
         Err(error) => {
             eprintln!("go into the background: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// The option that asks about the machine.
+const CHECK: &str = "--check-user-namespaces";
+
+fn check_user_namespaces(folder: &Path) -> ! {
+    match orlop_container::id_check::check(folder) {
+        Ok(()) => std::process::exit(0),
+        Err(error) => {
+            eprintln!("{error}");
             std::process::exit(1);
         }
     }

@@ -13,7 +13,6 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Source;
 use crate::config::Mount;
-use crate::protocol::ContainerSpec;
 use crate::stage::{StageError, Step};
 use crate::user_namespace::UserNamespace;
 
@@ -23,7 +22,7 @@ const LAYERS_MAX: usize = 500;
 const WRITABLE: &str = "writable";
 
 /// A tree on the way to being mounted.
-pub(super) enum Tree {
+pub(crate) enum Tree {
     /// A detached mount.
     Mounted(OwnedFd),
     /// Mapped layers.
@@ -31,7 +30,7 @@ pub(super) enum Tree {
 }
 
 /// Mapped layers, from top to bottom.
-pub(super) struct Mapped {
+pub(crate) struct Mapped {
     lower: Vec<OwnedFd>,
     writable: Option<Writable>,
 }
@@ -44,24 +43,24 @@ struct Writable {
 }
 
 impl Tree {
-    /// The root of a container.
-    pub(super) fn of_container(
-        spec: &ContainerSpec,
+    /// A root: layers from top to bottom, a writable one and its work folder, which lie side by side.
+    pub(crate) fn writable(
+        lower: &[PathBuf],
+        upper: &Path,
+        work: &Path,
         label: Option<&str>,
         user: Option<&UserNamespace>,
     ) -> Result<Tree, StageError> {
         if let Some(label) = label {
             lsm::check_selinux(label).step("label the files of the container")?;
         }
-        let what = || format!("mount the overlay of {} layers with upper {:?}", spec.lower_dirs.len(), spec.upper_dir);
+        let what = || format!("mount the overlay of {} layers with upper {upper:?}", lower.len());
         let Some(user) = user else {
-            let overlay = mount::labelled_overlay(&spec.lower_dirs, &spec.upper_dir, &spec.work_dir, label);
-            return Ok(Tree::Mounted(overlay.step(what())?));
+            return Ok(Tree::Mounted(mount::labelled_overlay(lower, upper, work, label).step(what())?));
         };
-        let lower = map_layers(&spec.lower_dirs, user).step(what())?;
-        let parent = spec.upper_dir.parent().filter(|parent| spec.work_dir.parent() == Some(*parent));
-        let (Some(parent), Some(upper), Some(work)) = (parent, spec.upper_dir.file_name(), spec.work_dir.file_name())
-        else {
+        let lower = map_layers(lower, user).step(what())?;
+        let parent = upper.parent().filter(|parent| work.parent() == Some(*parent));
+        let (Some(parent), Some(upper), Some(work)) = (parent, upper.file_name(), work.file_name()) else {
             return Err("upper and work must lie in one folder").step(what());
         };
         let below = |name| Path::new(WRITABLE).join(name);
@@ -71,7 +70,7 @@ impl Tree {
     }
 
     /// Makes a detached mount of the tree; `place` is a folder of this mount namespace that is covered meanwhile.
-    pub(super) fn mount(self, place: &OwnedFd, label: Option<&str>) -> Result<OwnedFd, StageError> {
+    pub(crate) fn mount(self, place: &OwnedFd, label: Option<&str>) -> Result<OwnedFd, StageError> {
         let Mapped { mut lower, writable } = match self {
             Tree::Mounted(mount) => return Ok(mount),
             Tree::Mapped(mapped) => mapped,
