@@ -95,7 +95,7 @@ impl Images {
         } else {
             let _own = pull.permits.acquire().await.map_err(|error| worker(&error))?;
             let _common = self.permits.acquire().await.map_err(|error| worker(&error))?;
-            Some(self.stream_layer(pull, job, number).await?)
+            Some(self.layer_from_anywhere(pull, job, number).await?)
         };
         let mut below = pull.finished.subscribe();
         below.wait_for(|count| *count >= number).await.map_err(|error| worker(&error))?;
@@ -106,6 +106,22 @@ impl Images {
         pull.finished.send_replace(number + 1);
         pull.progress.done(number);
         Ok(())
+    }
+
+    /// Begins anew with the other servers when a mirror gives wrong bytes.
+    async fn layer_from_anywhere(
+        &self,
+        pull: &PullOfLayers<'_>,
+        job: &LayerJob,
+        number: usize,
+    ) -> Result<(Staged, Leftover), ImageError> {
+        for _ in 0..pull.sources.spares() {
+            match self.stream_layer(pull, job, number).await {
+                Err(ImageError::Registry { source, .. }) if pull.sources.turn_from_liar(&source) => {}
+                outcome => return outcome,
+            }
+        }
+        self.stream_layer(pull, job, number).await
     }
 
     /// Fetches and unpacks in one pass: the network side hashes what arrives, the unpacking side what comes out.

@@ -42,6 +42,8 @@ pub struct Session {
     is_spare: bool,
     /// It didn't answer, or failed, when it was asked last.
     is_down: AtomicBool,
+    /// It gave bytes that are not those of the digest.
+    is_distrusted: AtomicBool,
 }
 
 /// What to ask the registry for.
@@ -113,6 +115,7 @@ impl RegistryClient {
             authorization: Mutex::new(authorization),
             is_spare,
             is_down: AtomicBool::new(false),
+            is_distrusted: AtomicBool::new(false),
         })
     }
 }
@@ -129,25 +132,31 @@ impl Session {
         Ok(self.credentials.get_or_try_init(find).await?.as_ref())
     }
 
-    /// Whether it failed to answer when asked last, and others can be asked.
-    pub(super) fn is_down(&self) -> bool {
-        self.is_spare && self.is_down.load(Ordering::Relaxed)
+    /// Whether it failed to answer when asked last, or lied, and others can be asked.
+    pub(super) fn is_avoided(&self) -> bool {
+        self.is_spare && (self.is_down.load(Ordering::Relaxed) || self.is_distrusted.load(Ordering::Relaxed))
+    }
+
+    /// Asks it nothing more in this pull, if others can be asked; tells whether they can.
+    pub(super) fn distrust(&self) -> bool {
+        self.is_distrusted.store(self.is_spare, Ordering::Relaxed);
+        self.is_spare
     }
 
     /// The HTTP client for a URL that this server named, or its own. The certificates of our own and `skip_verify` are for
     /// its own host; its authorities are also believed about the servers that it sends us to.
     pub(super) fn http(&self, url: &Url) -> Result<reqwest::Client, RegistryError> {
         let (target, own) = (authority(url), authority(&self.endpoint.root));
-        let connect_timeout = self.endpoint.connect_timeout;
+        let (connect_timeout, proxy) = (self.endpoint.connect_timeout, self.endpoint.proxy.as_ref());
         let transport = &self.client.transport;
         let client = if host_of(&target) == host_of(&own) {
-            transport.client(&target, &self.endpoint.trust, connect_timeout)
+            transport.client(&target, &self.endpoint.trust, connect_timeout, proxy)
         } else if let Some(path) = self.client.config.host(&target).ca_file {
             let file = NamedFile { setting: "caFile".into(), path };
             let trust = Trust { authorities: vec![file], ..Trust::default() }.load();
-            trust.and_then(|trust| transport.client(&target, &trust, connect_timeout))
+            trust.and_then(|trust| transport.client(&target, &trust, connect_timeout, proxy))
         } else {
-            transport.client(&target, &self.endpoint.trust.for_others(), connect_timeout)
+            transport.client(&target, &self.endpoint.trust.for_others(), connect_timeout, proxy)
         };
         client.map_err(|why| RegistryError::Configuration { registry: self.registry.clone(), why })
     }

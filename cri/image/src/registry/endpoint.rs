@@ -23,6 +23,8 @@ pub(super) struct Endpoint {
     pub trust: LoadedTrust,
     pub headers: HeaderMap,
     pub connect_timeout: Duration,
+    /// Where its requests go through; none leaves it to the environment.
+    pub proxy: Option<Url>,
     /// The registry, told to a server that has another name (`?ns=`).
     pub namespace: Option<String>,
 }
@@ -69,6 +71,7 @@ fn endpoint(
         trust: trust.load()?,
         headers: server.headers,
         connect_timeout,
+        proxy: server.proxy,
         namespace,
     })
 }

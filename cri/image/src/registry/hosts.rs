@@ -38,6 +38,8 @@ pub(super) struct ServerSettings {
     pub headers: HeaderMap,
     /// Longest time to connect.
     pub dial_timeout: Option<Duration>,
+    /// Where its requests go through.
+    pub proxy: Option<Url>,
 }
 
 impl Default for ServerSettings {
@@ -48,6 +50,7 @@ impl Default for ServerSettings {
             trust: Trust::default(),
             headers: HeaderMap::new(),
             dial_timeout: None,
+            proxy: None,
         }
     }
 }

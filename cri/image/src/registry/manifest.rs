@@ -96,6 +96,16 @@ impl Sources {
             let why = format!("{} is {} bytes, {DOCUMENT_BYTES_MAX} at most", descriptor.digest, descriptor.size);
             return Err(RegistryError::Protocol { registry: self.registry().to_owned(), why });
         }
+        for _ in 0..self.spares() {
+            match self.try_fetch_small_blob(descriptor).await {
+                Err(error) if self.turn_from_liar(&error) => {}
+                outcome => return outcome,
+            }
+        }
+        self.try_fetch_small_blob(descriptor).await
+    }
+
+    async fn try_fetch_small_blob(self: &Arc<Self>, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {
         let mut stream = BlobStream::new(Arc::clone(self), descriptor.digest, descriptor.size)?;
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next().await? {

@@ -56,11 +56,27 @@ impl Sources {
         Ok(next)
     }
 
+    /// How many servers there are beside the last one.
+    pub(crate) fn spares(&self) -> usize {
+        self.sessions.len() - 1
+    }
+
+    /// After wrong bytes: asks that mirror nothing more in this pull. Tells whether it was one, so that others can be asked.
+    pub(crate) fn turn_from_liar(&self, error: &RegistryError) -> bool {
+        let RegistryError::WrongContent { registry: liar, .. } = error else { return false };
+        let found = self.sessions.iter().position(|session| session.registry == *liar && session.distrust());
+        let Some(number) = found else { return false };
+        tracing::warn!(registry = self.registry(), mirror = %liar, %error, "mirror gives wrong content and is not asked again");
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures[number] = Some(error.to_string().chars().take(FAILURE_CHARS_MAX).collect());
+        true
+    }
+
     fn usable_from(&self, number: usize, by_tag: bool) -> Option<usize> {
         let usable = |number: &usize| {
             let session = self.session(*number);
             let may = session.endpoint.capabilities;
-            !session.is_down() && if by_tag { may.resolve } else { may.pull }
+            !session.is_avoided() && if by_tag { may.resolve } else { may.pull }
         };
         (number..self.sessions.len()).find(usable)
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use reqwest::Url;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -18,13 +19,14 @@ const SYSTEM_CERTIFICATES: [&str; 3] =
 /// Most clients kept. Certificates that change leave old ones behind.
 const CLIENTS_MAX: usize = 64;
 
-/// What makes two clients the same: way, contents of the certificate files, patience.
+/// What makes two clients the same: way, contents of the certificate files, patience, proxy.
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
     is_loopback: bool,
     skip_verify: bool,
     mark: String,
     connect_timeout: Duration,
+    proxy: Option<Url>,
 }
 
 /// The HTTP clients, made when first used.
@@ -41,12 +43,14 @@ impl Transport {
         authority: &str,
         trust: &LoadedTrust,
         connect_timeout: Duration,
+        proxy: Option<&Url>,
     ) -> Result<reqwest::Client, String> {
         let key = Key {
             is_loopback: is_loopback(authority),
             skip_verify: trust.skip_verify,
             mark: trust.mark.clone(),
             connect_timeout,
+            proxy: proxy.cloned(),
         };
         let mut clients = self.clients.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(client) = clients.get(&key) {
@@ -71,7 +75,9 @@ impl Transport {
             .connect_timeout(key.connect_timeout)
             .pool_idle_timeout(Duration::from_secs(20))
             .pool_max_idle_per_host(4);
-        if key.is_loopback {
+        if let Some(proxy) = &key.proxy {
+            builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(|error| chain(&error))?);
+        } else if key.is_loopback {
             builder = builder.no_proxy();
         }
         builder.build().map_err(|error| chain(&error))

@@ -141,6 +141,39 @@ async fn a_layer_cut_by_a_mirror_goes_on_at_the_server() {
 }
 
 #[tokio::test]
+async fn a_mirror_with_wrong_bytes_is_turned_from() {
+    let (layout, folders) = (layout(), Folders::new());
+    let path = layout.path().to_path_buf();
+    // One byte of the configuration, or of each layer, is another one.
+    for config in [true, false] {
+        let path = path.clone();
+        let mirror = ScriptedRegistry::start(layout.path(), move |seen, _| {
+            let mut reply = from_layout(&path, seen);
+            let lies = seen.path.contains("/blobs/") && config == reply.body.starts_with(b"{");
+            let last = reply.body.len() - 1;
+            reply.body[last] ^= 1;
+            lies.then_some(reply)
+        });
+        let server = ScriptedRegistry::start(layout.path(), |_, _| None);
+        folders.write(NOWHERE, &format!("server = \"{}\"\n[host.\"{}\"]", url(&server), url(&mirror)));
+        let bench = Bench::new(folders.config());
+        bench.images.pull(&format!("{NOWHERE}/test/app:1"), None).await.unwrap();
+        assert!(server.count("/blobs/") > 0 && server.count("/manifests/") == 0);
+        bench.wait_for_clean_staging().await;
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_carries_the_requests_of_its_server() {
+    let (layout, folders) = (layout(), Folders::new());
+    let proxy = ScriptedRegistry::start(layout.path(), |_, _| None);
+    folders.write(NOWHERE, &format!("server = \"http://far.invalid\"\nproxy = \"{}\"", url(&proxy)));
+    Bench::new(folders.config()).images.pull(&format!("{NOWHERE}/test/app:1"), None).await.unwrap();
+    let seen = proxy.seen.lock().unwrap();
+    assert!(seen.len() >= 4 && seen.iter().all(|seen| seen.path.starts_with("http://far.invalid/v2/")), "{seen:?}");
+}
+
+#[tokio::test]
 async fn a_mirror_sees_its_own_credentials_only() {
     let (layout, folders) = (layout(), Folders::new());
     let asks = |seen: &Seen, _: usize| {

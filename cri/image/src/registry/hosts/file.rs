@@ -82,8 +82,8 @@ impl Section<'_> {
 
     /// A misspelt key would widen what a mirror may do, unseen.
     fn check_keys(&self, more: &[&str]) -> Result<(), String> {
-        const KNOWN: [&str; 7] =
-            ["capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout"];
+        const KNOWN: [&str; 8] =
+            ["capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout", "proxy"];
         match self.table.keys().find(|key| !KNOWN.contains(&key.as_str()) && !more.contains(&key.as_str())) {
             Some(key) => {
                 let known: Vec<&str> = more.iter().chain(&KNOWN).copied().collect();
@@ -103,7 +103,14 @@ impl Section<'_> {
         };
         // Without a server of its own, the top of the file says nothing of what the registry itself can do.
         let capabilities = if root.is_some() { self.capabilities()? } else { Capabilities::ALL };
-        Ok(ServerSettings { root, capabilities, trust, headers: self.headers()?, dial_timeout: self.dial_timeout()? })
+        Ok(ServerSettings {
+            root,
+            capabilities,
+            trust,
+            headers: self.headers()?,
+            dial_timeout: self.dial_timeout()?,
+            proxy: self.proxy()?,
+        })
     }
 
     fn root(&self, text: &str, override_path: bool) -> Result<Url, String> {
@@ -220,6 +227,15 @@ impl Section<'_> {
         Ok(headers)
     }
 
+    fn proxy(&self) -> Result<Option<Url>, String> {
+        let Some(value) = self.table.get("proxy") else { return Ok(None) };
+        let wrong =
+            || self.wrong("proxy", "it must be http(s)://host[:port]; other kinds of proxies are not supported");
+        let url = Url::parse(value.as_str().ok_or_else(wrong)?).map_err(|_| wrong())?;
+        let plain = url.has_host() && url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        if plain && matches!(url.scheme(), "http" | "https") { Ok(Some(url)) } else { Err(wrong()) }
+    }
+
     fn dial_timeout(&self) -> Result<Option<Duration>, String> {
         let Some(value) = self.table.get("dial_timeout") else { return Ok(None) };
         let wrong = || self.wrong("dial_timeout", "it must be a time such as \"500ms\", \"5s\" or \"1m30s\"");
@@ -310,6 +326,9 @@ mod tests {
             ("dial_timeout = 5", "dial_timeout: it must be a time"),
             ("dial_timeout = \"-5s\"", "dial_timeout: "),
             ("dial_timeout = \"0s\"", "dial_timeout: "),
+            ("proxy = 1", "proxy: it must be http(s)://"),
+            ("proxy = \"socks5://p:1\"", "proxy: it must be http(s)://"),
+            ("proxy = \"http://p:1/path\"", "proxy: it must be http(s)://"),
             ("header = 1", "header: it must be a table"),
             ("[header]\n\"a b\" = \"x\"", "header.a b: it is no name"),
             ("[header]\na = \"x\\ny\"", "header.a: it has characters"),
