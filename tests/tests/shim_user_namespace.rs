@@ -49,6 +49,12 @@ fn processes_have_the_ids_of_the_pod() {
             assert_eq!(words(shell(pod, "c1", &format!("cat {map}"))), ["0", "1000000", "65536"], "{map}");
         }
         assert_eq!(shell(pod, "c1", "id -u; id -g"), "0\n0");
+        let script = "echo out > /dev/stdout; echo err > /dev/stderr; umask; pwd";
+        let (code, log) = pod.run("c2", &pod.config("c2", &["sh", "-c", script]));
+        assert_eq!(code, 0, "{log}");
+        let mut lines: Vec<&str> = log.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["/", "0022", "err", "out"]);
         let Reply::Listing { containers, .. } = pod.call(&Request::List) else { panic!("no listing") };
         let orlop_container::protocol::ContainerPhase::Running { pid, .. } = containers["c1"] else {
             panic!("not running")

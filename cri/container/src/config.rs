@@ -140,7 +140,7 @@ pub struct Root {
 pub struct Mount {
     /// Path in the container.
     pub destination: PathBuf,
-    /// File system, or `bind`.
+    /// File system, `bind`, or `overlay` for a view of an image.
     #[serde(rename = "type")]
     pub kind: String,
     /// Path on the machine for `bind`, else a name.

@@ -16,8 +16,10 @@
 //! | `containers/<id>/exit.json` | shim | [`ExitRecord`], written before anybody is told of the exit |
 //!
 //! In `config.json` a bind mount whose source is `<sandbox directory>/shm` stands for the pod's shared memory; nothing
-//! of that name is on disk. `root.path`, `hostname` and `linux.namespaces` are not read. A shim that died (its socket
-//! refuses) leaves processes and cgroups, which `sandbox::clean_up` removes by the files above.
+//! of that name is on disk. A mount of type `overlay` is a read-only view of image layers: its option `lowerdir` names
+//! their folders from top to bottom, parted by colons, and `subpath` what of the image is shown. `root.path`, `hostname`
+//! and `linux.namespaces` are not read. A shim that died (its socket refuses) leaves processes and cgroups, which
+//! `sandbox::clean_up` removes by the files above.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
