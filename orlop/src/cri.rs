@@ -2,13 +2,14 @@
 
 mod file;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use orlop_cri_server::{CriConfig, serve};
-use orlop_image::ImageConfig;
+use orlop_image::{HostConfig, ImageConfig};
 use orlop_network::NetworkConfig;
 use tokio_util::sync::CancellationToken;
 
@@ -131,10 +132,6 @@ pub fn config(layout: &Layout, arguments: &Arguments) -> Result<CriConfig> {
     let file = file::load(&path, must_exist)?;
     let state_dir = layout.state.join("cri");
     let program = |given: &Option<PathBuf>, name| given.clone().map_or_else(|| beside(name), Ok);
-    let listed = |given: &[PathBuf], file: Option<Vec<PathBuf>>, default: PathBuf| match given {
-        [] => file.unwrap_or_else(|| vec![default]),
-        given => given.to_vec(),
-    };
     let network = file.network;
     Ok(CriConfig {
         run_dir: layout.run.join("cri"),
@@ -150,23 +147,36 @@ pub fn config(layout: &Layout, arguments: &Arguments) -> Result<CriConfig> {
         streaming: arguments.streaming_address.or(file.streaming.address).unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
         cdi_dirs: file.devices.cdi_dirs.unwrap_or_else(|| CDI_DIRS.map(PathBuf::from).into()),
         metrics: file.metrics.address,
-        images: images(ImageConfig::new(&state_dir), file.images, file.registries, |dirs| {
-            listed(&arguments.registry_config_dir, dirs, layout.configuration.join("certs.d"))
-        }),
+        images: images(ImageConfig::new(&state_dir), layout, arguments, file.images, file.registries),
         state_dir,
     })
 }
 
+/// What flags say, then the file, then the default.
+fn listed(flags: &[PathBuf], file: Option<Vec<PathBuf>>, default: PathBuf) -> Vec<PathBuf> {
+    match flags {
+        [] => file.unwrap_or_else(|| vec![default]),
+        given => given.to_vec(),
+    }
+}
+
 fn images(
     mut config: ImageConfig,
+    layout: &Layout,
+    arguments: &Arguments,
     file: ImagesPart,
-    registries: std::collections::BTreeMap<String, orlop_image::registry::HostConfig>,
-    dirs: impl FnOnce(Option<Vec<PathBuf>>) -> Vec<PathBuf>,
+    registries: BTreeMap<String, HostConfig>,
 ) -> ImageConfig {
+    let places = &layout.configuration;
     config.registries.hosts = registries;
-    config.registries.hosts_dirs = dirs(file.registry_config_dirs);
+    config.registries.hosts_dirs =
+        listed(&arguments.registry_config_dir, file.registry_config_dirs, places.join("certs.d"));
     config.parallel_layers = file.parallel_layers.unwrap_or(config.parallel_layers);
     config.pinned = file.pinned.unwrap_or(config.pinned);
+    config.short_names = file.short_names.unwrap_or(config.short_names);
+    config.verifier_dir = Some(file.verifier_dir.unwrap_or_else(|| places.join("image-verifiers")));
+    config.verifiers_max = file.verifiers_max.unwrap_or(config.verifiers_max);
+    config.verifier_timeout_seconds = file.verifier_timeout_seconds.unwrap_or(config.verifier_timeout_seconds);
     config.registries.docker_config = file.docker_config;
     config.registries.mirrors_get_credentials = file.mirrors_get_credentials.unwrap_or_default();
     if let Some(seconds) = file.pull_progress_timeout_seconds {
@@ -198,6 +208,10 @@ fn shown(config: &CriConfig) -> CriFile {
             parallel_layers: Some(images.parallel_layers),
             pull_progress_timeout_seconds: Some(images.registries.progress_timeout_seconds),
             pinned: Some(images.pinned.clone()),
+            short_names: Some(images.short_names),
+            verifier_dir: images.verifier_dir.clone(),
+            verifiers_max: Some(images.verifiers_max),
+            verifier_timeout_seconds: Some(images.verifier_timeout_seconds),
             docker_config: images.registries.docker_config.clone(),
             mirrors_get_credentials: Some(images.registries.mirrors_get_credentials),
         },
@@ -220,10 +234,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(Some(folder.path())).unwrap();
         let documented = folder.path().join("documented.toml");
-        std::fs::write(&documented, file::DEFAULT).unwrap();
+        let own = layout.configuration.display().to_string();
+        std::fs::write(&documented, file::DEFAULT.replace("/etc/orlop", &own)).unwrap();
         let text = |config: Option<PathBuf>| {
-            let arguments =
-                Arguments { config, registry_config_dir: vec!["/etc/orlop/certs.d".into()], ..Arguments::default() };
+            let arguments = Arguments { config, ..Arguments::default() };
             toml::to_string(&shown(&super::config(&layout, &arguments).unwrap())).unwrap()
         };
         assert_eq!(text(Some(documented)), text(None));

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use orlop_container::protocol::{ContainerSpec, PidSource, Reply, Request};
 use orlop_cri_spec::user::ResolvedUser;
-use orlop_cri_spec::{ContainerInputs, ImageDefaults, check_name, container_config, sandbox};
+use orlop_cri_spec::{ContainerInputs, ImageDefaults, ImageVolume, check_name, container_config, sandbox};
 use orlop_image::ImageRecord;
 use orlop_kernel::seccomp::Profile;
 use orlop_proto::cri;
 
 use crate::container::{self, Container};
 use crate::error::{RpcError, argument, chain, file};
+use crate::image_volumes::{self, HeldVolume};
 use crate::record::{ContainerRecord, Encoded, UserRecord, version};
 use crate::sandbox::Sandbox;
 use crate::server::{Server, blocking, new_id, now};
@@ -76,9 +77,10 @@ struct Plan {
 
 async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<Container, RpcError> {
     server.images.hold(&plan.id, &plan.image.id).await.map_err(image_error(&plan.asked.image))?;
+    let volumes = image_volumes::hold(server, &plan.id, &plan.config).await?;
     let (writable, pod) = (server.config.container_folder(&plan.id), sandbox.clone());
     let folders = server.config.cdi_dirs.clone();
-    let record = blocking(move || prepare(&pod, &writable, &folders, plan)).await?;
+    let record = blocking(move || prepare(&pod, &writable, &folders, &volumes, plan)).await?;
     let failed = |source| RpcError::Shim {
         step: "create the container",
         object: format!("{} in {}", record.0.id, sandbox.pod()),
@@ -102,6 +104,7 @@ fn prepare(
     sandbox: &Sandbox,
     writable: &Path,
     cdi_dirs: &[PathBuf],
+    volumes: &[HeldVolume],
     plan: Plan,
 ) -> Result<(ContainerRecord, cri::ContainerConfig), RpcError> {
     let Plan { id, config, image, asked } = plan;
@@ -118,6 +121,7 @@ fn prepare(
     user.add_groups(&cdi.groups);
     let mut devices = container_devices::find(&config, context.privileged)?;
     devices.extend(cdi.devices);
+    let views: Vec<ImageVolume> = volumes.iter().map(|held| held.view.clone()).collect();
     let spec = container_config(&ContainerInputs {
         id: &id,
         config: &config,
@@ -127,6 +131,7 @@ fn prepare(
         image: &defaults,
         user: &user,
         localhost_profile: profile.as_ref(),
+        volumes: &views,
         devices: &devices,
         more_env: &cdi.env,
         more_mounts: &cdi.mounts,
@@ -156,7 +161,8 @@ fn prepare(
         let written = text.map_err(std::io::Error::from).and_then(|text| std::fs::write(&path, text));
         written.map_err(file("write", &path))?;
     }
-    let record = new_record(id, sandbox, &config, &image, &asked, &user, log_path);
+    let mut record = new_record(id, sandbox, &config, &image, &asked, &user, log_path);
+    record.volume_refs = volumes.iter().map(|held| (held.view.image.clone(), held.image_ref.clone())).collect();
     Ok((record, config))
 }
 
@@ -191,6 +197,7 @@ fn new_record(
         pid: 0,
         exit: None,
         resources: None,
+        volume_refs: Default::default(),
     }
 }
 
@@ -296,7 +303,7 @@ fn make_folders(folders: &[&Path]) -> Result<(), RpcError> {
     Ok(())
 }
 
-fn image_error(image: &str) -> impl FnOnce(orlop_image::ImageError) -> RpcError {
+pub(crate) fn image_error(image: &str) -> impl FnOnce(orlop_image::ImageError) -> RpcError {
     let image = image.to_string();
     move |source| RpcError::Image { image, source }
 }

@@ -12,6 +12,7 @@ use orlop_proto::cri;
 use crate::container::Container;
 use crate::container_stop::stop_container;
 use crate::error::{RpcError, file};
+use crate::image_volumes;
 use crate::record::ContainerRecord;
 use crate::sandbox::Sandbox;
 use crate::sandbox_remove::remove_folder;
@@ -69,7 +70,9 @@ pub(crate) async fn remove_files(server: &Server, folder: std::path::PathBuf, id
         remove_folder(&writable)
     })
     .await?;
-    let released = server.images.release(id).await;
-    released.map_err(|source| RpcError::Image { image: format!("held by container {id}"), source })?;
+    for holder in image_volumes::holders_of(server, id) {
+        let released = server.images.release(&holder).await;
+        released.map_err(|source| RpcError::Image { image: format!("held by container {id}"), source })?;
+    }
     server.records.remove::<ContainerRecord>(id).map_err(file("remove the record of container", id))
 }

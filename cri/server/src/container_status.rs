@@ -1,6 +1,6 @@
 //! `ContainerStatus`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use orlop_proto::cri;
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ pub(crate) fn status_of(container: &Container) -> cri::ContainerStatus {
         image_id: record.image_id,
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        mounts: config.mounts.clone(),
+        mounts: mounts(config, &record.volume_refs),
         log_path: record.log_path.map(|path| path.display().to_string()).unwrap_or_default(),
         resources: container
             .resources()
@@ -78,6 +78,15 @@ pub(crate) fn status_of(container: &Container) -> cri::ContainerStatus {
         }
     }
     status
+}
+
+/// Mounts as they were asked for, with the digests of the images among them.
+fn mounts(config: &cri::ContainerConfig, volume_refs: &BTreeMap<String, String>) -> Vec<cri::Mount> {
+    let mut mounts = config.mounts.clone();
+    for image in mounts.iter_mut().filter_map(|mount| mount.image.as_mut()) {
+        image.image_ref = volume_refs.get(&image.image).cloned().unwrap_or_default();
+    }
+    mounts
 }
 
 /// The reason of an end, in the words that the kubelet hands on.

@@ -31,6 +31,7 @@ mod image_pull;
 mod image_remove;
 pub mod image_service;
 mod image_status;
+mod image_volumes;
 mod metric_table;
 mod metrics;
 mod metrics_server;

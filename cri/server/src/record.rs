@@ -3,6 +3,7 @@
 //! Nothing is synced to the disk: what a record describes (processes, mounts, namespaces) ends with the power, and the
 //! next start removes what has no record any more.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +85,9 @@ pub(crate) struct ContainerRecord {
     /// `LinuxContainerResources`, when they were changed after its creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) resources: Option<Encoded>,
+    /// Images that it mounts: as named, and by digest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) volume_refs: BTreeMap<String, String>,
 }
 
 /// Who a container runs as.

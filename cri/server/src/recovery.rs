@@ -19,7 +19,7 @@ use crate::sandbox::Sandbox;
 use crate::server::Server;
 use crate::shim::{self, ShimCall, ShimError};
 use crate::shim_watch::{self, Listing};
-use crate::{container_remove, sandbox_remove, sandbox_stop};
+use crate::{container_remove, image_volumes, sandbox_remove, sandbox_stop};
 
 /// Sandboxes that are looked at at the same time.
 const AT_ONCE: usize = 16;
@@ -125,7 +125,7 @@ async fn remove_leftovers(server: &Arc<Server>) -> Result<(), RpcError> {
         }
     }
     let mut writable = names(&server.config.state_dir.join("containers"))?;
-    writable.extend(server.images.holders());
+    writable.extend(server.images.holders().iter().map(|holder| image_volumes::container_of(holder).to_string()));
     for id in writable.difference(&containers) {
         remove_container(server, server.config.run_dir.join("sandboxes/-"), id).await;
     }

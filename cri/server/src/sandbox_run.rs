@@ -25,7 +25,6 @@ pub(crate) async fn run(
     let config = request.config.ok_or_else(|| argument("config", "is missing"))?;
     sandbox::check(&config)?;
     check_handler(&request.runtime_handler)?;
-    check_user_namespace(&config)?;
     let sandbox = Arc::new(Sandbox::new(new_id()?, now(), config, &server.config));
     let name = server.store.reserve(&sandbox.name(), &sandbox.id)?;
     match make(&server, &sandbox).await {
@@ -48,10 +47,18 @@ async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>) -> Result<(), RpcErr
     let spec = serde_json::to_vec(&spec).map_err(|error| file("encode", "sandbox.json")(error.into()))?;
     let planned = sandbox.clone();
     blocking(move || prepare(&planned, &spec)).await?;
-    // Neither needs the other. Both are waited for, so that the undo meets nothing that is still being made.
-    let (network, shim) = tokio::join!(attach(server, sandbox), start(server, sandbox));
-    let added = network?;
-    let subscription = shim?;
+    let (added, subscription) = if sandbox::has_user_namespace(&sandbox.config) {
+        // The network namespace belongs to the pod's user namespace, which the shim makes: it comes first.
+        let subscription = start(server, sandbox).await?;
+        let (netns, pod) = (sandbox.netns.clone().unwrap_or_default(), sandbox.pod());
+        blocking(move || namespace::raise_loopback(&netns).map_err(|source| RpcError::Namespace { pod, source }))
+            .await?;
+        (attach(server, sandbox).await?, subscription)
+    } else {
+        // Neither needs the other. Both are waited for, so that the undo meets nothing that is still being made.
+        let (network, shim) = tokio::join!(attach(server, sandbox), start(server, sandbox));
+        (network?, shim?)
+    };
     {
         let mut state = sandbox.state();
         state.ready = true;
@@ -96,7 +103,7 @@ fn prepare(sandbox: &Sandbox, spec: &[u8]) -> Result<(), RpcError> {
     write_files(sandbox, &folder.join("files"))?;
     let spec_file = folder.join("sandbox.json");
     std::fs::write(&spec_file, spec).map_err(file("write", &spec_file))?;
-    if let Some(netns) = &sandbox.netns {
+    if let Some(netns) = sandbox.netns.as_ref().filter(|_| !sandbox::has_user_namespace(&sandbox.config)) {
         let made = namespace::create_network(netns).and_then(|()| namespace::raise_loopback(netns));
         made.map_err(|source| RpcError::Namespace { pod: sandbox.pod(), source })?;
     }
@@ -149,14 +156,4 @@ fn check_handler(handler: &str) -> Result<(), RpcError> {
         "" | "orlop" => Ok(()),
         other => Err(argument("runtime_handler", format!("no runtime handler {other:?} on this node; leave it empty"))),
     }
-}
-
-fn check_user_namespace(config: &cri::PodSandboxConfig) -> Result<(), RpcError> {
-    let asked = sandbox::namespaces(config).userns_options;
-    let new = asked.is_some_and(|options| options.mode == cri::NamespaceMode::Pod as i32);
-    if new {
-        let field = "config.linux.security_context.namespace_options.userns_options";
-        return Err(argument(field, "user namespaces are not supported by this runtime yet; use hostUsers: true"));
-    }
-    Ok(())
 }

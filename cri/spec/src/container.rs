@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use orlop_container::config::{Config, Linux, Mount, Process, Rlimit, Root, User};
+use orlop_container::protocol::UserMappings;
 use orlop_kernel::cgroup::{Cpu, HugepageLimit, Memory, Resources};
 use orlop_kernel::seccomp::Profile;
 use orlop_proto::cri;
 
 use crate::devices::{self, HostDevice};
 use crate::user::ResolvedUser;
-use crate::{SpecError, check_path, security, wrong};
+use crate::{SpecError, check_path, sandbox, security, user_namespace, wrong};
 
 /// Where programs are looked for when the image doesn't say.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -26,6 +27,15 @@ pub struct ImageDefaults {
     pub env: Vec<String>,
     /// Working folder.
     pub working_dir: String,
+}
+
+/// An image that a container mounts.
+#[derive(Clone, Debug)]
+pub struct ImageVolume {
+    /// As the mount names it.
+    pub image: String,
+    /// Folders to stack, topmost first.
+    pub layers: Vec<PathBuf>,
 }
 
 /// Everything that a container's specification is made of.
@@ -49,6 +59,8 @@ pub struct ContainerInputs<'a> {
     pub localhost_profile: Option<&'a Profile>,
     /// Name of the pod, or of the machine for a pod on its network.
     pub hostname: &'a str,
+    /// Images that it mounts.
+    pub volumes: &'a [ImageVolume],
     /// Devices of the machine that it gets.
     pub devices: &'a [HostDevice],
     /// Variables that its devices need, `NAME=value`.
@@ -68,6 +80,7 @@ pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecErro
     let linux = config.linux.clone().unwrap_or_default();
     let context = linux.security_context.clone().unwrap_or_default();
     let asked = linux.resources.clone().unwrap_or_default();
+    let mappings = user_mappings(inputs, &context)?;
     let bounding = security::capabilities(&context)?;
     let process = Process {
         terminal: config.tty,
@@ -99,7 +112,7 @@ pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecErro
         process,
         root: Root { path: "rootfs".into(), readonly: context.readonly_rootfs },
         hostname: inputs.sandbox.hostname.clone(),
-        mounts: mounts(inputs, &context)?,
+        mounts: mounts(inputs, &context, &mappings)?,
         linux: Linux {
             resources: Resources { devices: devices::rules(context.privileged, inputs.devices), ..resources(&asked) },
             cgroups_path: inputs.cgroup.clone(),
@@ -108,6 +121,8 @@ pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecErro
             seccomp: security::seccomp_profile(&context, bounding, inputs.localhost_profile)?,
             masked_paths: masked.into_iter().map(PathBuf::from).collect(),
             readonly_paths: protected.into_iter().map(PathBuf::from).collect(),
+            uid_mappings: mappings.uid_mappings,
+            gid_mappings: mappings.gid_mappings,
             ..Linux::default()
         },
         ..Config::default()
@@ -189,7 +204,28 @@ pub fn resources(asked: &cri::LinuxContainerResources) -> Resources {
     }
 }
 
-fn mounts(inputs: &ContainerInputs<'_>, context: &cri::LinuxContainerSecurityContext) -> Result<Vec<Mount>, SpecError> {
+/// The pod's user namespace, which is its containers' too.
+fn user_mappings(
+    inputs: &ContainerInputs<'_>,
+    context: &cri::LinuxContainerSecurityContext,
+) -> Result<UserMappings, SpecError> {
+    let of = |field: &str, options: &cri::NamespaceOption| user_namespace::mappings(field, options);
+    let pod = of("sandbox_config.linux.security_context.namespace_options", &sandbox::namespaces(inputs.sandbox))?;
+    let field = "config.linux.security_context.namespace_options";
+    let own = context.namespace_options.as_ref().map(|options| of(field, options)).transpose()?.flatten();
+    // A container that says nothing of it has its pod's.
+    let said = context.namespace_options.as_ref().is_some_and(|options| options.userns_options.is_some());
+    if said && own != pod {
+        return Err(wrong(format!("{field}.userns_options"), "must be the pod's own"));
+    }
+    Ok(pod.unwrap_or_default())
+}
+
+fn mounts(
+    inputs: &ContainerInputs<'_>,
+    context: &cri::LinuxContainerSecurityContext,
+    mappings: &UserMappings,
+) -> Result<Vec<Mount>, SpecError> {
     let mount = |destination: &str, kind: &str, source: PathBuf, options: &[&str]| Mount {
         destination: destination.into(),
         kind: kind.into(),
@@ -208,7 +244,7 @@ fn mounts(inputs: &ContainerInputs<'_>, context: &cri::LinuxContainerSecurityCon
         fresh("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", read_only]),
     ];
     let asked = |path: &str| inputs.config.mounts.iter().any(|mount| mount.container_path == path);
-    let ipc_node = crate::sandbox::namespaces(inputs.sandbox).ipc == cri::NamespaceMode::Node as i32;
+    let ipc_node = sandbox::namespaces(inputs.sandbox).ipc == cri::NamespaceMode::Node as i32;
     if !asked("/dev/shm") {
         let source = if ipc_node { "/dev/shm".into() } else { inputs.sandbox_folder.join("shm") };
         all.push(mount("/dev/shm", "bind", source, &["bind", "rw"]));
@@ -217,22 +253,55 @@ fn mounts(inputs: &ContainerInputs<'_>, context: &cri::LinuxContainerSecurityCon
         let destination = format!("/etc/{name}");
         if !asked(&destination) {
             let options: &[&str] = if context.readonly_rootfs { &["bind", "ro"] } else { &["bind", "rw"] };
-            all.push(mount(&destination, "bind", inputs.files.join(name), options));
+            // The pod's own files are its root's.
+            all.push(Mount {
+                uid_mappings: mappings.uid_mappings.clone(),
+                gid_mappings: mappings.gid_mappings.clone(),
+                ..mount(&destination, "bind", inputs.files.join(name), options)
+            });
         }
     }
     for entry in &inputs.config.mounts {
-        all.push(bind(entry)?);
+        all.push(match &entry.image {
+            Some(_) => image_volume(entry, inputs.volumes)?,
+            None => bind(entry)?,
+        });
     }
     all.extend(inputs.more_mounts.iter().cloned());
     Ok(all)
 }
 
+/// A read-only view of an image, or of a path in it.
+fn image_volume(entry: &cri::Mount, volumes: &[ImageVolume]) -> Result<Mount, SpecError> {
+    let field = format!("config.mounts[{}]", entry.container_path);
+    check_path(&format!("{field}.container_path"), &entry.container_path)?;
+    if !entry.host_path.is_empty() {
+        return Err(wrong(format!("{field}.host_path"), "must be empty beside an image"));
+    }
+    if !entry.readonly {
+        return Err(wrong(format!("{field}.readonly"), "must be set: an image volume can't be written"));
+    }
+    let image = entry.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
+    let volume = volumes.iter().find(|volume| volume.image == image);
+    let volume = volume.ok_or_else(|| wrong(format!("{field}.image"), format!("{image:?} is not on this node")))?;
+    let mut options = vec!["ro".to_string(), "nodev".into(), "nosuid".into()];
+    let layers: Vec<String> = volume.layers.iter().map(|layer| layer.display().to_string()).collect();
+    options.push(format!("lowerdir={}", layers.join(":")));
+    if !entry.image_sub_path.is_empty() {
+        options.push(format!("subpath={}", entry.image_sub_path));
+    }
+    Ok(Mount {
+        destination: entry.container_path.clone().into(),
+        kind: "overlay".into(),
+        source: "overlay".into(),
+        options,
+        ..Mount::default()
+    })
+}
+
 fn bind(entry: &cri::Mount) -> Result<Mount, SpecError> {
     let field = format!("config.mounts[{}]", entry.container_path);
     check_path(&format!("{field}.container_path"), &entry.container_path)?;
-    if entry.image.is_some() {
-        return Err(wrong(format!("{field}.image"), "image volumes are not mounted yet"));
-    }
     if !entry.host_path.starts_with('/') {
         return Err(wrong(format!("{field}.host_path"), format!("{:?} must be absolute", entry.host_path)));
     }
@@ -255,7 +324,8 @@ fn bind(entry: &cri::Mount) -> Result<Mount, SpecError> {
         kind: "bind".into(),
         source: entry.host_path.clone().into(),
         options: ["rbind", propagation, writing].map(String::from).into(),
-        ..Mount::default()
+        uid_mappings: user_namespace::ids(&entry.uid_mappings),
+        gid_mappings: user_namespace::ids(&entry.gid_mappings),
     })
 }
 

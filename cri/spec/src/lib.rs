@@ -6,8 +6,9 @@ pub mod devices;
 pub mod sandbox;
 mod security;
 pub mod user;
+pub mod user_namespace;
 
-pub use container::{ContainerInputs, ImageDefaults, container_config, resources};
+pub use container::{ContainerInputs, ImageDefaults, ImageVolume, container_config, resources};
 
 /// What is wrong with a request; the field is named as in the CRI.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

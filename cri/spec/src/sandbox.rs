@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use orlop_container::protocol::{NamespaceSource, SandboxSpec};
 use orlop_proto::cri;
 
-use crate::{SpecError, check_name, check_path, wrong};
+use crate::{SpecError, check_name, check_path, user_namespace, wrong};
 
 /// Bytes of a pod's `/dev/shm`.
 const SHM_BYTES: u64 = 64 << 20;
@@ -14,6 +14,9 @@ const PAUSE_OOM_SCORE: i32 = -998;
 /// Sysctls that every pod with a network of its own gets, as containerd sets them.
 const DEFAULT_SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// Where a pod says which namespaces it has.
+const NAMESPACES: &str = "config.linux.security_context.namespace_options";
 
 /// Checks the parts of a sandbox's configuration that become paths or names.
 ///
@@ -38,6 +41,12 @@ pub fn check(config: &cri::PodSandboxConfig) -> Result<&cri::PodSandboxMetadata,
 pub fn namespaces(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
     let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
     security.namespace_options.unwrap_or_default()
+}
+
+/// Whether the pod has a user namespace of its own.
+#[must_use]
+pub fn has_user_namespace(config: &cri::PodSandboxConfig) -> bool {
+    user_namespace::mappings(NAMESPACES, &namespaces(config)).is_ok_and(|mappings| mappings.is_some())
 }
 
 /// Whether the pod uses the machine's network.
@@ -71,6 +80,7 @@ pub fn spec(
     let options = namespaces(config);
     let node = cri::NamespaceMode::Node as i32;
     let of = |mode: i32| if mode == node { NamespaceSource::Host } else { NamespaceSource::New };
+    let user = user_namespace::mappings(NAMESPACES, &options)?;
     let host_network = netns.is_none();
     let mut sysctls: std::collections::BTreeMap<String, String> = if host_network {
         Default::default()
@@ -83,8 +93,13 @@ pub fn spec(
         id: id.into(),
         pod: format!("{}/{}", metadata.namespace, metadata.name),
         hostname: Some(config.hostname.clone()).filter(|name| !name.is_empty()),
-        user: None,
-        network: netns.map_or(NamespaceSource::Host, NamespaceSource::Path),
+        network: match (netns, &user) {
+            (None, _) => NamespaceSource::Host,
+            (Some(path), None) => NamespaceSource::Path(path),
+            // It has to belong to the pod's user namespace, which the shim makes.
+            (Some(path), Some(_)) => NamespaceSource::Bound(path),
+        },
+        user,
         ipc: of(options.ipc),
         uts: if host_network { NamespaceSource::Host } else { NamespaceSource::New },
         pid: if options.pid == cri::NamespaceMode::Pod as i32 { NamespaceSource::New } else { NamespaceSource::Host },

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use orlop_image::registry::HostConfig;
+use orlop_image::{HostConfig, ShortNames};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -85,6 +85,14 @@ pub struct ImagesPart {
     pub registry_config_dirs: Option<Vec<PathBuf>>,
     /// Mirrors are shown the credentials of a pull.
     pub mirrors_get_credentials: Option<bool>,
+    /// What a name without a registry means.
+    pub short_names: Option<ShortNames>,
+    /// Folder of programs that are asked before an image is pulled.
+    pub verifier_dir: Option<PathBuf>,
+    /// Most programs in it.
+    pub verifiers_max: Option<usize>,
+    /// Longest time of each, in seconds.
+    pub verifier_timeout_seconds: Option<u64>,
     /// Docker's `config.json`.
     pub docker_config: Option<PathBuf>,
     /// Layers of a pull that are fetched at the same time.
