@@ -11,9 +11,11 @@ use crate::{SpecError, check_name, check_path, user_namespace, wrong};
 const SHM_BYTES: u64 = 64 << 20;
 /// `oom_score_adj` of pause (the kubelet's `PodInfraOOMAdj`).
 const PAUSE_OOM_SCORE: i32 = -998;
+/// Groups that may open sockets for ping.
+const PING_GROUPS: &str = "net.ipv4.ping_group_range";
 /// Sysctls that every pod with a network of its own gets, as containerd sets them.
 const DEFAULT_SYSCTLS: [(&str, &str); 2] =
-    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+    [("net.ipv4.ip_unprivileged_port_start", "0"), (PING_GROUPS, "0 2147483647")];
 
 /// Where a pod says which namespaces it has.
 const NAMESPACES: &str = "config.linux.security_context.namespace_options";
@@ -87,6 +89,10 @@ pub fn spec(
     } else {
         DEFAULT_SYSCTLS.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
     };
+    if let Some(groups) = user.as_ref().filter(|_| !host_network).and_then(|user| user.gid_mappings.first()) {
+        // Groups that the namespace doesn't have can't be named in it.
+        sysctls.insert(PING_GROUPS.into(), format!("0 {}", groups.size - 1));
+    }
     sysctls.extend(config.linux.iter().flat_map(|linux| linux.sysctls.clone()));
     Ok(SandboxSpec {
         version: 1,
