@@ -36,22 +36,13 @@ pub(crate) async fn status(server: &Server, request: cri::StatusRequest) -> cri:
         condition("NetworkReady", network.map(|message| ("NetworkPluginNotReady", message))),
     ];
     let features =
-        cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: has_user_namespaces() };
+        cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: server.user_namespaces };
     cri::StatusResponse {
         status: Some(cri::RuntimeStatus { conditions }),
         info: if request.verbose { info(server) } else { HashMap::new() },
         runtime_handlers: vec![cri::RuntimeHandler { name: String::new(), features: Some(features) }],
         features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
     }
-}
-
-/// Whether pods can have user namespaces: the kernel makes them, and maps the layers of overlays (5.19).
-fn has_user_namespaces() -> bool {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let new_enough = (numbers.next(), numbers.next()) >= (Some(5), Some(19));
-    let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
-    new_enough && limit.trim().parse::<u64>().is_ok_and(|limit| limit > 0)
 }
 
 /// What `crictl info` shows beside the status.

@@ -27,6 +27,7 @@ use crate::recovery;
 use crate::runtime_service::RuntimeRpc;
 use crate::sandbox_remove;
 use crate::server::Server;
+use crate::shim;
 use crate::store::Store;
 use crate::streams::Streams;
 
@@ -140,6 +141,11 @@ async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
     let streaming = orlop_streaming::Server::bind(streaming).await.map_err(CriError::Streaming)?;
     let records =
         Records::open(&config.state_dir).map_err(broken("make the folders of records below", &config.state_dir))?;
+    let checked = shim::check_user_namespaces(&config.shim_program, images.root()).await;
+    if let Err(reason) = &checked {
+        tracing::info!(reason, "pods can't have user namespaces here");
+    }
+    let user_namespaces = checked.is_ok();
     let server = Arc::new(Server {
         network: Network::new(config.network.clone()),
         network_status: NetworkStatus::default(),
@@ -149,6 +155,7 @@ async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
         store: Store::default(),
         events: Events::default(),
         metrics: Metrics::default(),
+        user_namespaces,
         cgroups: Cgroups::detect().map_err(CriError::Cgroups)?,
         config,
     });

@@ -32,6 +32,8 @@ pub(crate) struct Server {
     pub(crate) events: Events,
     pub(crate) cgroups: Cgroups,
     pub(crate) metrics: Metrics,
+    /// Pods can have user namespaces on this machine.
+    pub(crate) user_namespaces: bool,
 }
 
 impl Server {

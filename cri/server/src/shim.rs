@@ -94,6 +94,30 @@ pub(crate) async fn start(program: &Path, folder: &Path) -> Result<(), ShimError
     }
 }
 
+/// Whether pods can have user namespaces: the shim tries with an overlay in the folder of the layers.
+///
+/// # Errors
+/// Why not, in its words.
+pub(crate) async fn check_user_namespaces(program: &Path, layers: &Path) -> Result<(), String> {
+    let child = tokio::process::Command::new(program)
+        .arg("--check-user-namespaces")
+        .arg(layers)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    match timeout(READY_TIME, child.wait_with_output()).await {
+        Ok(Ok(output)) if output.status.success() => Ok(()),
+        Ok(Ok(output)) => {
+            Err(String::from_utf8_lossy(&output.stderr[..output.stderr.len().min(WORDS_MAX)]).trim().to_string())
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the shim gave no answer within {} s", READY_TIME.as_secs())),
+    }
+}
+
 /// One connection, which carries one request.
 pub(crate) struct ShimCall {
     socket: UnixStream,
