@@ -48,6 +48,10 @@ pub(crate) async fn create(
     let asked = config.image.clone().unwrap_or_default();
     let image = server.images.resolve(&asked.image).map_err(image_error(&asked.image))?;
     let image = image.ok_or_else(|| RpcError::NotFound { kind: "image", id: asked.image.clone() })?;
+    if let Some(kind) = &image.artifact_type {
+        let message = format!("{:?} is an artifact ({kind}), which can be mounted but not run", asked.image);
+        return Err(argument("config.image", message));
+    }
     let id = new_id()?;
     let name = server.store.reserve(&container::name(&metadata, &sandbox), &id)?;
     let plan = Plan { id: id.clone(), config, image, asked };

@@ -139,11 +139,18 @@ pub(crate) fn to_status(error: &ImageError) -> Status {
             RegistryError::Protocol { .. } | RegistryError::Configuration { .. } => Code::FailedPrecondition,
         },
         ImageError::Layer { source: UnpackError::NoSpace { .. }, .. } => Code::ResourceExhausted,
+        ImageError::Verification { .. } => Code::FailedPrecondition,
         ImageError::Document { .. } | ImageError::Layer { .. } | ImageError::Archive { .. } => Code::FailedPrecondition,
         ImageError::Store { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Code::ResourceExhausted,
         _ => Code::Internal,
     };
-    Status::new(code, error.to_string())
+    // The kubelet looks at how the message begins.
+    let reason = match error {
+        ImageError::Verification { .. } => "SignatureValidationFailed: ",
+        _ if code == Code::Unavailable => "RegistryUnavailable: ",
+        _ => "",
+    };
+    Status::new(code, format!("{reason}{error}"))
 }
 
 #[cfg(test)]

@@ -34,7 +34,13 @@ pub(crate) async fn hold(
         server.images.hold(&holder, &record.id).await.map_err(image_error(&image.image))?;
         held.push(HeldVolume {
             image_ref: record.repo_digests.first().unwrap_or(&record.id).clone(),
-            view: ImageVolume { image: image.image.clone(), layers: record.lower_dirs },
+            view: ImageVolume {
+                image: image.image.clone(),
+                layers: match record.artifact_folder() {
+                    Some(folder) => vec![folder.into()],
+                    None => record.lower_dirs,
+                },
+            },
         });
     }
     Ok(held)

@@ -101,6 +101,7 @@ pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecErro
         rlimits: vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: OPEN_FILES.0, hard: OPEN_FILES.1 }],
         no_new_privileges: context.no_new_privs && !context.privileged,
         oom_score_adj: Some(asked.oom_score_adj as i32),
+        apparmor_profile: security::apparmor_profile(&context)?,
         ..Process::default()
     };
     let (masked, protected) = match context.privileged {

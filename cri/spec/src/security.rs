@@ -48,6 +48,33 @@ pub(crate) fn capabilities(security: &cri::LinuxContainerSecurityContext) -> Res
     Ok(if drops_all { add } else { Capabilities((default.0 | add.0) & !drop.0) })
 }
 
+/// The AppArmor profile that a container names; none for the runtime's default, of which this runtime has none yet. The
+/// deprecated text is read where the field is absent.
+pub(crate) fn apparmor_profile(security: &cri::LinuxContainerSecurityContext) -> Result<Option<String>, SpecError> {
+    use cri::security_profile::ProfileType;
+    const LOCALHOST: &str = "localhost/";
+    let field = "linux.security_context.apparmor";
+    let named = match &security.apparmor {
+        Some(profile) => match ProfileType::try_from(profile.profile_type) {
+            Ok(ProfileType::Localhost) => Some(profile.localhost_ref.trim_start_matches(LOCALHOST)),
+            Ok(_) => None,
+            Err(_) => return Err(wrong(format!("{field}.profile_type"), "unknown")),
+        },
+        #[allow(deprecated)]
+        None => match security.apparmor_profile.as_str() {
+            "" | "runtime/default" | "unconfined" => None,
+            text => match text.strip_prefix(LOCALHOST) {
+                Some(name) => Some(name),
+                None => return Err(wrong(format!("{field}_profile"), format!("{text:?} must begin with {LOCALHOST}"))),
+            },
+        },
+    };
+    match named {
+        Some("") => Err(wrong(format!("{field}.localhost_ref"), "is empty: name a profile that is loaded on the node")),
+        named => Ok(named.map(str::to_string)),
+    }
+}
+
 /// The sets of a process, with its ambient ones.
 pub(crate) fn sets(
     bounding: Capabilities,
@@ -81,5 +108,36 @@ pub(crate) fn seccomp_profile(
             )
         }),
         Err(_) => Err(wrong("linux.security_context.seccomp.profile_type", "unknown")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apparmor_profiles() {
+        use cri::security_profile::ProfileType;
+        let field = |kind: ProfileType, name: &str| cri::LinuxContainerSecurityContext {
+            apparmor: Some(cri::SecurityProfile { profile_type: kind.into(), localhost_ref: name.into() }),
+            ..Default::default()
+        };
+        #[allow(deprecated)]
+        let text =
+            |text: &str| cri::LinuxContainerSecurityContext { apparmor_profile: text.into(), ..Default::default() };
+        for (context, expected) in [
+            (field(ProfileType::Localhost, "mine"), Some("mine")),
+            (field(ProfileType::Localhost, "localhost/mine"), Some("mine")),
+            (field(ProfileType::Unconfined, ""), None),
+            (field(ProfileType::RuntimeDefault, ""), None),
+            (text("localhost/old"), Some("old")),
+            (text("unconfined"), None),
+            (text(""), None),
+        ] {
+            assert_eq!(apparmor_profile(&context).unwrap().as_deref(), expected, "{context:?}");
+        }
+        for bad in [field(ProfileType::Localhost, ""), text("mine")] {
+            assert!(apparmor_profile(&bad).is_err(), "{bad:?}");
+        }
     }
 }
