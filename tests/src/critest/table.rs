@@ -32,7 +32,7 @@ pub fn describe(outcome: &Outcome) -> String {
     for left in &outcome.left {
         let _ = writeln!(text, "LEFT BEHIND {left}");
     }
-    if !wrong.is_empty() {
+    if !outcome.is_good() {
         let _ = writeln!(text, "the last lines of the server's log:\n{}", outcome.log);
     }
     let count = |end| outcome.specs.iter().filter(|spec| spec.end == end).count();
