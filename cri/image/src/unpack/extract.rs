@@ -81,6 +81,13 @@ impl Extractor<'_> {
         let Some((name, parents)) = components.split_last() else {
             return self.take_root(entry);
         };
+        // Nothing lies below a whiteout; below the old aufs marks lies what aufs noted for itself.
+        if parents.iter().any(|parent| parent.starts_with(WHITEOUT_META_PREFIX)) {
+            return Ok(());
+        }
+        if parents.iter().any(|parent| parent.starts_with(WHITEOUT_PREFIX)) {
+            return Err(refuse(entry, "it lies below a whiteout (a name that begins with .wh.)"));
+        }
         let parent_path = parents.join(&b'/');
         let parent = self.open_parent(entry, &parent_path)?;
         if name.starts_with(WHITEOUT_PREFIX) {

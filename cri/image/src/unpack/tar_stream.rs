@@ -71,6 +71,7 @@ impl Entry {
 /// Extensions that wait for their entry.
 #[derive(Default)]
 struct Extensions {
+    has_pax: bool,
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
@@ -113,6 +114,10 @@ impl<R: Read> TarStream<R> {
                 b'L' => extensions.path = Some(strip_nul(self.read_extension(size)?)),
                 b'K' => extensions.link = Some(strip_nul(self.read_extension(size)?)),
                 b'x' => {
+                    // Others forget the first one, or don't.
+                    if std::mem::replace(&mut extensions.has_pax, true) {
+                        return Err(UnpackError::Tar("two PAX headers for one entry".into()));
+                    }
                     let records = self.read_extension(size)?;
                     read_pax(&records, &mut extensions)?;
                 }
@@ -294,8 +299,7 @@ fn pax_records(records: &[u8]) -> Result<Vec<(&str, &[u8])>, UnpackError> {
     let mut rest = records;
     while !rest.is_empty() {
         let space = rest.iter().position(|byte| *byte == b' ').filter(|at| *at <= 10).ok_or_else(wrong)?;
-        let length: usize =
-            std::str::from_utf8(&rest[..space]).ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
+        let length = decimal(&rest[..space]).and_then(|length| usize::try_from(length).ok()).ok_or_else(wrong)?;
         if length <= space + 1 || length > rest.len() || rest[length - 1] != b'\n' {
             return Err(wrong());
         }
@@ -308,10 +312,16 @@ fn pax_records(records: &[u8]) -> Result<Vec<(&str, &[u8])>, UnpackError> {
     Ok(found)
 }
 
+/// Digits alone: Rust would take a plus sign too, which other readers don't.
+fn decimal(text: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
 fn read_pax(records: &[u8], extensions: &mut Extensions) -> Result<(), UnpackError> {
     for (key, value) in pax_records(records)? {
         let wrong = || UnpackError::Tar(format!("PAX header: {key} is no number"));
-        let number = || std::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok()).ok_or_else(wrong);
+        let number = || decimal(value).ok_or_else(wrong);
         match key {
             "path" => extensions.path = Some(value.to_vec()),
             "linkpath" => extensions.link = Some(value.to_vec()),

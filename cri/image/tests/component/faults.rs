@@ -40,11 +40,11 @@ async fn faults_that_pass_are_waited_for() {
 }
 
 #[tokio::test]
-async fn faults_that_stay_end_with_a_clear_error_and_nothing_kept() {
+async fn case_07_faults_that_stay_end_with_a_clear_error_and_nothing_kept() {
     let (layout, layer) = layout();
     type Case = (&'static str, Box<dyn Fn(&Seen) -> Option<Reply> + Send + Sync>, &'static [&'static str]);
     let hex = layer.hex();
-    let (a, b, c, d) = (hex.clone(), hex.clone(), hex.clone(), hex.clone());
+    let (a, b, c, d, e) = (hex.clone(), hex.clone(), hex.clone(), hex.clone(), hex.clone());
     let is_manifest = |seen: &Seen| seen.path.contains("/manifests/");
     let cases: Vec<Case> = vec![
         (
@@ -106,6 +106,11 @@ async fn faults_that_stay_end_with_a_clear_error_and_nothing_kept() {
             "too short",
             Box::new(move |seen| seen.path.contains(&b).then(|| Reply::new(200, "x"))),
             &["wrong content for", "1 bytes instead of"],
+        ),
+        (
+            "too long",
+            Box::new(move |seen| seen.path.contains(&e).then(|| Reply::new(200, vec![1; blob_size(&seen.path) + 1]))),
+            &["wrong content for sha256:"],
         ),
         (
             "cut for ever",
@@ -208,7 +213,7 @@ async fn a_server_without_ranges_is_read_again_from_the_start() {
 }
 
 #[tokio::test]
-async fn credentials_never_follow_a_redirect() {
+async fn case_09_credentials_never_follow_a_redirect() {
     let (layout, layer) = layout();
     let other = ScriptedRegistry::start(layout.path(), |_, _| None);
     let port = other.port;
@@ -228,7 +233,7 @@ async fn credentials_never_follow_a_redirect() {
 }
 
 #[tokio::test]
-async fn token_servers_elsewhere_get_nothing() {
+async fn case_09_token_servers_elsewhere_get_nothing() {
     let (layout, _) = layout();
     let realms = [
         "http://192.0.2.1/token",
@@ -293,7 +298,7 @@ async fn nobody_there_is_said_so() {
 }
 
 #[tokio::test]
-async fn an_index_leads_to_our_platform_and_confusion_is_refused() {
+async fn case_08_an_index_leads_to_our_platform_and_confusion_is_refused() {
     let (layout, _) = layout();
     let index: serde_json::Value =
         serde_json::from_slice(&std::fs::read(layout.path().join("index.json")).unwrap()).unwrap();
@@ -387,4 +392,124 @@ async fn a_registry_that_stalls_holds_nobody_else_up() {
         _ = stuck => panic!("the stalled pull ended"),
         () = other => {}
     }
+}
+
+#[tokio::test]
+async fn case_07_a_manifest_with_a_wrong_size_of_a_right_blob() {
+    let (layout, layer) = layout();
+    let index: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(layout.path().join("index.json")).unwrap()).unwrap();
+    let own = index["manifests"][0]["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(layout.path().join("blobs/sha256").join(own)).unwrap()).unwrap();
+    let registry = {
+        let manifest = manifest.clone();
+        ScriptedRegistry::start(layout.path(), move |seen, _| {
+            let change: i64 = match seen.path.rsplit('/').next()? {
+                "more" => 1,
+                "less" => -1,
+                _ => return None,
+            };
+            let mut wrong = manifest.clone();
+            for descriptor in wrong["layers"].as_array_mut().unwrap() {
+                descriptor["size"] = (descriptor["size"].as_i64().unwrap() + change).into();
+            }
+            let kind = wrong["mediaType"].as_str().unwrap().to_owned();
+            Some(Reply::new(200, wrong.to_string()).header("Content-Type", kind))
+        })
+    };
+    let bench = Bench::new(quick());
+    for tag in ["more", "less"] {
+        let error = chain(&*bench.images.pull(&registry.reference(tag), None).await.unwrap_err());
+        assert!(error.contains("sha256:") && error.contains("bytes"), "{tag}: {error}");
+        assert!(bench.images.list().is_empty(), "{tag}");
+        bench.wait_for_clean_staging().await;
+        assert!(!bench.files("layers").contains(&layer.hex()), "{tag}");
+    }
+    bench.images.pull(&registry.reference("1"), None).await.unwrap();
+}
+
+#[tokio::test]
+async fn case_08_documents_that_are_two_things_or_too_much() {
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let (layout, _) = layout();
+    let blob = |kind: &str, number: usize| serde_json::json!({"mediaType": kind, "digest": Digest::of(number.to_string().as_bytes()), "size": 1});
+    let config = blob("application/vnd.oci.image.config.v1+json", 0);
+    let layers = |count: usize| {
+        (1..=count).map(|number| blob("application/vnd.oci.image.layer.v1.tar", number)).collect::<Vec<_>>()
+    };
+    // Each index of the chain names the next; the last names one that is not there.
+    let mut chain_of = vec![serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [blob(INDEX, 9)]})];
+    for _ in 0..20 {
+        let text = chain_of.last().unwrap().to_string();
+        let entry = serde_json::json!({"mediaType": INDEX, "digest": Digest::of(text.as_bytes()), "size": text.len()});
+        chain_of.push(serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}));
+    }
+    let nested: Vec<String> = chain_of.iter().map(ToString::to_string).collect();
+    let documents = [
+        (
+            "both",
+            serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers(1), "manifests": []}),
+            MANIFEST,
+        ),
+        (
+            "type",
+            serde_json::json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers(1)}),
+            INDEX,
+        ),
+        (
+            "other",
+            serde_json::json!({"schemaVersion": 2, "mediaType": "text/plain", "config": config, "layers": []}),
+            "text/plain",
+        ),
+        (
+            "old",
+            serde_json::json!({"schemaVersion": 1, "name": "x", "fsLayers": []}),
+            "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        ),
+        (
+            "layers",
+            serde_json::json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers(10_000)}),
+            MANIFEST,
+        ),
+        ("choice", serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": layers(10_000)}), INDEX),
+        (
+            "deep",
+            serde_json::json!({"schemaVersion": 2, "config": (0..100).fold(serde_json::json!({}), |inner, _| serde_json::json!({"a": inner})), "layers": []}),
+            MANIFEST,
+        ),
+    ];
+    let words = [
+        ("both", "both manifests and config"),
+        ("type", "served as"),
+        ("other", "text/plain"),
+        ("old", "schemaVersion 1"),
+        ("layers", "10000 layers, 500 at most"),
+        ("choice", "10000 entries"),
+        ("deep", "not valid JSON"),
+        ("big", "larger than 4194304 bytes"),
+        ("nested", "index"),
+    ];
+    let registry = ScriptedRegistry::start(layout.path(), move |seen, _| {
+        let name = seen.path.rsplit('/').next()?;
+        if let Some((_, document, kind)) = documents.iter().find(|(tag, ..)| *tag == name) {
+            return Some(Reply::new(200, document.to_string()).header("Content-Type", *kind));
+        }
+        let found = nested.iter().find(|text| Digest::of(text.as_bytes()).to_string() == name);
+        let found = if name == "nested" { nested.last() } else { found };
+        match found {
+            Some(text) => Some(Reply::new(200, text.clone()).header("Content-Type", INDEX)),
+            None => (name == "big").then(|| Reply::new(200, vec![b' '; 5 << 20]).header("Content-Type", MANIFEST)),
+        }
+    });
+    let bench = Bench::new(quick());
+    for (tag, part) in words {
+        let began = std::time::Instant::now();
+        let error = chain(&*bench.images.pull(&registry.reference(tag), None).await.unwrap_err());
+        assert!(error.contains(part), "{tag}: {error}");
+        assert!(began.elapsed().as_secs() < 5, "{tag}: {:?}", began.elapsed());
+        bench.assert_empty();
+    }
+    assert!(registry.count("/manifests/sha256:") < 4, "indexes are followed further and further");
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use orlop_image::build::{ImageBuilder, LayerBuilder};
 use tar::{EntryType, Header};
 
+use crate::scripted::ScriptedRegistry;
 use crate::support::{Bench, chain, quick};
 
 /// Builds tar archives entry by entry, with names as they are.
@@ -86,36 +87,65 @@ async fn import(bench: &Bench, layers: Vec<Vec<u8>>) -> Result<Vec<std::path::Pa
     Ok(bench.image(&ids[0]).lower_dirs)
 }
 
-#[tokio::test]
-async fn layers_that_reach_outside_are_refused_or_confined() {
-    let outside = tempfile::tempdir().unwrap();
-    let canary = outside.path().join("canary");
-    fs::write(&canary, "safe").unwrap();
-    let (target, canary_text) = (outside.path().to_str().unwrap(), canary.to_str().unwrap());
-    let refused = [
-        (Tar::default().file("../../evil", "x"), "\"..\""),
-        (Tar::default().file("a/../../evil", "x"), "\"..\""),
-        (Tar::default().hardlink("a", "../../etc/shadow"), "\"..\""),
-        (Tar::default().hardlink("a", canary_text), "in no layer"),
-        (Tar::default().symlink("l", target).hardlink("a", "l/canary"), "in no layer"),
-        (Tar::default().directory("d/", 0o755).hardlink("a", "d"), "directory"),
-        (Tar::default().file("a/.wh.", ""), "whiteout"),
-        (Tar::default().file("a/.wh...", ""), "whiteout"),
-        (Tar::default().file("f", "x").file("f/below", "x"), "f/below"),
-        (Tar::default().symlink("loop", "loop").file("loop/x", "x"), "loop"),
-        (Tar::default().pax(&[("path", "n/".repeat(400).as_bytes())]).file("x", ""), "components"),
-        (Tar::default().pax(&[("path", "n".repeat(300).as_bytes())]).file("x", ""), "longer than 255"),
-        (Tar::default().add(EntryType::GNUSparse, "s", "", b"", |_| {}), "sparse"),
-    ];
-    for (archive, part) in refused {
+/// A folder outside of the store with one file that must stay as it is.
+struct Outside(tempfile::TempDir);
+
+impl Outside {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("canary"), "safe").unwrap();
+        Self(folder)
+    }
+
+    fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+
+    fn check(&self) {
+        let canary = self.0.path().join("canary");
+        assert_eq!(fs::read_to_string(&canary).unwrap(), "safe");
+        assert_eq!(fs::metadata(&canary).unwrap().nlink(), 1, "a layer has a link to a file of the machine");
+        assert_eq!(fs::read_dir(self.path()).unwrap().count(), 1);
+        let mut names = [0; 256];
+        let length = rustix::fs::listxattr(self.path(), &mut names[..]).unwrap();
+        assert_eq!(length, 0, "{:?}", String::from_utf8_lossy(&names[..length]));
+    }
+}
+
+/// Each of these layers is refused in these words, and nothing of it is kept.
+async fn refuse(layers: Vec<(Tar, &str)>) {
+    for (archive, part) in layers {
         let bench = Bench::new(quick());
         let error = import(&bench, vec![archive.end()]).await.unwrap_err();
         assert!(error.contains(part), "{part}: {error}");
         bench.assert_empty();
     }
+}
+
+#[tokio::test]
+async fn case_01_paths_that_leave_the_layer() {
+    let outside = Outside::new();
+    let long = |length: usize, letter: &str| letter.repeat(length).into_bytes();
+    refuse(vec![
+        (Tar::default().file("../../evil", "x"), "\"..\""),
+        (Tar::default().file("a/../../evil", "x"), "\"..\""),
+        (Tar::default().file("..", "x"), "\"..\""),
+        (Tar::default().file(".", "x"), "root of a layer"),
+        (Tar::default().symlink("./", "/etc"), "root of a layer"),
+        (Tar::default().file("f", "x").file("f/below", "x"), "f/below"),
+        (Tar::default().symlink("loop", "loop").file("loop/x", "x"), "loop"),
+        (Tar::default().pax(&[("path", &long(400, "n/"))]).file("x", ""), "components"),
+        (Tar::default().pax(&[("path", &long(300, "n"))]).file("x", ""), "longer than 255"),
+        (Tar::default().pax(&[("path", &long(5000, "n"))]).file("x", ""), "5000 bytes long"),
+        (Tar::default().pax(&[("linkpath", &long(5000, "n"))]).symlink("x", ""), "5000 bytes long"),
+        (Tar::default().pax(&[("path", b"etc\0/../x")]).file("x", ""), "NUL"),
+        (Tar::default().pax(&[("linkpath", b"etc\0x")]).symlink("x", ""), "NUL"),
+    ])
+    .await;
     let bench = Bench::new(quick());
     let confined = Tar::default()
-        .symlink("out", target)
+        .directory("./", 0o755)
+        .symlink("out", outside.path())
         .file("out/canary", "evil")
         .symlink("up", "../../../../../../..")
         .file("up/inside", "x")
@@ -124,13 +154,205 @@ async fn layers_that_reach_outside_are_refused_or_confined() {
         .file("p/escaped", "x")
         .file("sub/./double//slash", "x");
     let lower = import(&bench, vec![confined.end()]).await.unwrap();
-    assert_eq!(fs::read_to_string(&canary).unwrap(), "safe");
-    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
-    for inside in ["inside", "absolute", "sub/double/slash", &format!("{target}/canary")[1..], "proc/self/root/escaped"]
-    {
+    outside.check();
+    let shown = format!("{}/canary", outside.path());
+    for inside in ["inside", "absolute", "sub/double/slash", &shown[1..], "proc/self/root/escaped"] {
         assert!(fs::symlink_metadata(lower[0].join(inside)).is_ok(), "{inside}");
     }
     assert!(!Path::new("/escaped").exists() && !Path::new("/inside").exists());
+}
+
+#[tokio::test]
+async fn case_03_hardlinks_to_files_of_the_machine() {
+    let outside = Outside::new();
+    let canary = format!("{}/canary", outside.path());
+    let shadow = || fs::metadata("/etc/shadow").unwrap().nlink();
+    let before = shadow();
+    refuse(vec![
+        (Tar::default().hardlink("a", "../../etc/shadow"), "\"..\""),
+        (Tar::default().hardlink("a", "/etc/shadow"), "in no layer"),
+        (Tar::default().hardlink("a", "/proc/self/exe"), "in no layer"),
+        (Tar::default().hardlink("a", &canary), "in no layer"),
+        (Tar::default().symlink("l", outside.path()).hardlink("a", "l/canary"), "in no layer"),
+        (Tar::default().directory("d/", 0o755).hardlink("a", "d"), "directory"),
+    ])
+    .await;
+    // A link to a symlink is one more name of that symlink, whatever it leads to.
+    let bench = Bench::new(quick());
+    let archive = Tar::default().symlink("l", &canary).hardlink("a", "l").file("a", "own");
+    let lower = import(&bench, vec![archive.end()]).await.unwrap();
+    assert_eq!(fs::read_to_string(lower[0].join("a")).unwrap(), "own");
+    assert!(fs::symlink_metadata(lower[0].join("l")).unwrap().is_symlink());
+    outside.check();
+    assert_eq!(shadow(), before);
+}
+
+#[tokio::test]
+async fn case_04_whiteouts_of_what_is_not_the_layers() {
+    let outside = Outside::new();
+    refuse(vec![
+        (Tar::default().file("a/.wh.", ""), "whiteout"),
+        (Tar::default().file("a/.wh..", ""), "whiteout"),
+        (Tar::default().file("a/.wh...", ""), "whiteout"),
+        (Tar::default().file(".wh.a/b", ""), "whiteout"),
+        (Tar::default().directory("d/.wh.a/", 0o755).file("d/.wh.a/b/c", ""), "whiteout"),
+    ])
+    .await;
+    let bench = Bench::new(quick());
+    let archive = Tar::default()
+        .symlink("out", outside.path())
+        .file("out/.wh.canary", "")
+        .file("out/.wh..wh..opq", "")
+        .file(".wh..wh.plnk/1.2", "what aufs noted");
+    let lower = import(&bench, vec![archive.end()]).await.unwrap();
+    outside.check();
+    let hidden = fs::symlink_metadata(lower[0].join(&outside.path()[1..]).join("canary")).unwrap();
+    assert!(hidden.file_type().is_char_device() && hidden.rdev() == 0);
+    assert!(fs::symlink_metadata(lower[0].join(".wh..wh.plnk")).is_err());
+
+    // Layers that add and hide in turns, unpacked one by one and all at once.
+    let layers = (0..8).map(|number: usize| {
+        let archive = Tar::default().file("d/last", &number.to_string()).file(&format!("d/{number}"), "x");
+        let archive = archive.file(&format!("d/.wh.{}", number.wrapping_sub(1)), "");
+        if number == 4 { archive.file("d/.wh..wh..opq", "") } else { archive }
+    });
+    let layout = tempfile::tempdir().unwrap();
+    let image = layers.fold(ImageBuilder::new(), |image, tar| image.layer(LayerBuilder::from_tar(tar.end())));
+    image.write_layout_dir(layout.path(), "test:1").unwrap();
+    let registry = ScriptedRegistry::start(layout.path(), |_, _| None);
+    let mut seen = Vec::new();
+    for parallel in [1, 8] {
+        let bench = Bench::with(|config| (config.registries, config.parallel_layers) = (quick(), parallel));
+        bench.images.pull(&registry.reference("1"), None).await.unwrap();
+        let list = |root: &Path| {
+            let script = format!(
+                "cd {} && find . -printf '%P %y %m %s %Ts\n' | sort; getfattr -dR -m - . 2>/dev/null | sort",
+                root.display()
+            );
+            crate::support::run("sh", &["-c", &script])
+        };
+        seen.push(bench.image(&registry.reference("1")).lower_dirs.iter().map(|root| list(root)).collect::<Vec<_>>());
+    }
+    assert_eq!(seen[0], seen[1]);
+}
+
+/// What lies in a tree: names, kinds, sizes of files, and targets of links.
+fn list(root: &Path) -> Vec<String> {
+    let script = format!("cd {} && find . -mindepth 1 -printf '%P|%y|%s|%l\n' | sort", root.display());
+    let whole = crate::support::run("sh", &["-c", &script]);
+    // The size of a directory is the file system's business.
+    whole
+        .lines()
+        .map(|line| match line.split_once("|d|") {
+            Some((name, _)) => format!("{name}|d"),
+            None => line.to_owned(),
+        })
+        .collect()
+}
+
+/// What is refused of the archives below; all others have to be read as GNU tar reads them.
+const REFUSED: [&str; 16] = [
+    "two PAX headers",
+    "two paths",
+    "one is forgotten",
+    "a sign",
+    "less than nothing",
+    "hexadecimal",
+    "an empty size",
+    "an empty path",
+    "2^63 in PAX",
+    "2^64 in PAX",
+    "2^63",
+    "sparse in PAX",
+    "sparse",
+    "a size for all",
+    "a NUL in the long name",
+    "an unknown type",
+];
+
+#[tokio::test]
+async fn case_05_archives_that_two_readers_could_read_in_two_ways() {
+    let inner = Tar::default().file("smuggled", "x").0;
+    let sized = |archive: Tar, kind: EntryType, size: u64, content: &[u8]| {
+        let mut archive = archive.add(kind, "outer", "target", b"", |header| header.set_size(size));
+        archive.0.extend_from_slice(content);
+        archive
+    };
+    let plain = Tar::default;
+    let regular = EntryType::Regular;
+    let archives = vec![
+        ("PAX says more", sized(plain().pax(&[("size", b"1024")]), regular, 0, &inner)),
+        ("PAX says less", sized(plain().pax(&[("size", b"0")]), regular, 1024, &inner)),
+        ("PAX size twice", sized(plain().pax(&[("size", b"0"), ("size", b"1024")]), regular, 0, &inner)),
+        ("two PAX headers", sized(plain().pax(&[("size", b"1024")]).pax(&[("size", b"0")]), regular, 0, &inner)),
+        ("two paths", sized(plain().pax(&[("path", b"a")]).pax(&[("path", b"b")]), regular, 0, b"")),
+        ("one is forgotten", sized(plain().pax(&[("path", b"a")]).pax(&[("mtime", b"1")]), regular, 0, b"")),
+        ("a sign", sized(plain().pax(&[("size", b"+1024")]), regular, 0, &inner)),
+        ("less than nothing", sized(plain().pax(&[("size", b"-1")]), regular, 0, &inner)),
+        ("hexadecimal", sized(plain().pax(&[("size", b"0x400")]), regular, 0, &inner)),
+        ("an empty size", sized(plain().pax(&[("size", b"")]), regular, 1024, &inner)),
+        ("an empty path", sized(plain().pax(&[("path", b"")]), regular, 1024, &inner)),
+        ("2^63 in PAX", sized(plain().pax(&[("size", b"9223372036854775808")]), regular, 0, &inner)),
+        ("2^64 in PAX", sized(plain().pax(&[("size", b"18446744073709551616")]), regular, 0, &inner)),
+        ("2^63", sized(plain(), regular, 1 << 63, &inner)),
+        ("sparse in PAX", sized(plain().pax(&[("GNU.sparse.major", b"1"), ("size", b"0")]), regular, 1024, &inner)),
+        ("sparse", sized(plain(), EntryType::GNUSparse, 1024, &inner)),
+        ("a sized folder", sized(plain(), EntryType::Directory, 1024, &inner)),
+        ("a sized symlink", sized(plain(), EntryType::Symlink, 1024, &inner)),
+        ("a sized pipe", sized(plain(), EntryType::Fifo, 1024, &inner)),
+        ("a sized hardlink", sized(plain().file("target", "x"), EntryType::Link, 1024, &inner)),
+        ("a folder sized in PAX", sized(plain().pax(&[("size", b"1024")]), EntryType::Directory, 0, &inner)),
+        ("a sized file with a slash", plain().add(regular, "outer/", "", &inner, |_| {})),
+        ("a size for all", {
+            let archive = plain().pax(&[("size", b"1024")]);
+            sized(retype(archive, b'g'), regular, 0, &inner)
+        }),
+        ("a long name and a path", {
+            let archive = plain().add(EntryType::GNULongName, "n", "", b"long\0", |_| {}).pax(&[("path", b"short")]);
+            sized(archive, regular, 0, b"")
+        }),
+        ("a NUL in the long name", {
+            sized(plain().add(EntryType::GNULongName, "n", "", b"a\0b\0", |_| {}), regular, 0, b"")
+        }),
+        ("after a block of zeros", Tar([&[0; 512][..], &inner].concat())),
+        ("an unknown type", sized(plain(), EntryType::new(b'Z'), 1024, &inner)),
+        ("a prefix in the form of GNU", {
+            plain().add(regular, "outer", "", b"", |header| header.as_mut_bytes()[345..351].copy_from_slice(b"prefix"))
+        }),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let mut refused = Vec::new();
+    for (name, archive) in archives {
+        let (file, theirs) = (directory.path().join("a.tar"), directory.path().join(name.replace(' ', "-")));
+        let bytes = archive.end();
+        fs::write(&file, &bytes).unwrap();
+        fs::create_dir(&theirs).unwrap();
+        let bench = Bench::new(quick());
+        let ours = import(&bench, vec![bytes]).await;
+        let mut tar = std::process::Command::new("tar");
+        let output = tar.arg("-xpf").arg(&file).arg("-C").arg(&theirs).output().unwrap();
+        match ours {
+            Ok(lower) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(list(&lower[0]), list(&theirs), "{name}; GNU tar said {said:?}");
+            }
+            Err(_) => {
+                refused.push(name);
+                bench.assert_empty();
+            }
+        }
+    }
+    assert_eq!(refused, REFUSED);
+}
+
+/// Gives the first entry of an archive another type.
+fn retype(mut archive: Tar, kind: u8) -> Tar {
+    let header = Header::from_byte_slice(archive.0[..512].try_into().unwrap());
+    let mut header = header.clone();
+    header.set_entry_type(EntryType::new(kind));
+    header.set_cksum();
+    archive.0[..512].copy_from_slice(header.as_bytes());
+    archive
 }
 
 #[tokio::test]
