@@ -325,3 +325,46 @@ fn devices_of_the_machine_are_handed_on_by_name() {
     assert!(said.contains("/dev/not-there"), "{said}");
     run(world.crictl().args(["rmp", "-f", "-a"]));
 }
+
+#[test]
+fn a_pod_in_a_user_namespace_and_an_image_as_a_volume() {
+    let (world, _daemon) = start();
+    let before = world.count();
+    let ids = json!([{"host_id": 200_000, "container_id": 0, "length": 65536}]);
+    let namespaces = json!({"pid": 1, "userns_options": {"mode": 0, "uids": ids, "gids": ids}});
+    let extra = json!({
+        "mounts": [{"container_path": "/image", "image": {"image": "localhost/test:1"}, "image_sub_path": "bin", "readonly": true}],
+        "linux": {"security_context": {"namespace_options": namespaces}},
+    });
+    let (pod, container) = files(&world, "mapped", &["sleep", "1000"], extra);
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&pod).unwrap()).unwrap();
+    config["linux"]["security_context"] = json!({"namespace_options": namespaces});
+    std::fs::write(&pod, config.to_string()).unwrap();
+    let id = read(world.crictl().args(["run", "--no-pull", &container, &pod]));
+    let said = |script: &str| read(world.crictl().args(["exec", "-s", &id, "sh", "-c", script]));
+    let map = said("cat /proc/self/uid_map");
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"]);
+    assert_eq!(said("id -u; echo x > /etc/hosts && echo written"), "0\nwritten", "the pod's own files are its root's");
+    assert!(said("/image/echo from the image").contains("from the image"), "a program of the volume runs");
+    let refused = world.crictl().args(["exec", "-s", &id, "sh", "-c", "echo x > /image/x"]).output().unwrap();
+    assert!(!refused.status.success(), "an image volume can't be written");
+    let status = inspect(&world, "inspect", &id);
+    let pid = status["info"]["pid"].as_i64().unwrap();
+    let owner = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(owner.lines().any(|line| line.starts_with("Uid:\t200000\t")), "{owner}");
+    let reference = status["status"]["mounts"][0]["image"]["imageRef"].as_str().unwrap_or_default();
+    assert!(reference.contains("sha256:"), "{}", status["status"]["mounts"]);
+    // The image is held by the volume as by a container.
+    let sandbox = read(world.crictl().args(["pods", "--quiet"]));
+    let missing = json!({
+        "metadata": {"name": "missing"},
+        "mounts": [{"container_path": "/i", "image": {"image": "localhost/test:1"}, "image_sub_path": "nope", "readonly": true}],
+        "linux": {"security_context": {"namespace_options": namespaces}},
+    });
+    let (_, container) = files(&world, "mapped-missing", &["true"], missing);
+    let words = refuse(world.crictl().args(["create", &sandbox, &container, &pod]));
+    assert!(words.contains("nope"), "{words}");
+    run(world.crictl().args(["rmp", "-f", "-a"]));
+    assert_eq!(world.count(), before, "something was left behind");
+    run(world.crictl().args(["rmi", "localhost/test:1"]));
+}

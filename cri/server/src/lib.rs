@@ -23,6 +23,7 @@ mod container_status;
 mod container_stop;
 mod container_update;
 mod container_user;
+mod deadline;
 mod error;
 mod events;
 mod image_fs_info;

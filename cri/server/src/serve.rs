@@ -16,6 +16,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::CriConfig;
+use crate::deadline::Deadlines;
 use crate::error::RpcError;
 use crate::events::Events;
 use crate::image_service::ImageRpc;
@@ -110,6 +111,7 @@ pub async fn serve(config: CriConfig, cancel: CancellationToken) -> Result<(), C
     tracing::info!(socket = ?server.config.socket, "the CRI server is ready");
     tonic::transport::Server::builder()
         .layer(CountRpcs(server.metrics.clone()))
+        .layer(Deadlines)
         .add_service(runtime)
         .add_service(images)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), cancel.cancelled_owned())
