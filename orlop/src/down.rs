@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use orlop_agent_daemon::CONTAINER_LOGS;
 use orlop_kernel::cgroup::Cgroups;
 use orlop_kernel::mount;
 
@@ -11,8 +12,6 @@ use crate::cri;
 use crate::layout::{Instance, Layout};
 use crate::network;
 
-/// Where the agent links the logs of containers.
-const CONTAINER_LOGS: &str = "/var/log/containers";
 /// How long the daemon may take to end.
 const STOP_TIME: Duration = Duration::from_secs(30);
 
@@ -66,9 +65,12 @@ fn clean(layout: &Layout, instance: &Instance) -> Result<()> {
     network::clear(layout)?;
     match &layout.root {
         Some(root) => {
-            for entry in std::fs::read_dir(root)?.flatten() {
+            // What somebody wrote stays; the state, which tells that there is an instance, goes last.
+            let kept = [&layout.configuration, &layout.state];
+            for entry in std::fs::read_dir(root)?.flatten().filter(|entry| !kept.contains(&&entry.path())) {
                 remove(&entry.path())?;
             }
+            remove(&layout.state)?;
         }
         None => {
             for path in [&layout.run, &layout.kubelet, &layout.pod_logs, &layout.cni_networks.join(&instance.name)] {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Bytes of a log file; there are two at most.
-pub const BYTES_MAX: u64 = 16 << 20;
+const BYTES_MAX: u64 = 16 << 20;
 
 /// A log file; cheap to clone.
 #[derive(Clone)]
@@ -60,7 +60,12 @@ impl Write for LogFile {
             // A log that can't be turned over (a full disk) goes on as it is and is tried again after as much more.
             open.bytes = 0;
             let renamed = std::fs::rename(&self.0.path, previous(&self.0.path));
-            if let Ok(fresh) = renamed.and_then(|()| Open::at(&self.0.path)) {
+            // It was moved before, and then no new one could be made.
+            let moved = renamed.or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            });
+            if let Ok(fresh) = moved.and_then(|()| Open::at(&self.0.path)) {
                 *open = fresh;
                 (self.0.turned)(&open.file);
             }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::workspace::{cache, cargo, run as run_command, say};
+use crate::workspace::{cache, cargo, run as run_command, run_tests_as_root, say};
 use crate::{foreign, packages, programs};
 
 /// What is measured.
@@ -26,11 +26,6 @@ pub fn run(what: &What) -> Result<()> {
     let mut command = cargo();
     command.args(["bench", "--quiet", "--package", "orlop-tests", "--bench", "pod", "--profile", "dev"]);
     command.env("ORLOP_PROGRAMS", &programs).env("ORLOP_CACHE", cache()?);
-    if !rustix::process::geteuid().is_root() {
-        command.env(
-            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
-            "sudo --preserve-env=ORLOP_PROGRAMS,ORLOP_CACHE,HOME,PATH",
-        );
-    }
+    run_tests_as_root(&mut command);
     run_command(&mut command)
 }

@@ -1,8 +1,10 @@
 //! `cargo xtask conform`: suites of others against our programs, and against a peer on the same machine.
 
+use std::path::Path;
+
 use anyhow::Result;
 
-use crate::workspace::{cache, cargo, path, run as run_command, say, target};
+use crate::workspace::{cache, cargo, path, run as run_command, run_tests_as_root, say, target};
 use crate::{foreign, packages, programs};
 
 /// Which suite.
@@ -32,6 +34,21 @@ pub struct Cri {
     focus: Option<String>,
 }
 
+impl Cri {
+    /// What `cargo xtask test` runs: every spec, then streams once more over WebSockets.
+    pub fn of_every_test() -> [Suite; 2] {
+        let all = Cri { peer: false, compare: false, handler: None, streaming: Streaming::Spdy, focus: None };
+        let streams = Cri {
+            streaming: Streaming::Websocket,
+            focus: Some("Streaming".into()),
+            peer: false,
+            compare: false,
+            handler: None,
+        };
+        [all, streams].map(Suite::Cri)
+    }
+}
+
 /// A protocol of streams.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Streaming {
@@ -52,10 +69,17 @@ pub fn run(suite: &Suite) -> Result<()> {
         families.extend(["cni", "containerd", "runc"].map(String::from));
     }
     foreign::build(&families)?;
+    run_built(suite, &programs)
+}
+
+/// The same with programs that are built.
+pub fn run_built(suite: &Suite, programs: &Path) -> Result<()> {
+    let Suite::Cri(options) = suite;
     let keep = target().join("conform/cri");
     say(format!("running critest; its output, report and the server's log will be in {}", keep.display()));
     let mut command = cargo();
-    command.args(["test", "--quiet", "--package", "orlop-tests", "--test", "critest", "--"]);
+    // The whole workspace decides about features, as in `cargo xtask test`: no library is compiled twice.
+    command.args(["test", "--quiet", "--workspace", "--test", "critest", "--"]);
     command.arg("--keep").arg(keep);
     for (given, flag) in [
         (options.peer, "--peer"),
@@ -71,12 +95,7 @@ pub fn run(suite: &Suite) -> Result<()> {
             command.args([flag, value]);
         }
     }
-    command.env("PATH", path()).env("ORLOP_PROGRAMS", &programs).env("ORLOP_CACHE", cache()?);
-    if !rustix::process::geteuid().is_root() {
-        command.env(
-            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
-            "sudo --preserve-env=ORLOP_PROGRAMS,ORLOP_CACHE,HOME,PATH",
-        );
-    }
+    command.env("PATH", path()).env("ORLOP_PROGRAMS", programs).env("ORLOP_CACHE", cache()?);
+    run_tests_as_root(&mut command);
     run_command(&mut command)
 }

@@ -37,8 +37,6 @@ struct Family {
     programs: &'static [Program],
     /// Values stamped into the binary.
     stamp: &'static [&'static str],
-    /// Not part of the test suite.
-    bench_only: bool,
 }
 
 const fn plain(name: &'static str, package: &'static str) -> Program {
@@ -61,15 +59,8 @@ const FAMILIES: &[Family] = &[
             "k8s.io/component-base/version.gitMinor=36",
             "k8s.io/client-go/pkg/version.gitVersion=v1.36.3",
         ],
-        bench_only: false,
     },
-    Family {
-        folder: "etcd",
-        place: "bin",
-        programs: &[plain("etcd", "go.etcd.io/etcd/server/v3")],
-        stamp: &[],
-        bench_only: false,
-    },
+    Family { folder: "etcd", place: "bin", programs: &[plain("etcd", "go.etcd.io/etcd/server/v3")], stamp: &[] },
     Family {
         folder: "cri-tools",
         place: "bin",
@@ -78,14 +69,12 @@ const FAMILIES: &[Family] = &[
             Program { name: "critest", package: "sigs.k8s.io/cri-tools/cmd/critest", how: How::Test },
         ],
         stamp: &["sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0"],
-        bench_only: false,
     },
     Family {
         folder: "csi",
         place: "bin",
         programs: &[plain("csi-sanity", "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity")],
         stamp: &[],
-        bench_only: false,
     },
     Family {
         folder: "cni",
@@ -97,7 +86,6 @@ const FAMILIES: &[Family] = &[
             plain("portmap", "github.com/containernetworking/plugins/plugins/meta/portmap"),
         ],
         stamp: &[],
-        bench_only: false,
     },
     Family {
         folder: "containerd",
@@ -115,14 +103,12 @@ const FAMILIES: &[Family] = &[
             },
         ],
         stamp: &["github.com/containerd/containerd/v2/version.Version=v2.4.2"],
-        bench_only: false,
     },
     Family {
         folder: "runc",
         place: "bin",
         programs: &[Program { name: "runc", package: "github.com/opencontainers/runc", how: How::Cgo }],
         stamp: &["main.version=1.5.2"],
-        bench_only: false,
     },
 ];
 
@@ -145,11 +131,7 @@ pub fn build(families: &[String]) -> Result<()> {
         bail!("Go 1.26 or newer is missing: install it from go.dev/dl and put `go` on the PATH");
     }
     for family in FAMILIES {
-        let wanted = match families {
-            [] => !family.bench_only,
-            names => names.iter().any(|name| name == family.folder),
-        };
-        if wanted {
+        if families.is_empty() || families.iter().any(|name| name == family.folder) {
             build_family(family)?;
         }
     }

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::workspace::{cache, cargo, path, run as run_command, say};
-use crate::{foreign, lint, packages, programs};
+use crate::workspace::{cache, cargo, path, run as run_command, run_tests_as_root, say};
+use crate::{conform, foreign, lint, packages, programs};
 
 /// Installs, builds, lints and runs all tests, or those that match `filter`.
 pub fn run(filter: Option<&str>, with_lint: bool) -> Result<()> {
@@ -24,17 +24,16 @@ pub fn run(filter: Option<&str>, with_lint: bool) -> Result<()> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
     command.env("PATH", path()).env("ORLOP_PROGRAMS", &programs).env("ORLOP_CACHE", cache()?);
-    if !rustix::process::geteuid().is_root() {
-        // Namespaces, mounts and cgroups want root; cargo itself stays ours and only the test programs are raised.
-        command.env(
-            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
-            "sudo --preserve-env=ORLOP_PROGRAMS,ORLOP_CACHE,HOME,PATH",
-        );
-    }
+    run_tests_as_root(&mut command);
     if let Some(filter) = filter {
         command.arg("--").arg(filter);
     }
     run_command(&mut command)?;
+    if filter.is_none() {
+        for suite in conform::Cri::of_every_test() {
+            conform::run_built(&suite, &programs)?;
+        }
+    }
     say(format!("all tests passed in {:.0} s", began.elapsed().as_secs_f64()));
     Ok(())
 }

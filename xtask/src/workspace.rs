@@ -48,6 +48,16 @@ pub fn path() -> OsString {
     std::env::join_paths(known.iter().cloned().chain(more)).unwrap_or(path)
 }
 
+/// Lets test programs run as root while cargo itself stays ours: namespaces, mounts and cgroups want root.
+pub fn run_tests_as_root(command: &mut Command) {
+    if !rustix::process::geteuid().is_root() {
+        command.env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
+            "sudo --preserve-env=ORLOP_PROGRAMS,ORLOP_CACHE,HOME,PATH",
+        );
+    }
+}
+
 /// Says what is being done, for a person who watches.
 pub fn say(what: impl AsRef<str>) {
     println!("==> {}", what.as_ref());

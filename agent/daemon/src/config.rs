@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use crate::kubelet_config::KubeletConfiguration;
 
+/// Where links to the logs of containers are looked for by log collectors (the kubelet's `ContainerLogsDir`).
+pub const CONTAINER_LOGS: &str = "/var/log/containers";
+
 /// The version of Kubernetes whose kubelet this agent stands for.
 const KUBERNETES_VERSION: &str = "v1.36.3";
 
@@ -49,7 +52,7 @@ impl AgentConfig {
             kubeconfig: None,
             kubelet_root: "/var/lib/kubelet".into(),
             cert_dir: "/var/lib/kubelet/pki".into(),
-            container_logs: Some("/var/log/containers".into()),
+            container_logs: Some(CONTAINER_LOGS.into()),
             plugin_registry: "/var/lib/kubelet/plugins_registry".into(),
             node_ips: Vec::new(),
             node_labels: BTreeMap::new(),

@@ -23,7 +23,7 @@ mod standalone;
 mod storage;
 mod supervise;
 
-pub use config::AgentConfig;
+pub use config::{AgentConfig, CONTAINER_LOGS};
 pub use duration::GoDuration;
 pub use kubelet_config::{
     AnonymousAuthentication, Authentication, AuthorizationConfig, ConfigError, CrashLoopBackOff, KubeletConfiguration,
