@@ -268,7 +268,7 @@ fn fill(root: &Path, recipe: &Recipe) {
 }
 
 /// Compiles a static program.
-fn compile(source: &str, place: &Path) {
+pub(crate) fn compile(source: &str, place: &Path) {
     let file = tempfile::Builder::new().suffix(".c").tempfile().unwrap();
     std::fs::write(file.path(), source).unwrap();
     quiet(Command::new(debian("gcc", "gcc")).args(["-static", "-O1", "-s", "-o"]).arg(place).arg(file.path()));

@@ -2,7 +2,7 @@
 //!
 //! The record comes last: what has none is removed by the next start of the server.
 
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,6 +45,12 @@ pub(crate) async fn create(
         });
     }
     check_security(&config, &sandbox)?;
+    if config.mounts.iter().any(|mount| mount.recursive_read_only)
+        && !server.handlers.can_recursive_read_only(&sandbox.runtime_handler)
+    {
+        let message = format!("runtime handler {:?} has no mounts that are so", sandbox.runtime_handler);
+        return Err(argument("config.mounts.recursive_read_only", message));
+    }
     let asked = config.image.clone().unwrap_or_default();
     let image = server.images.resolve(&asked.image).map_err(image_error(&asked.image))?;
     let image = image.ok_or_else(|| RpcError::NotFound { kind: "image", id: asked.image.clone() })?;
@@ -255,7 +261,13 @@ fn read_profile(context: &cri::LinuxContainerSecurityContext) -> Result<Option<P
     orlop_cri_spec::check_path("linux.security_context.seccomp.localhost_ref", &profile.localhost_ref)?;
     let path = Path::new(&profile.localhost_ref);
     let mut text = Vec::new();
-    let opened = std::fs::File::open(path).and_then(|file| file.take(PROFILE_BYTES_MAX + 1).read_to_end(&mut text));
+    // A pipe would be waited for until somebody writes into it.
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let opened = std::fs::File::options().read(true).custom_flags(flags.bits() as i32).open(path);
+    let opened = opened.and_then(|profile| match profile.metadata()?.is_file() {
+        true => profile.take(PROFILE_BYTES_MAX + 1).read_to_end(&mut text),
+        false => Err(std::io::Error::other("it is no plain file")),
+    });
     opened.map_err(file("read the seccomp profile", path))?;
     if text.len() as u64 > PROFILE_BYTES_MAX {
         return Err(argument("linux.security_context.seccomp.localhost_ref", "the profile is larger than 1 MiB"));

@@ -1,0 +1,6 @@
+//! The catalogue of attacks, each by its number: what is tried, and that nothing comes of it (`docs/security.md`).
+
+mod confinement;
+mod requests;
+mod server;
+mod sessions;
