@@ -52,6 +52,7 @@ const FAMILIES: &[Family] = &[
             plain("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
             plain("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
             plain("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+            plain("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
         ],
         stamp: &[
             "k8s.io/component-base/version.gitVersion=v1.36.3",

@@ -5,6 +5,7 @@ mod containers;
 mod environment;
 mod faults;
 mod kubectl;
+mod kubelet;
 mod manifests;
 mod pods;
 mod probes;
@@ -18,8 +19,9 @@ use orlop_tests::runner::{Entry, run};
 
 /// Every case.
 const CASES: &[Entry] = cases! {
-    // It waits for minutes and works for seconds, so it begins first.
+    // They wait for minutes and work for seconds, so they begin first.
     Own faults: [a_plugin_that_hangs]
+    Alone kubelet: [kubelet_on_our_runtime]
     Shared application: [several_parts]
     Shared pods: [the_sample_serves_its_page, phases_and_conditions, restart_policies, crash_loops_back_off]
     Shared probes: [readiness_by_exec, readiness_by_http, readiness_by_tcp, liveness_restarts, startup_comes_first]
