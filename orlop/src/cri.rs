@@ -4,16 +4,16 @@ mod file;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use orlop_cri_server::{CriConfig, serve};
+use anyhow::{Context, Result, bail};
+use orlop_cri_server::{CriConfig, RuntimeProgram, serve};
 use orlop_image::{HostConfig, ImageConfig};
 use orlop_network::NetworkConfig;
 use tokio_util::sync::CancellationToken;
 
-use self::file::{CriFile, DevicesPart, ImagesPart, MetricsPart, NetworkPart, StreamingPart};
+use self::file::{CriFile, DevicesPart, ImagesPart, MetricsPart, NetworkPart, RuntimePart, StreamingPart};
 use crate::layout::{Instance, Layout};
 use crate::network;
 
@@ -146,6 +146,7 @@ pub fn config(layout: &Layout, arguments: &Arguments) -> Result<CriConfig> {
         },
         streaming: arguments.streaming_address.or(file.streaming.address).unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
         cdi_dirs: file.devices.cdi_dirs.unwrap_or_else(|| CDI_DIRS.map(PathBuf::from).into()),
+        runtimes: runtimes(&layout.run.join("cri"), file.runtimes)?,
         metrics: file.metrics.address,
         images: images(ImageConfig::new(&state_dir), layout, arguments, file.images, file.registries),
         state_dir,
@@ -158,6 +159,24 @@ fn listed(flags: &[PathBuf], file: Option<Vec<PathBuf>>, default: PathBuf) -> Ve
         [] => file.unwrap_or_else(|| vec![default]),
         given => given.to_vec(),
     }
+}
+
+/// The runtime programs, each with a folder for what it keeps.
+fn runtimes(run_dir: &Path, file: BTreeMap<String, RuntimePart>) -> Result<BTreeMap<String, RuntimeProgram>> {
+    let read = |(name, part): (String, RuntimePart)| {
+        let plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+        if name.is_empty() || name == "orlop" || !name.chars().all(plain) {
+            bail!("runtimes.{name}: a handler is named by lower-case letters, digits and -, and not orlop");
+        }
+        let root = part.root.unwrap_or_else(|| run_dir.join("runtimes").join(&name));
+        for path in [&part.program, &root] {
+            if !path.is_absolute() {
+                bail!("runtimes.{name}: {} must be an absolute path", path.display());
+            }
+        }
+        Ok((name, RuntimeProgram { program: part.program, root }))
+    };
+    file.into_iter().map(read).collect()
 }
 
 fn images(
@@ -203,6 +222,14 @@ fn shown(config: &CriConfig) -> CriFile {
         streaming: StreamingPart { address: Some(config.streaming) },
         devices: DevicesPart { cdi_dirs: Some(config.cdi_dirs.clone()) },
         metrics: MetricsPart { address: config.metrics },
+        runtimes: config
+            .runtimes
+            .iter()
+            .map(|(name, runtime)| {
+                let part = RuntimePart { program: runtime.program.clone(), root: Some(runtime.root.clone()) };
+                (name.clone(), part)
+            })
+            .collect(),
         images: ImagesPart {
             registry_config_dirs: Some(images.registries.hosts_dirs.clone()),
             parallel_layers: Some(images.parallel_layers),
@@ -241,6 +268,29 @@ mod tests {
             toml::to_string(&shown(&super::config(&layout, &arguments).unwrap())).unwrap()
         };
         assert_eq!(text(Some(documented)), text(None));
+    }
+
+    #[test]
+    fn runtimes_have_names_and_paths() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(Some(folder.path())).unwrap();
+        let path = folder.path().join("own.toml");
+        let config = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            super::config(&layout, &Arguments { config: Some(path.clone()), ..Arguments::default() })
+        };
+        let runtime = &config("[runtimes.runc]\nprogram = '/usr/sbin/runc'\n").unwrap().runtimes["runc"];
+        assert_eq!(runtime.program, Path::new("/usr/sbin/runc"));
+        assert!(runtime.root.ends_with("cri/runtimes/runc"), "{:?}", runtime.root);
+        for (text, words) in [
+            ("[runtimes.runc]\nroot = '/r'\n", "program"),
+            ("[runtimes.runc]\nprogram = 'runc'\n", "absolute"),
+            ("[runtimes.Runc]\nprogram = '/runc'\n", "runtimes.Runc"),
+            ("[runtimes.orlop]\nprogram = '/runc'\n", "not orlop"),
+        ] {
+            let said = format!("{:#}", config(text).err().expect(words));
+            assert!(said.contains(words), "{said}");
+        }
     }
 
     #[test]

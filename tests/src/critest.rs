@@ -109,6 +109,9 @@ pub fn run(subject: Subject, options: &Options) -> Result<Outcome, String> {
     let _registry = registry(&world, &storage());
     run_command(world.command("sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]));
     let mirrors = write_mirrors(world.folder());
+    if let (Subject::Orlop, Some(handler)) = (subject, &options.handler) {
+        write_handler(&world, handler);
+    }
     let server = Server::start(subject, world, &mirrors);
     let (segments, before) = (shared_memory(), (server.world.count(), server.cgroups()));
     let began = Instant::now();
@@ -281,6 +284,20 @@ fn write_mirrors(folder: &Path) -> PathBuf {
         std::fs::write(place.join("hosts.toml"), text).unwrap();
     }
     mirrors
+}
+
+/// A handler of our server for the runtime program of that name.
+fn write_handler(world: &World, handler: &str) {
+    // crun refuses to work where v2 has controllers beside v1.
+    let mixed = Path::new("/sys/fs/cgroup/unified");
+    if handler == "crun"
+        && std::fs::read_to_string(mixed.join("cgroup.controllers")).is_ok_and(|text| !text.trim().is_empty())
+    {
+        run_command(world.command("umount").arg(mixed));
+    }
+    let text = format!("version = 1\n[runtimes.{handler}]\nprogram = {:?}\n", debian(handler, handler));
+    std::fs::create_dir_all(world.root.join("etc")).unwrap();
+    std::fs::write(world.root.join("etc/cri.toml"), text).unwrap();
 }
 
 /// Segments of System V shared memory: critest makes some and leaves them.

@@ -91,6 +91,7 @@ impl ShimPod {
             shm_bytes: 64 << 20,
             mount_label: None,
             oom_score_adj: -998,
+            runtime: None,
         };
         change(&mut spec);
         std::fs::write(folder.join("sandbox.json"), serde_json::to_vec(&spec).unwrap()).unwrap();

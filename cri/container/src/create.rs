@@ -62,10 +62,10 @@ pub struct Created {
 
 /// Ends of pipes: the shim's, or those that become the container's stdio.
 #[derive(Default)]
-struct Streams {
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
+pub(crate) struct Streams {
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 /// What the child works with.
@@ -147,7 +147,7 @@ pub(crate) fn clone_into(
 }
 
 /// Pipes for the streams: ours, theirs. With a terminal there are none.
-fn open_streams(spec: &ContainerSpec) -> Result<(Streams, Streams), StageError> {
+pub(crate) fn open_streams(spec: &ContainerSpec) -> Result<(Streams, Streams), StageError> {
     let (mut ours, mut theirs) = (Streams::default(), Streams::default());
     if spec.tty {
         return Ok((ours, theirs));

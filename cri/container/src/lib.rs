@@ -48,6 +48,7 @@ mod create;
 mod devices;
 mod exec;
 pub mod id_check;
+pub mod program;
 pub mod protocol;
 mod rootfs;
 pub mod sandbox;

@@ -13,6 +13,7 @@
 //! | `containers/<id>/container.json` | server | [`ContainerSpec`] |
 //! | `containers/<id>/config.json` | server | the OCI runtime specification |
 //! | `containers/<id>/state.json` | shim | [`ContainerState`] |
+//! | `containers/<id>/bundle/` | shim | what a runtime program reads, where one makes the pod's containers |
 //! | `containers/<id>/exit.json` | shim | [`ExitRecord`], written before anybody is told of the exit |
 //!
 //! In `config.json` a bind mount whose source is `<sandbox directory>/shm` stands for the pod's shared memory; nothing
@@ -86,6 +87,20 @@ pub struct SandboxSpec {
     pub mount_label: Option<String>,
     /// `oom_score_adj` of pause, applied as far as the machine allows.
     pub oom_score_adj: i32,
+    /// The program that makes the pod's containers; none is the built-in runtime. Not for a pod with a user namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeProgram>,
+}
+
+/// A program with the command line of the OCI's runtimes (`create`, `start`, `exec`, `delete`), whose pid files name
+/// processes of the machine's PID namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeProgram {
+    /// The program.
+    pub program: PathBuf,
+    /// Folder in which it keeps the state of its containers (`--root`).
+    pub root: PathBuf,
 }
 
 /// What a shim knows of its pause process: `state.json` of the sandbox.

@@ -36,7 +36,7 @@ pub(crate) struct Sources {
 }
 
 /// Where a mount comes from.
-enum Source {
+pub(crate) enum Source {
     /// A file system of the container's own.
     New,
     /// The pod's shared memory.
@@ -47,14 +47,24 @@ enum Source {
     View { tree: Tree, sub_path: Option<PathBuf> },
 }
 
-/// Opens the layers and the sources of all binds.
-pub(crate) fn open_sources(spec: &ContainerSpec, config: &Config, pod: &Pod<'_>) -> Result<Sources, StageError> {
+/// Opens the layers and the sources of all binds, one per mount of the configuration.
+pub(crate) fn open_trees(
+    spec: &ContainerSpec,
+    config: &Config,
+    pod: &Pod<'_>,
+) -> Result<(Tree, Vec<Source>), StageError> {
     let user = pod.pause.user.as_ref();
     open_to_users(spec).step(format!("set the mode of {:?}", spec.upper_dir))?;
     let label = config.linux.mount_label.as_deref();
     let root = Tree::writable(&spec.lower_dirs, &spec.upper_dir, &spec.work_dir, label, user)?;
     let shm = sandbox::shm_source(pod.folder);
     let mounts = config.mounts.iter().map(|entry| open_source(entry, &shm, user)).collect::<Result<_, _>>()?;
+    Ok((root, mounts))
+}
+
+/// Opens all that has to be opened among the machine's mounts.
+pub(crate) fn open_sources(spec: &ContainerSpec, config: &Config, pod: &Pod<'_>) -> Result<Sources, StageError> {
+    let (root, mounts) = open_trees(spec, config, pod)?;
     let mut cgroups = Vec::new();
     if config.mounts.iter().any(|entry| entry.kind == "cgroup") {
         for (name, folder) in pod.cgroups.folders_by_name(&config.linux.cgroups_path).step("find the cgroups")? {
@@ -108,19 +118,8 @@ pub(crate) fn build(
     let place = path::open_root(Path::new("/")).step("open the root's place")?;
     let label = config.linux.mount_label.as_deref();
     let root = sources.root.mount(&place, label)?;
-    let mut views = Vec::new();
-    for (entry, source) in config.mounts.iter().zip(sources.mounts) {
-        // Views are looked into where the root will be, so before it is there.
-        views.push(match source {
-            Source::View { tree, sub_path } => {
-                let what = format!("mount an image at {:?}", entry.destination);
-                let mount = layers::pick(&place, tree, sub_path.as_deref()).step(what)?;
-                let folder = path::is_folder(&mount).step("look at the image")?;
-                Source::Bind { mount, folder }
-            }
-            other => other,
-        });
-    }
+    // Views are looked into where the root will be, so before it is there.
+    let views = pick_views(&config.mounts, sources.mounts, &place)?;
     mount::attach(&root, &place).step("attach the overlay")?;
     let (mut shm, mut cgroups) = (Some(shm), Some(sources.cgroups));
     for (entry, source) in config.mounts.iter().zip(views) {
@@ -135,6 +134,18 @@ pub(crate) fn build(
         }
     }
     Ok(root)
+}
+
+/// Mounts the views of images; `place` is a folder of this mount namespace that is covered meanwhile.
+pub(crate) fn pick_views(entries: &[Mount], sources: Vec<Source>, place: &OwnedFd) -> Result<Vec<Source>, StageError> {
+    let pick = |(entry, source): (&Mount, Source)| {
+        let Source::View { tree, sub_path } = source else { return Ok(source) };
+        let what = format!("mount an image at {:?}", entry.destination);
+        let mount = layers::pick(place, tree, sub_path.as_deref()).step(what)?;
+        let folder = path::is_folder(&mount).step("look at the image")?;
+        Ok(Source::Bind { mount, folder })
+    };
+    entries.iter().zip(sources).map(pick).collect()
 }
 
 /// Attaches a bind, with its attributes set before anybody can see it.

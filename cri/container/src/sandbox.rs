@@ -19,6 +19,7 @@ use rustix::thread::LinkNameSpaceType;
 use crate::config::Config;
 use crate::confine;
 use crate::create::begin;
+use crate::program;
 use crate::protocol::{NamespaceSource, SandboxSpec, SandboxState};
 use crate::stage::{self, Message, StageError, Step};
 use crate::user_namespace::{UserMappings, UserNamespace};
@@ -160,6 +161,10 @@ fn join_cgroup(spec: &SandboxSpec, cgroups: &Cgroups) -> Result<(), StageError> 
 /// What a user namespace must own, and what it may not be made with.
 fn check_user(spec: &SandboxSpec) -> Result<(), StageError> {
     let Some(user) = &spec.user else { return Ok(()) };
+    if let Some(runtime) = &spec.runtime {
+        let why = format!("{} makes no containers in one here; the built-in runtime does", runtime.program.display());
+        return Err(why).step("make the user namespace");
+    }
     user.check().step("make the user namespace")?;
     let own = |source: &NamespaceSource| matches!(source, NamespaceSource::New | NamespaceSource::Bound(_));
     let owned = [("network", &spec.network), ("ipc", &spec.ipc), ("uts", &spec.uts)];
@@ -277,7 +282,8 @@ pub fn remove(spec: &SandboxSpec, cgroups: &Cgroups, reap: impl FnMut()) {
 }
 
 /// Removes what a shim that died left running: kills the shim itself should it still be there, then every process
-/// in the cgroups of its containers and of pause, and removes those cgroups and the socket. Works from the files of
+/// in the cgroups of its containers and of pause, and removes those cgroups, what a runtime program keeps of the containers,
+/// and the socket. Works from the files of
 /// the sandbox's folder, may be repeated, and leaves the files to the caller.
 ///
 /// # Errors
@@ -291,13 +297,19 @@ pub fn clean_up(folder: &Path) -> Result<(), StageError> {
             }
         }
     }
+    let spec = read::<SandboxSpec>(&folder.join("sandbox.json"));
+    let runtime = spec.as_ref().and_then(|spec| spec.runtime.as_ref());
     let mut paths = Vec::new();
-    if let Ok(entries) = std::fs::read_dir(folder.join("containers")) {
-        let config = |entry: std::fs::DirEntry| read::<Config>(&entry.path().join("config.json"));
-        paths.extend(entries.flatten().filter_map(config).map(|config| config.linux.cgroups_path));
-    }
-    paths.extend(read::<SandboxSpec>(&folder.join("sandbox.json")).map(|spec| spec.cgroup));
     let mut result = Ok(());
+    for entry in std::fs::read_dir(folder.join("containers")).into_iter().flatten().flatten() {
+        let path = read::<Config>(&entry.path().join("config.json")).map(|config| config.linux.cgroups_path);
+        if let (Some(runtime), Some(id)) = (runtime, entry.file_name().to_str()) {
+            path.iter().for_each(|path| cgroups.kill(path));
+            result = result.and(program::forget(runtime, folder, id));
+        }
+        paths.extend(path);
+    }
+    paths.extend(spec.map(|spec| spec.cgroup));
     for path in paths.into_iter().filter(|path| cgroups.exists(path)) {
         cgroups.kill(&path);
         result = result.and(cgroups.remove(&path, || {}).step(format!("remove the cgroup {path}")));
@@ -334,6 +346,7 @@ mod tests {
             shm_bytes: 1,
             mount_label: None,
             oom_score_adj: 0,
+            runtime: None,
         };
         let (own, machine) = (spec(NamespaceSource::New), spec(NamespaceSource::Host));
         for (spec, name, value, good) in [

@@ -12,6 +12,15 @@ const MESSAGE_BYTES: usize = 4096;
 pub enum Message {
     /// Child to parent: all is set up; the terminal's master comes along where there is one.
     Created(Option<OwnedFd>),
+    /// Driver to shim: a program has made this process (in the machine's PID namespace) and its terminal, where it has one.
+    Made {
+        /// The process.
+        pid: i32,
+        /// The terminal's master.
+        terminal: Option<OwnedFd>,
+    },
+    /// Driver to shim: a program has done its step.
+    Done,
     /// Parent to child: go.
     Start,
     /// Child to parent: the reason why it ends now.
@@ -59,6 +68,11 @@ impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Step<T> for Result<T,
 pub fn send(socket: impl AsFd, message: &Message) -> std::io::Result<()> {
     let (bytes, descriptor): (Vec<u8>, Option<BorrowedFd<'_>>) = match message {
         Message::Created(terminal) => (vec![b'C'], terminal.as_ref().map(AsFd::as_fd)),
+        Message::Made { pid, terminal } => {
+            let bytes = [b'M'].into_iter().chain(pid.to_be_bytes()).collect();
+            (bytes, terminal.as_ref().map(AsFd::as_fd))
+        }
+        Message::Done => (vec![b'D'], None),
         Message::Start => (vec![b'S'], None),
         Message::Failed(text) => {
             let mut bytes = vec![b'F'];
@@ -79,6 +93,11 @@ pub fn receive(socket: impl AsFd) -> std::io::Result<Option<Message>> {
     match buffer[..length].split_first() {
         None => Ok(None),
         Some((b'C', _)) => Ok(Some(Message::Created(descriptors.pop()))),
+        Some((b'M', pid)) => {
+            let pid = <[u8; 4]>::try_from(pid).map_err(|_| std::io::Error::other("no process number"))?;
+            Ok(Some(Message::Made { pid: i32::from_be_bytes(pid), terminal: descriptors.pop() }))
+        }
+        Some((b'D', _)) => Ok(Some(Message::Done)),
         Some((b'S', _)) => Ok(Some(Message::Start)),
         Some((b'F', text)) => Ok(Some(Message::Failed(String::from_utf8_lossy(text).into_owned()))),
         Some(_) => Err(std::io::Error::other("unknown stage message")),

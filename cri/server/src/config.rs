@@ -1,8 +1,10 @@
 //! What the CRI server is told at its start.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use orlop_container::protocol::RuntimeProgram;
 use orlop_image::ImageConfig;
 use orlop_network::NetworkConfig;
 
@@ -27,6 +29,8 @@ pub struct CriConfig {
     pub images: ImageConfig,
     /// Folders of CDI files; a later one goes before an earlier one.
     pub cdi_dirs: Vec<PathBuf>,
+    /// Programs that make containers in the place of the built-in runtime, by the name of their runtime handler.
+    pub runtimes: BTreeMap<String, RuntimeProgram>,
     /// Where `/metrics` is served; nowhere when absent.
     pub metrics: Option<SocketAddr>,
 }

@@ -26,6 +26,7 @@ mod container_user;
 mod deadline;
 mod error;
 mod events;
+mod handlers;
 mod image_fs_info;
 mod image_list;
 mod image_pull;
@@ -61,4 +62,5 @@ mod streams;
 mod usage;
 
 pub use config::CriConfig;
+pub use orlop_container::protocol::RuntimeProgram;
 pub use serve::{CriError, remove_all, serve};

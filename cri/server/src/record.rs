@@ -42,6 +42,9 @@ pub(crate) struct SandboxRecord {
     pub(crate) created_at: i64,
     /// `PodSandboxConfig`.
     pub(crate) config: Encoded,
+    /// The runtime that it asked for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) runtime_handler: String,
     /// Addresses that CNI gave.
     pub(crate) ips: Vec<IpAddr>,
     /// What CNI answered.
@@ -211,6 +214,7 @@ mod tests {
             id: id.into(),
             created_at: 1,
             config: Encoded::new(&orlop_proto::cri::PodSandboxConfig { hostname: "h".into(), ..Default::default() }),
+            runtime_handler: String::new(),
             ips: vec!["10.0.0.1".parse().unwrap()],
             cni_result: serde_json::Value::Null,
             stopped: false,

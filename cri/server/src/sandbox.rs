@@ -25,6 +25,8 @@ pub(crate) struct Sandbox {
     /// Nanoseconds since the epoch.
     pub(crate) created_at: i64,
     pub(crate) config: cri::PodSandboxConfig,
+    /// The runtime that it asked for.
+    pub(crate) runtime_handler: String,
     /// Folder that it shares with its shim.
     pub(crate) folder: PathBuf,
     /// File of its network namespace; none on the machine's network.
@@ -61,6 +63,7 @@ impl Sandbox {
             id,
             created_at,
             config,
+            runtime_handler: String::new(),
             operation: tokio::sync::Mutex::default(),
             state: Mutex::default(),
             rate: Rate::default(),
@@ -70,7 +73,8 @@ impl Sandbox {
     /// The sandbox of a record. It counts as not ready until its shim has said otherwise.
     pub(crate) fn from_record(record: SandboxRecord, places: &CriConfig) -> std::io::Result<Sandbox> {
         let config: cri::PodSandboxConfig = record.config.decode()?;
-        let sandbox = Sandbox::new(record.id, record.created_at, config, places);
+        let mut sandbox = Sandbox::new(record.id, record.created_at, config, places);
+        sandbox.runtime_handler = record.runtime_handler;
         *sandbox.state() = SandboxState {
             ready: false,
             stopped: record.stopped,
@@ -89,6 +93,7 @@ impl Sandbox {
             id: self.id.clone(),
             created_at: self.created_at,
             config: Encoded::new(&self.config),
+            runtime_handler: self.runtime_handler.clone(),
             ips: state.ips,
             cni_result: state.cni_result,
             stopped: state.stopped,

@@ -23,7 +23,7 @@ pub(crate) fn list(server: &Server, filter: Option<cri::PodSandboxFilter>) -> Ve
         created_at: sandbox.created_at,
         labels: sandbox.config.labels.clone(),
         annotations: sandbox.config.annotations.clone(),
-        runtime_handler: String::new(),
+        runtime_handler: sandbox.runtime_handler.clone(),
     };
     server.store.sandboxes().into_iter().filter(fits).map(item).collect()
 }

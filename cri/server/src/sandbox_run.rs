@@ -24,8 +24,15 @@ pub(crate) async fn run(
 ) -> Result<cri::RunPodSandboxResponse, RpcError> {
     let config = request.config.ok_or_else(|| argument("config", "is missing"))?;
     sandbox::check(&config)?;
-    check_handler(&request.runtime_handler)?;
-    let sandbox = Arc::new(Sandbox::new(new_id()?, now(), config, &server.config));
+    let runtime = server.handlers.find(&request.runtime_handler)?;
+    if runtime.is_some() && sandbox::has_user_namespace(&config) {
+        let field = "config.linux.security_context.namespace_options.userns_options";
+        let message = format!("runtime handler {:?} has no user namespaces here", request.runtime_handler);
+        return Err(argument(field, message));
+    }
+    let mut sandbox = Sandbox::new(new_id()?, now(), config, &server.config);
+    sandbox.runtime_handler = request.runtime_handler;
+    let sandbox = Arc::new(sandbox);
     let name = server.store.reserve(&sandbox.name(), &sandbox.id)?;
     match make(&server, &sandbox).await {
         Ok(()) => name.keep(),
@@ -43,7 +50,8 @@ pub(crate) async fn run(
 }
 
 async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>) -> Result<(), RpcError> {
-    let spec = sandbox::spec(&sandbox.id, &sandbox.config, sandbox.netns.clone(), &server.config.pause_program)?;
+    let mut spec = sandbox::spec(&sandbox.id, &sandbox.config, sandbox.netns.clone(), &server.config.pause_program)?;
+    spec.runtime = server.handlers.find(&sandbox.runtime_handler)?.cloned();
     let spec = serde_json::to_vec(&spec).map_err(|error| file("encode", "sandbox.json")(error.into()))?;
     let planned = sandbox.clone();
     blocking(move || prepare(&planned, &spec)).await?;
@@ -147,13 +155,5 @@ async fn undo(server: &Arc<Server>, sandbox: &Arc<Sandbox>) {
             tracing::warn!(sandbox = sandbox.id, %error, "write the record");
         }
         server.store.insert_sandbox(sandbox.clone());
-    }
-}
-
-/// Only the built-in runtime is there.
-fn check_handler(handler: &str) -> Result<(), RpcError> {
-    match handler {
-        "" | "orlop" => Ok(()),
-        other => Err(argument("runtime_handler", format!("no runtime handler {other:?} on this node; leave it empty"))),
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn status_of(sandbox: &Arc<Sandbox>) -> cri::PodSandboxStatus {
         linux: Some(cri::LinuxPodSandboxStatus { namespaces: Some(cri::Namespace { options: Some(options) }) }),
         labels: sandbox.config.labels.clone(),
         annotations: sandbox.config.annotations.clone(),
-        runtime_handler: String::new(),
+        runtime_handler: sandbox.runtime_handler.clone(),
     }
 }
 
@@ -60,7 +60,7 @@ fn info(sandbox: &Sandbox) -> HashMap<String, String> {
         "shimPid": state.as_ref().map_or(0, |state| state.shim_pid),
         "processStatus": if sandbox.state().ready { "running" } else { "deleted" },
         "netNamespaceClosed": sandbox.state().stopped,
-        "runtimeHandler": "",
+        "runtimeHandler": sandbox.runtime_handler,
         "runtimeType": "orlop",
         "config": orlop_proto::json::to_json("PodSandboxConfig", &sandbox.config),
         "runtimeSpec": {

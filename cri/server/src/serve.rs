@@ -19,6 +19,7 @@ use crate::config::CriConfig;
 use crate::deadline::Deadlines;
 use crate::error::RpcError;
 use crate::events::Events;
+use crate::handlers::Handlers;
 use crate::image_service::ImageRpc;
 use crate::metrics::{CountRpcs, Metrics};
 use crate::metrics_server;
@@ -158,6 +159,7 @@ async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
         events: Events::default(),
         metrics: Metrics::default(),
         user_namespaces,
+        handlers: Handlers::open(&config.runtimes).await,
         cgroups: Cgroups::detect().map_err(CriError::Cgroups)?,
         config,
     });

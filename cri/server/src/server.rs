@@ -14,6 +14,7 @@ use crate::config::CriConfig;
 use crate::container::Container;
 use crate::error::RpcError;
 use crate::events::Events;
+use crate::handlers::Handlers;
 use crate::metrics::Metrics;
 use crate::network_status::NetworkStatus;
 use crate::record::Records;
@@ -32,6 +33,7 @@ pub(crate) struct Server {
     pub(crate) events: Events,
     pub(crate) cgroups: Cgroups,
     pub(crate) metrics: Metrics,
+    pub(crate) handlers: Handlers,
     /// Pods can have user namespaces on this machine.
     pub(crate) user_namespaces: bool,
 }

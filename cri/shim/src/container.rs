@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use orlop_container::Confinement;
 use orlop_container::config::Config;
-use orlop_container::protocol::{ContainerPhase, ContainerSpec, ContainerState, ExitRecord};
+use orlop_container::protocol::{ContainerPhase, ContainerSpec, ContainerState, ExitRecord, Reply};
 use orlop_kernel::cgroup::Cgroups;
 use orlop_kernel::procfs;
 
@@ -65,6 +65,30 @@ pub struct Container {
     pub confinement: Confinement,
     /// Who waits for its removal, and until when.
     pub deleting: Option<(Token, Instant)>,
+    /// What belongs to a container that a runtime program makes; none for one of the built-in runtime.
+    pub driven: Option<Driven>,
+}
+
+/// Where the runtime program stands with a container.
+#[derive(Default)]
+pub struct Driven {
+    /// The driver that is at work: for the creation or the start by the phase, for the removal where there is one.
+    pub driver: Option<i32>,
+    /// How the container ended while its start was still under way.
+    pub exit_code: Option<i32>,
+    /// Who is told of the removal that is under way, and what.
+    pub removal: Option<Vec<(Token, Reply)>>,
+    /// The program has forgotten the container.
+    pub forgotten: bool,
+}
+
+/// Ends a driver with the program that it runs.
+pub fn kill_driver(pid: i32) {
+    if let Some(group) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        // It leads the group only once it has come so far.
+        let _ = rustix::process::kill_process(group, rustix::process::Signal::KILL);
+    }
 }
 
 impl Container {
@@ -100,6 +124,15 @@ impl Container {
             "container {}: process {} has not ended 10 s after SIGKILL; it hangs in the kernel",
             self.spec.name, self.pid
         )
+    }
+
+    /// Kills all that is known of it, and a driver that is at work.
+    pub fn kill_all(&self, cgroups: &Cgroups) {
+        if let Some(driver) = self.driven.as_ref().and_then(|driven| driven.driver) {
+            kill_driver(driver);
+        }
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+        cgroups.kill(&self.config.linux.cgroups_path);
     }
 
     /// Writes `state.json`.

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::Signal;
 use orlop_container::protocol::{FailureKind, Reply};
 use orlop_container::stage::{self, Message};
-use orlop_container::{Place, exec};
-use orlop_kernel::process;
+use orlop_container::{ExecProcess, Place, exec, program};
+use orlop_kernel::process::{self, Ended};
 
 use crate::container::Phase;
 use crate::poller::Token;
@@ -21,6 +21,10 @@ pub struct Exec {
     pub sync: Option<(Token, OwnedFd)>,
     /// Whether the caller knows that it has started.
     pub told: bool,
+    /// It is the driver of a runtime program that makes the process.
+    pub driver: bool,
+    /// The caller is gone before the driver was done.
+    pub abandoned: bool,
 }
 
 impl Shim {
@@ -59,12 +63,17 @@ impl Shim {
             user: self.pause.user.as_ref(),
             own_pid: &self.own_pid,
         };
-        let started = exec(&process, place, streams).map_err(|error| (FailureKind::Start, error.to_string()))?;
-        let token = self.watch(&started.sync, Source::ExecSync { connection: caller }).map_err(|error| {
-            let _ = process::kill(started.pid, Signal::SIGKILL as i32);
+        let started = match &self.spec.runtime {
+            Some(runtime) => program::exec(runtime, &self.folder, id, &process, streams),
+            None => exec(&process, place, streams),
+        };
+        let ExecProcess { pid, sync } = started.map_err(|error| (FailureKind::Start, error.to_string()))?;
+        let token = self.watch(&sync, Source::ExecSync { connection: caller }).map_err(|error| {
+            let _ = process::kill(pid, Signal::SIGKILL as i32);
             internal(error)
         })?;
-        self.execs.insert(caller, Exec { pid: started.pid, sync: Some((token, started.sync)), told: false });
+        let driver = self.spec.runtime.is_some();
+        self.execs.insert(caller, Exec { pid, sync: Some((token, sync)), told: false, driver, abandoned: false });
         Ok(None)
     }
 
@@ -83,6 +92,12 @@ impl Shim {
                 let alive = connection.reply(&reply, Some(terminal.as_fd()));
                 self.settle(caller, alive);
             }
+            Ok(Some(Message::Made { pid, terminal })) => {
+                self.poller.forget(sync);
+                self.sources.remove(token);
+                (exec.sync, exec.pid) = (None, pid);
+                self.exec_made(caller, pid, terminal);
+            }
             Ok(Some(Message::Failed(text))) => {
                 self.poller.forget(sync);
                 self.sources.remove(token);
@@ -93,22 +108,43 @@ impl Shim {
                 self.poller.forget(sync);
                 self.sources.remove(token);
                 exec.sync = None;
-                if !std::mem::replace(&mut exec.told, true) {
+                // A driver without a word has failed; its end tells.
+                if !exec.driver && !std::mem::replace(&mut exec.told, true) {
                     self.reply(caller, &reply);
                 }
             }
         }
     }
 
-    /// An additional process has ended.
-    pub(crate) fn exec_ended(&mut self, caller: Token, exit_code: i32) {
+    /// A runtime program has made an additional process.
+    fn exec_made(&mut self, caller: Token, pid: i32, terminal: Option<OwnedFd>) {
+        let Some(exec) = self.execs.get_mut(&caller) else { return };
+        (exec.driver, exec.told) = (false, true);
+        if exec.abandoned {
+            let _ = process::kill(pid, Signal::SIGKILL as i32);
+        }
+        if let Some(connection) = self.connections.get_mut(&caller) {
+            let alive = connection.reply(&Reply::ExecStarted { pid }, terminal.as_ref().map(AsFd::as_fd));
+            self.settle(caller, alive);
+        }
+        if let Some(exit_code) = self.strays.remove(&pid) {
+            self.exec_ended(caller, Ended { pid, exit_code });
+        }
+    }
+
+    /// An additional process, or its driver, has ended.
+    pub(crate) fn exec_ended(&mut self, caller: Token, ended: Ended) {
         // What it said last (the terminal, or why it could not start) comes before its end. Its end of the socket is
         // closed, so it is all there.
         for _ in 0..3 {
             self.advance_exec(caller);
         }
-        if self.execs.remove(&caller).is_some() {
-            self.reply(caller, &Reply::ExecExited { exit_code });
+        let Some(exec) = self.execs.get(&caller).filter(|exec| exec.pid == ended.pid) else { return };
+        let driver = exec.driver;
+        self.execs.remove(&caller);
+        match driver {
+            true => self.fail(caller, FailureKind::Internal, "the runtime program's driver ended without a word"),
+            false => self.reply(caller, &Reply::ExecExited { exit_code: ended.exit_code }),
         }
     }
 }

@@ -12,6 +12,7 @@ mod attach;
 mod clock;
 mod connection;
 mod container;
+mod driven;
 mod exec;
 mod log;
 mod output;

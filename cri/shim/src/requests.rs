@@ -4,12 +4,13 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use orlop_container::protocol::{FailureKind, PidSource, Reply, Request};
-use orlop_container::{Confinement, PidNamespace, Pod, create, sandbox, stage};
+use orlop_container::config::Config;
+use orlop_container::protocol::{ContainerSpec, FailureKind, PidSource, Reply, Request};
+use orlop_container::{Confinement, Created, PidNamespace, Pod, create, sandbox, stage};
 use orlop_kernel::process;
 
 use crate::attach::{Session, Sink, set_nonblocking};
-use crate::container::{Container, Phase};
+use crate::container::{Container, Driven, Phase};
 use crate::log::{Log, Stream};
 use crate::poller::Token;
 use crate::shim::{Shim, Source, chain};
@@ -87,27 +88,13 @@ impl Shim {
             .map_err(|error| (FailureKind::Start, error.to_string()))?;
         let log = Log::open(spec.log_path.as_deref())
             .map_err(|error| internal(format!("open the log {:?}: {error}", spec.log_path)))?;
-        let pid = match &spec.pid {
-            PidSource::Container => PidNamespace::New,
-            PidSource::Host => PidNamespace::Host,
-            PidSource::Pod => PidNamespace::Of(&self.pause.pidfd),
-            PidSource::Target(other) => PidNamespace::Of(self.pidfd_of(other)?),
-        };
-        let pod = Pod { folder: &self.folder, pause: &self.pause, cgroups: &self.cgroups, own_pid: &self.own_pid };
-        let path = config.linux.cgroups_path.clone();
-        let made = self
-            .cgroups
-            .create(&path, &config.linux.resources)
-            .map_err(|error| internal(chain(&error)))
-            .and_then(|()| {
-                create(&spec, &config, &confinement, pod, pid).map_err(|error| (FailureKind::Start, error.to_string()))
-            });
-        let created = match made {
-            Ok(created) => created,
-            Err(failure) => {
-                let _ = self.cgroups.remove(&path, || {});
-                return Err(failure);
-            }
+        let driven = self.spec.runtime.is_some();
+        if driven {
+            config.linux.seccomp = seccomp;
+        }
+        let created = match driven {
+            true => self.drive_creation(&spec, &config)?,
+            false => self.make(&spec, &config, &confinement)?,
         };
         let mut container = Container {
             folder,
@@ -126,16 +113,43 @@ impl Shim {
             failure: None,
             confinement,
             deleting: None,
+            driven: driven.then(|| Driven { driver: Some(created.pid), ..Driven::default() }),
         };
         let watched =
             self.watch_container(&mut container, created.sync, created.stdin, [created.stdout, created.stderr]);
         if let Err(error) = watched {
             // Its end will tell the caller.
             container.failure = Some(format!("watch the container: {error}"));
-            let _ = process::kill(container.pid, Signal::SIGKILL as i32);
+            container.kill_all(&self.cgroups);
         }
         self.containers.insert(id.into(), container);
         Ok(None)
+    }
+
+    /// Makes the cgroup and the first process of a container by the built-in runtime.
+    fn make(&self, spec: &ContainerSpec, config: &Config, confinement: &Confinement) -> Result<Created, Failure> {
+        let pid = match &spec.pid {
+            PidSource::Container => PidNamespace::New,
+            PidSource::Host => PidNamespace::Host,
+            PidSource::Pod => PidNamespace::Of(&self.pause.pidfd),
+            PidSource::Target(other) => PidNamespace::Of(&self.target(other)?.pidfd),
+        };
+        let path = &config.linux.cgroups_path;
+        self.cgroups
+            .create(path, &config.linux.resources)
+            .map_err(|error| internal(chain(&error)))
+            .and_then(|()| {
+                create(spec, config, confinement, self.pod(), pid)
+                    .map_err(|error| (FailureKind::Start, error.to_string()))
+            })
+            .inspect_err(|_| {
+                let _ = self.cgroups.remove(path, || {});
+            })
+    }
+
+    /// The pod that containers join.
+    pub(crate) fn pod(&self) -> Pod<'_> {
+        Pod { folder: &self.folder, pause: &self.pause, cgroups: &self.cgroups, own_pid: &self.own_pid }
     }
 
     /// Waits for what a new container says.
@@ -167,10 +181,10 @@ impl Shim {
         Ok(token)
     }
 
-    fn pidfd_of(&self, id: &str) -> Result<&OwnedFd, Failure> {
+    /// The container whose PID namespace another one joins.
+    pub(crate) fn target(&self, id: &str) -> Result<&Container, Failure> {
         let target = self.containers.get(id).filter(|container| container.phase == Phase::Running);
-        let target = target.ok_or_else(|| (FailureKind::WrongState, format!("target container {id} does not run")))?;
-        Ok(&target.pidfd)
+        target.ok_or_else(|| (FailureKind::WrongState, format!("target container {id} does not run")))
     }
 
     fn start_container(&mut self, caller: Token, id: &str) -> Result<Option<Reply>, Failure> {
@@ -180,6 +194,9 @@ impl Shim {
                 FailureKind::WrongState,
                 format!("container {} is not in the state created", container.spec.name),
             ));
+        }
+        if container.driven.is_some() {
+            return self.drive_start(caller, id);
         }
         let (_, sync) = container.sync.as_ref().ok_or_else(|| internal("the container's first process is gone"))?;
         stage::send(sync, &stage::Message::Start)
@@ -217,11 +234,10 @@ impl Shim {
     fn delete(&mut self, caller: Token, id: &str) -> Result<Option<Reply>, Failure> {
         let Some(container) = self.containers.get_mut(id) else { return Ok(Some(Reply::Done)) };
         if container.phase == Phase::Exited {
-            self.forget_container(id).map_err(internal)?;
-            return Ok(Some(Reply::Done));
+            self.remove_container(id, vec![(caller, Reply::Done)]);
+            return Ok(None);
         }
-        let _ = rustix::process::pidfd_send_signal(&container.pidfd, rustix::process::Signal::KILL);
-        self.cgroups.kill(&container.config.linux.cgroups_path);
+        container.kill_all(&self.cgroups);
         container.deleting = Some((caller, Instant::now() + KILL_WAIT));
         Ok(None)
     }
@@ -257,8 +273,7 @@ impl Shim {
     /// and can be told again.
     fn shut_down(&mut self) -> Result<(), Failure> {
         for container in self.containers.values().filter(|container| container.phase != Phase::Exited) {
-            let _ = rustix::process::pidfd_send_signal(&container.pidfd, rustix::process::Signal::KILL);
-            self.cgroups.kill(&container.config.linux.cgroups_path);
+            container.kill_all(&self.cgroups);
         }
         let until = Instant::now() + KILL_WAIT;
         loop {
@@ -270,6 +285,7 @@ impl Shim {
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
+        self.forget_driven();
         for id in self.containers.keys().cloned().collect::<Vec<_>>() {
             self.forget_container(&id).map_err(internal)?;
         }

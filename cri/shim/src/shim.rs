@@ -64,6 +64,8 @@ pub struct Shim {
     pub(crate) containers: BTreeMap<String, Container>,
     /// Execs by the token of their connection.
     pub(crate) execs: HashMap<Token, Exec>,
+    /// Children that ended before a driver could name them: what a runtime program makes may be gone before it is.
+    pub(crate) strays: HashMap<i32, i32>,
     pub(crate) buffer: Vec<u8>,
     listener: OwnedFd,
     signals: SignalFd,
@@ -127,6 +129,7 @@ impl Shim {
             connections: HashMap::new(),
             containers: BTreeMap::new(),
             execs: HashMap::new(),
+            strays: HashMap::new(),
             buffer: Vec::new(),
             listener,
             signals,
@@ -228,7 +231,10 @@ impl Shim {
             self.poller.forget(&connection);
         }
         self.sources.remove(&token);
-        if let Some(exec) = self.execs.remove(&token) {
+        // A driver ends by itself; what it makes is killed then.
+        if let Some(exec) = self.execs.get_mut(&token).filter(|exec| exec.driver) {
+            exec.abandoned = true;
+        } else if let Some(exec) = self.execs.remove(&token) {
             let _ = process::kill(exec.pid, Signal::SIGKILL as i32);
             if let Some((sync, fd)) = exec.sync {
                 self.poller.forget(&fd);
@@ -255,14 +261,24 @@ impl Shim {
     }
 
     /// A container that is being made or started has said something.
-    fn advance_container(&mut self, id: &str) {
+    pub(crate) fn advance_container(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Some((token, sync)) = &container.sync else { return };
         match stage::receive(sync) {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Ok(Some(Message::Created(terminal))) => self.created(id, terminal),
+            Ok(Some(Message::Made { pid, terminal })) => self.made(id, pid, terminal),
             Ok(Some(Message::Failed(text))) => container.failure = Some(text),
-            Ok(None) if container.failure.is_none() && matches!(container.phase, Phase::Starting(_)) => {
+            Ok(Some(Message::Done)) if matches!(container.phase, Phase::Starting(_)) => {
+                self.poller.forget(sync);
+                self.sources.remove(token);
+                self.driven_started(id);
+            }
+            Ok(None)
+                if container.driven.is_none()
+                    && container.failure.is_none()
+                    && matches!(container.phase, Phase::Starting(_)) =>
+            {
                 self.poller.forget(sync);
                 self.sources.remove(token);
                 self.started(id);
@@ -276,7 +292,7 @@ impl Shim {
         }
     }
 
-    fn created(&mut self, id: &str, terminal: Option<OwnedFd>) {
+    pub(crate) fn created(&mut self, id: &str, terminal: Option<OwnedFd>) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Phase::Creating(caller) = container.phase else { return };
         if let Some(terminal) = terminal {
@@ -295,7 +311,7 @@ impl Shim {
         self.reply(caller, &Reply::Created { pid });
     }
 
-    fn started(&mut self, id: &str) {
+    pub(crate) fn started(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Phase::Starting(caller) = container.phase else { return };
         (container.phase, container.sync) = (Phase::Running, None);
@@ -318,19 +334,23 @@ impl Shim {
                 continue;
             }
             if let Some(caller) = self.execs.iter().find(|(_, exec)| exec.pid == ended.pid).map(|(token, _)| *token) {
-                self.exec_ended(caller, ended.exit_code);
+                self.exec_ended(caller, ended);
+                continue;
+            }
+            if self.reap_driven(ended) {
                 continue;
             }
             let of = |(id, container): (&String, &Container)| {
                 (container.pid == ended.pid && container.phase != Phase::Exited).then(|| id.clone())
             };
-            if let Some(id) = self.containers.iter().find_map(of) {
-                self.container_ended(&id, ended.exit_code);
+            match self.containers.iter().find_map(of) {
+                Some(id) => self.container_ended(&id, ended.exit_code),
+                None => self.keep_stray(ended),
             }
         }
     }
 
-    fn container_ended(&mut self, id: &str, exit_code: i32) {
+    pub(crate) fn container_ended(&mut self, id: &str, exit_code: i32) {
         // Its last words come before its end; a start that nobody has heard of yet is one.
         for _ in 0..3 {
             if self.containers.get(id).is_some_and(|container| container.sync.is_some()) {
@@ -350,17 +370,10 @@ impl Shim {
             Phase::Creating(caller) => {
                 // Nothing half-made stays: a container that could not be made is no container.
                 let deleting = self.containers.get_mut(id).and_then(|container| container.deleting.take());
-                if let Err(error) = self.forget_container(id) {
-                    eprintln!("{error}");
-                }
-                self.fail(
-                    caller,
-                    FailureKind::Start,
-                    failure.unwrap_or_else(|| format!("the process ended with {exit_code}")),
-                );
-                if let Some((caller, _)) = deleting {
-                    self.reply(caller, &Reply::Done);
-                }
+                let message = failure.unwrap_or_else(|| format!("the process ended with {exit_code}"));
+                let mut replies = vec![(caller, Reply::Failed { kind: FailureKind::Start, message })];
+                replies.extend(deleting.map(|(caller, _)| (caller, Reply::Done)));
+                self.remove_container(id, replies);
                 return;
             }
             Phase::Starting(caller) => {
@@ -378,9 +391,21 @@ impl Shim {
         self.publish(&Reply::Exited { record });
         let deleting = self.containers.get_mut(id).and_then(|container| container.deleting.take());
         if let Some((caller, _)) = deleting {
-            match self.forget_container(id) {
-                Ok(()) => self.reply(caller, &Reply::Done),
-                Err(error) => self.fail(caller, FailureKind::Internal, error),
+            self.remove_container(id, vec![(caller, Reply::Done)]);
+        }
+    }
+
+    /// Forgets a container that has ended and then replies; where a runtime program made it, that forgets it first.
+    pub(crate) fn remove_container(&mut self, id: &str, replies: Vec<(Token, Reply)>) {
+        let Some(replies) = self.drive_removal(id, replies) else { return };
+        let forgotten = self.forget_container(id);
+        if let Err(error) = &forgotten {
+            eprintln!("{error}");
+        }
+        for (caller, reply) in replies {
+            match (&forgotten, reply) {
+                (Err(error), Reply::Done) => self.fail(caller, FailureKind::Internal, error.clone()),
+                (_, reply) => self.reply(caller, &reply),
             }
         }
     }

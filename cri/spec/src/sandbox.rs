@@ -115,6 +115,7 @@ pub fn spec(
         shm_bytes: SHM_BYTES,
         mount_label: None,
         oom_score_adj: PAUSE_OOM_SCORE,
+        runtime: None,
     })
 }
 

@@ -37,8 +37,20 @@ pub struct CriFile {
     pub devices: DevicesPart,
     /// Metrics.
     pub metrics: MetricsPart,
+    /// Runtime programs by the name of their handler.
+    pub runtimes: BTreeMap<String, RuntimePart>,
     /// Settings of single registries, by `host[:port]`.
     pub registries: BTreeMap<String, HostConfig>,
+}
+
+/// A program in the place of the built-in runtime.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimePart {
+    /// The program.
+    pub program: PathBuf,
+    /// Folder of what it keeps.
+    pub root: Option<PathBuf>,
 }
 
 /// Network plugins.

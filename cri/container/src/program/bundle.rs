@@ -1,0 +1,242 @@
+//! The bundle that a runtime program makes a container of: its root, the sources of its mounts, and its `config.json`.
+//!
+//! All of them are attached in a mount namespace of the driver's own, which takes in what the machine unmounts and gives
+//! nothing back. Sources are copied while the machine's mounts are still shared, so that a bind that shares goes on to.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use orlop_kernel::cgroup::Cgroups;
+use orlop_kernel::mount::{self, Attributes, FsOption, Propagation};
+use orlop_kernel::namespace::{self, Kinds};
+use orlop_kernel::procfs::Procfs;
+use orlop_kernel::{capability, path};
+use rustix::fs::Mode;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+use serde_json::{Value, json};
+
+use super::ProgramPod;
+use crate::config::{Config, Mount, Namespace, Process};
+use crate::confine;
+use crate::create::unshare;
+use crate::protocol::{ContainerSpec, NamespaceSource, PidSource};
+use crate::rootfs::{self, Source};
+use crate::stage::{StageError, Step};
+
+/// The oldest version of the specification that has all that is used: every program takes it.
+const OCI_VERSION: &str = "1.0.2";
+
+/// A container's bundle.
+pub(super) struct Bundle<'a> {
+    pub(super) folder: PathBuf,
+    pub(super) spec: &'a ContainerSpec,
+    pub(super) config: &'a Config,
+    pub(super) place: ProgramPod<'a>,
+}
+
+impl Bundle<'_> {
+    /// Builds it. This process has a mount namespace of its own afterwards.
+    pub(super) fn build(&self, target: Option<i32>) -> Result<(), StageError> {
+        let [root, mounts] = ["rootfs", "mounts"].map(|name| self.folder.join(name));
+        for folder in [&root, &mounts] {
+            std::fs::create_dir_all(folder).step(format!("make {folder:?}"))?;
+        }
+        let (tree, sources) = rootfs::open_trees(self.spec, self.config, &self.place.pod)?;
+        let shm = self.copy_shm()?;
+        unshare(UnshareFlags::NEWNS).step("make a mount namespace")?;
+        mount::set_propagation(c"/", Propagation::Slave).step("keep mounts from the machine")?;
+        let place = path::open_root(&root).step("open the root's place")?;
+        let tree = tree.mount(&place, self.config.linux.mount_label.as_deref())?;
+        let bench = open_bench(&mounts)?;
+        let sources = rootfs::pick_views(&self.config.mounts, sources, &place)?;
+        mount::attach(&tree, &place).step("attach the overlay")?;
+        let mut shm = Some(shm);
+        let mut entries = Vec::new();
+        for (at, (entry, source)) in self.config.mounts.iter().zip(sources).enumerate() {
+            let (copy, folder) = match source {
+                Source::Bind { mount, folder } => (mount, folder),
+                Source::Shm => (shm.take().ok_or("it is mounted once already").step("mount shared memory")?, true),
+                Source::New | Source::View { .. } => {
+                    entries.push(entry.clone());
+                    continue;
+                }
+            };
+            attach_source(&bench, at, &copy, folder).step(format!("open the source of {:?}", entry.destination))?;
+            entries.push(bind(entry, mounts.join(at.to_string())));
+        }
+        let document = self.document(&root, entries, target);
+        let file = self.folder.join("config.json");
+        let text = serde_json::to_vec(&document).step("encode the bundle's config.json")?;
+        std::fs::write(&file, text).step(format!("write {file:?}"))
+    }
+
+    /// A copy of the pod's shared memory, which can only be made where it is mounted.
+    fn copy_shm(&self) -> Result<OwnedFd, StageError> {
+        let pause = self.place.pod.pause;
+        let machine = namespace::open(Path::new("/proc/self/ns/mnt")).step("open the machine's mount namespace")?;
+        namespace::join_process(&pause.pidfd, Kinds::MOUNT).step("join the pod's mount namespace")?;
+        let shm = mount::clone_fd(&pause.shm, false).step("open the pod's shared memory");
+        namespace::join(&machine, LinkNameSpaceType::Mount).step("leave the pod's mount namespace")?;
+        shm
+    }
+
+    /// The specification that the program reads.
+    fn document(&self, root: &Path, mounts: Vec<Mount>, target: Option<i32>) -> Value {
+        let mut config = self.config.clone();
+        config.oci_version = OCI_VERSION.into();
+        // The pod's namespace has it already.
+        config.hostname = String::new();
+        config.root.path = root.into();
+        config.linux.rootfs_propagation = propagation(&mounts).or(config.linux.rootfs_propagation);
+        config.linux.namespaces = self.namespaces(target);
+        config.mounts = mounts;
+        let process = process(&config.process);
+        let mut document = json!(config);
+        document["process"] = process;
+        document
+    }
+
+    fn namespaces(&self, target: Option<i32>) -> Vec<Namespace> {
+        let sandbox = self.place.sandbox;
+        let of = |pid: i32, name: &str| Some(PathBuf::from(format!("/proc/{pid}/ns/{name}")));
+        let namespace = |kind: &str, path| Namespace { kind: kind.into(), path };
+        let pause = self.place.pod.pause.pid;
+        let mut all = vec![namespace("mount", None)];
+        for (kind, name, source) in
+            [("network", "net", &sandbox.network), ("ipc", "ipc", &sandbox.ipc), ("uts", "uts", &sandbox.uts)]
+        {
+            if *source != NamespaceSource::Host {
+                all.push(namespace(kind, of(pause, name)));
+            }
+        }
+        match (&self.spec.pid, target) {
+            (PidSource::Host, _) => {}
+            (PidSource::Container, _) => all.push(namespace("pid", None)),
+            (PidSource::Pod, _) => all.push(namespace("pid", of(pause, "pid"))),
+            (PidSource::Target(_), target) => all.extend(target.map(|pid| namespace("pid", of(pid, "pid")))),
+        }
+        if let Cgroups::V2(_) = self.place.pod.cgroups {
+            all.push(namespace("cgroup", None));
+        }
+        all
+    }
+}
+
+/// A small file system of the driver's, on which copies of mounts get a name.
+fn open_bench(folder: &Path) -> Result<OwnedFd, StageError> {
+    let what = "make the folder of the mounts";
+    let options = [FsOption::Value("mode", "700"), FsOption::Value("size", "1m")];
+    let bench = mount::new_filesystem("tmpfs", "mounts", &options, Attributes::empty()).step(what)?;
+    mount::attach(&bench, path::open_root(folder).step(what)?).step(what)?;
+    Ok(bench)
+}
+
+fn attach_source(bench: &OwnedFd, at: usize, copy: &OwnedFd, folder: bool) -> Result<(), StageError> {
+    let (name, what) = (at.to_string(), "attach it");
+    let place = if folder {
+        path::make_folder_in_root(bench, Path::new(&name), Mode::from_raw_mode(0o700)).step(what)?
+    } else {
+        path::make_file_in_root(bench, Path::new(&name), Mode::from_raw_mode(0o600)).step(what)?
+    };
+    mount::attach(copy, &place).step(what)
+}
+
+/// The mount of a source, under the name that it has for the program.
+fn bind(entry: &Mount, source: PathBuf) -> Mount {
+    let mut options = entry.options.clone();
+    options.retain(|option| !option.starts_with("lowerdir=") && !option.starts_with("subpath="));
+    let has = |names: &[&str]| options.iter().any(|option| names.contains(&option.as_str()));
+    let mut more = Vec::new();
+    if !has(&["bind", "rbind"]) {
+        more.push("bind");
+    }
+    if !has(&["private", "rprivate", "slave", "rslave", "shared", "rshared"]) {
+        more.push("rprivate");
+    }
+    if !entry.is_bind() && !has(&["ro", "rro"]) {
+        // A view of an image is never writable.
+        more.push("ro");
+    }
+    options.extend(more.into_iter().map(String::from));
+    Mount { kind: "bind".into(), source, options, ..entry.clone() }
+}
+
+/// How the root must share for its mounts to share as they ask.
+fn propagation(mounts: &[Mount]) -> Option<String> {
+    let has = |wanted: &str| mounts.iter().flat_map(|entry| &entry.options).any(|option| option == wanted);
+    ["rshared", "rslave"].into_iter().find(|wanted| has(wanted)).map(String::from)
+}
+
+/// A process as the specification has it.
+pub(super) fn process(process: &Process) -> Value {
+    let mut process = process.clone();
+    fit(&mut process);
+    let ambient = process.capabilities.ambient.clone();
+    let mut document = json!(process);
+    // The kernel takes no ambient capability that is not inheritable.
+    document["capabilities"]["inheritable"] = json!(ambient);
+    document
+}
+
+/// Takes back what this machine does not allow, as the built-in runtime does: programs would refuse it.
+fn fit(process: &mut Process) {
+    let Ok(ours) = capability::permitted() else { return };
+    let sets = &mut process.capabilities;
+    for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted, &mut sets.ambient] {
+        set.retain(|name| ours.has(name.trim_start_matches("CAP_")));
+    }
+    if ours.has("SYS_RESOURCE") {
+        return;
+    }
+    let score = Procfs::open().and_then(|procfs| procfs.read("self/oom_score_adj")).ok();
+    if let (Some(wanted), Some(score)) = (process.oom_score_adj, score.and_then(|text| text.trim().parse().ok())) {
+        process.oom_score_adj = Some(wanted.max(score));
+    }
+    for limit in &mut process.rlimits {
+        let hard = confine::resource(&limit.kind).and_then(|kind| rustix::process::getrlimit(kind).maximum);
+        if let Some(hard) = hard {
+            (limit.hard, limit.soft) = (limit.hard.min(hard), limit.soft.min(hard));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binds_have_names_of_their_own_and_share_as_asked() {
+        let entry = |kind: &str, options: &[&str]| Mount {
+            destination: "/d".into(),
+            kind: kind.into(),
+            source: "/s".into(),
+            options: options.iter().map(ToString::to_string).collect(),
+            ..Mount::default()
+        };
+        for (kind, before, after) in [
+            ("bind", &["bind", "rw"][..], &["bind", "rw", "rprivate"][..]),
+            ("bind", &["rbind", "rshared", "rro"], &["rbind", "rshared", "rro"]),
+            ("overlay", &["lowerdir=/a:/b", "subpath=x", "nosuid"], &["nosuid", "bind", "rprivate", "ro"]),
+        ] {
+            let bind = bind(&entry(kind, before), "/n/0".into());
+            assert_eq!((bind.kind.as_str(), bind.source.to_str()), ("bind", Some("/n/0")));
+            assert_eq!(bind.options, after);
+        }
+        let list = |options: &[&str]| options.iter().map(|option| entry("bind", &[option])).collect::<Vec<_>>();
+        assert_eq!(propagation(&list(&["rslave", "rshared"])).as_deref(), Some("rshared"));
+        assert_eq!(propagation(&list(&["rprivate", "rslave"])).as_deref(), Some("rslave"));
+        assert_eq!(propagation(&list(&["rprivate"])), None);
+    }
+
+    #[test]
+    fn ambient_capabilities_are_inheritable() {
+        let names = capability::permitted().unwrap().names();
+        let ambient = names.first().cloned().into_iter().collect::<Vec<_>>();
+        let mut one = Process { args: vec!["x".into()], ..Process::default() };
+        one.capabilities.ambient = ambient.clone();
+        one.capabilities.bounding = ambient.iter().cloned().chain(["CAP_NO_SUCH".into()]).collect();
+        let document = process(&one);
+        assert_eq!(document["capabilities"]["inheritable"], json!(ambient));
+        assert_eq!(document["capabilities"]["bounding"], json!(ambient));
+    }
+}

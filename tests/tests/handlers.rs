@@ -1,0 +1,209 @@
+//! Pods whose containers are made by a runtime program: `runc` and `crun` behind handlers of `orlop cri`, driven by crictl.
+
+use std::path::{Path, PathBuf};
+
+use orlop_tests::place::{debian, foreign};
+use orlop_tests::world::{Daemon, World, read, refuse, run, until};
+use serde_json::{Value, json};
+
+/// The programs, by their handlers: Debian's and the newest.
+fn programs() -> [(&'static str, PathBuf); 3] {
+    [("runc", debian("runc", "runc")), ("crun", debian("crun", "crun")), ("newest", foreign("runc"))]
+}
+
+/// A world whose configuration has a handler per program, and one whose program is missing.
+fn start() -> (World, Daemon) {
+    let world = World::new();
+    // crun refuses to work where v2 has controllers beside v1. Nobody outside of this world loses anything.
+    let mixed = Path::new("/sys/fs/cgroup/unified");
+    if std::fs::read_to_string(mixed.join("cgroup.controllers")).is_ok_and(|text| !text.trim().is_empty()) {
+        run(world.command("umount").arg(mixed));
+    }
+    let mut text = "version = 1\n[runtimes.missing]\nprogram = \"/no/such/runtime\"\n".to_string();
+    for (name, program) in programs() {
+        text.push_str(&format!("[runtimes.{name}]\nprogram = {program:?}\n"));
+    }
+    std::fs::write(world.folder().join("cri.toml"), text).unwrap();
+    let daemon = serve(&world);
+    world.load_image();
+    (world, daemon)
+}
+
+fn serve(world: &World) -> Daemon {
+    let mut command = world.orlop();
+    command.args(["cri", "--cri-config"]).arg(world.folder().join("cri.toml"));
+    let daemon = Daemon::start(command, world.folder().join("cri.log"));
+    until("the server answers", || world.crictl().arg("version").output().unwrap().status.success().then_some(()));
+    daemon
+}
+
+/// Files that describe a pod and a container.
+fn files(world: &World, name: &str, args: &[&str], extra: Value) -> (String, String) {
+    let write = |file: String, value: Value| {
+        let path = world.folder().join(file);
+        std::fs::write(&path, value.to_string()).unwrap();
+        path.display().to_string()
+    };
+    let pod = json!({
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "attempt": 0},
+        "log_directory": world.folder().join("logs"),
+        "hostname": name,
+        "linux": {"cgroup_parent": format!("/orlop-test-{}/{name}", std::process::id())},
+    });
+    let mut container = json!({
+        "metadata": {"name": "c"},
+        "image": {"image": "localhost/test:1"},
+        "command": args,
+        "log_path": format!("{name}.log"),
+        "linux": {"security_context": {"namespace_options": {"pid": 1}}},
+    });
+    container.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap_or_default());
+    (write(format!("{name}-pod.json"), pod), write(format!("{name}-container.json"), container))
+}
+
+fn inspect(world: &World, verb: &str, id: &str) -> Value {
+    serde_json::from_str(&read(world.crictl().args([verb, id]))).unwrap()
+}
+
+fn run_pod(world: &World, handler: &str, pod: &str) -> String {
+    read(world.crictl().args(["runp", "--runtime", handler, pod]))
+}
+
+/// What programs keep of containers.
+fn kept(world: &World) -> Vec<PathBuf> {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries(&world.root.join("run/cri/runtimes")).flat_map(|root| entries(&root).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn a_pod_of_each_program_from_first_to_last() {
+    let (world, mut daemon) = start();
+    let before = world.count();
+    let info = read(world.crictl().arg("info"));
+    for (name, _) in programs() {
+        assert!(info.contains(&format!("\"name\": \"{name}\"")), "{info}");
+    }
+    assert!(!info.contains("missing"), "{info}");
+    for (handler, _) in programs() {
+        let script = "echo begin; echo wrong >&2; trap 'echo bye; exit 5' TERM; while true; do sleep 0.1; done";
+        let (pod, container) = files(&world, &format!("life-{handler}"), &["sh", "-c", script], json!({}));
+        let sandbox = run_pod(&world, handler, &pod);
+        assert_eq!(inspect(&world, "inspectp", &sandbox)["status"]["runtimeHandler"], handler);
+        let id = read(world.crictl().args(["create", &sandbox, &container, &pod]));
+        assert_eq!(inspect(&world, "inspect", &id)["status"]["state"], "CONTAINER_CREATED");
+        assert_eq!(kept(&world).len(), 1, "the program keeps the container");
+        run(world.crictl().args(["start", &id]));
+        until("it speaks", || {
+            let logs = world.crictl().args(["logs", &id]).output().unwrap();
+            let text = [logs.stdout, logs.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+            (text.contains("begin") && text.contains("wrong")).then_some(())
+        });
+        exec(&world, &id, handler);
+        let told = read(world.crictl().args(["exec", "-s", &id, "hostname"]));
+        assert_eq!(told, format!("life-{handler}"));
+        // The server may end at any time; nothing of the pod does.
+        daemon.kill();
+        daemon = serve(&world);
+        assert_eq!(inspect(&world, "inspectp", &sandbox)["status"]["runtimeHandler"], handler);
+        exec(&world, &id, handler);
+        run(world.crictl().args(["stop", "-t", "20", &id]));
+        let stopped = inspect(&world, "inspect", &id);
+        assert_eq!(
+            (&stopped["status"]["state"], &stopped["status"]["exitCode"]),
+            (&json!("CONTAINER_EXITED"), &json!(5))
+        );
+        assert!(read(world.crictl().args(["logs", &id])).contains("bye"));
+        run(world.crictl().args(["rm", &id]));
+        assert_eq!(kept(&world), Vec::<PathBuf>::new(), "{handler} has kept something");
+        run(world.crictl().args(["rmp", "-f", &sandbox]));
+    }
+    assert_eq!(world.count(), before, "something was left behind");
+}
+
+fn exec(world: &World, id: &str, handler: &str) {
+    assert_eq!(read(world.crictl().args(["exec", "-s", id, "echo", "sync"])), "sync", "{handler}");
+    assert_eq!(read(world.crictl().args(["exec", id, "echo", "stream"])), "stream", "{handler}");
+    let failed = world.crictl().args(["exec", "-s", id, "sh", "-c", "echo out; exit 7"]).output().unwrap();
+    let words = String::from_utf8_lossy(&failed.stderr);
+    assert!(words.contains("exited with 7"), "{handler}: {words}");
+    let missing = refuse(world.crictl().args(["exec", "-s", id, "/no/such/program"]));
+    assert!(missing.contains("/no/such/program"), "{handler}: {missing}");
+    let line = format!(
+        "stty rows 33 cols 99; {} --config {} exec -it {id} sh -c 'echo seen-$((6*7)); stty size'",
+        foreign("crictl").display(),
+        world.folder().join("crictl.yaml").display()
+    );
+    let seen = read(world.command("script").args(["-qec", &line, "/dev/null"]));
+    assert!(seen.contains("seen-42"), "{handler}: {seen:?}");
+}
+
+#[test]
+fn terminals_input_and_shared_memory_are_the_pods() {
+    let (world, _daemon) = start();
+    let before = world.count();
+    for (handler, _) in programs() {
+        let (pod, screen) = files(
+            &world,
+            &format!("screen-{handler}"),
+            &["sh", "-c", "stty size && echo on a terminal"],
+            json!({"tty": true}),
+        );
+        let sandbox = run_pod(&world, handler, &pod);
+        let id = read(world.crictl().args(["create", &sandbox, &screen, &pod]));
+        run(world.crictl().args(["start", &id]));
+        until("it says so", || read(world.crictl().args(["logs", &id])).contains("on a terminal").then_some(()));
+        let mut ids = Vec::new();
+        for (name, script) in [("one", "echo shared > /dev/shm/x; sleep 600"), ("two", "sleep 600")] {
+            let extra = json!({"metadata": {"name": name}, "log_path": "", "command": ["sh", "-c", script]});
+            let (_, container) = files(&world, &format!("{name}-{handler}"), &[], extra);
+            let id = read(world.crictl().args(["create", &sandbox, &container, &pod]));
+            run(world.crictl().args(["start", &id]));
+            ids.push(id);
+        }
+        let text = until("the memory is shared", || {
+            let output = world.crictl().args(["exec", "-s", &ids[1], "cat", "/dev/shm/x"]).output().unwrap();
+            output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        });
+        assert_eq!(text.trim(), "shared");
+        run(world.crictl().args(["rmp", "-f", &sandbox]));
+        assert_eq!(kept(&world), Vec::<PathBuf>::new(), "{handler} has kept something");
+    }
+    assert_eq!(world.count(), before, "something was left behind");
+}
+
+#[test]
+fn what_can_not_be_made_is_said_and_leaves_nothing() {
+    let (world, _daemon) = start();
+    let before = world.count();
+    let (pod, container) = files(&world, "bad", &["/no/such/program"], json!({}));
+    let unknown = refuse(world.crictl().args(["runp", "--runtime", "youki", &pod]));
+    assert!(unknown.contains("crun, missing, newest, runc, orlop"), "{unknown}");
+    let missing = refuse(world.crictl().args(["runp", "--runtime", "missing", &pod]));
+    assert!(missing.contains("/no/such/runtime"), "{missing}");
+    for (handler, program) in programs() {
+        let sandbox = run_pod(&world, handler, &pod);
+        let said = refuse(world.crictl().args(["create", &sandbox, &container, &pod]));
+        assert!(said.contains("/no/such/program") && said.contains(program.to_str().unwrap()), "{handler}: {said}");
+        assert_eq!(kept(&world), Vec::<PathBuf>::new(), "{handler} has kept something");
+        run(world.crictl().args(["rmp", "-f", &sandbox]));
+    }
+    assert_eq!(world.count(), before, "something was left behind");
+}
+
+#[test]
+fn what_a_killed_shim_leaves_is_removed() {
+    let (world, _daemon) = start();
+    let before = world.count();
+    for (handler, _) in programs() {
+        let (pod, container) = files(&world, &format!("dead-{handler}"), &["sleep", "600"], json!({}));
+        let sandbox = run_pod(&world, handler, &pod);
+        let id = read(world.crictl().args(["create", &sandbox, &container, &pod]));
+        run(world.crictl().args(["start", &id]));
+        let shim = inspect(&world, "inspectp", &sandbox)["info"]["shimPid"].as_i64().unwrap();
+        run(world.command("kill").args(["-9", &shim.to_string()]));
+        until("the sandbox is not ready", || read(world.crictl().arg("pods")).contains("NotReady").then_some(()));
+        run(world.crictl().args(["rmp", "-f", &sandbox]));
+        assert_eq!(kept(&world), Vec::<PathBuf>::new(), "{handler} has kept something");
+    }
+    assert_eq!(world.count(), before, "something was left behind");
+}
