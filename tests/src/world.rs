@@ -156,6 +156,18 @@ impl World {
         self.root.join("run/cri/cri.sock")
     }
 
+    /// The address of the node on the pods' bridge: the first of their subnet.
+    ///
+    /// # Panics
+    /// When the instance has not chosen one.
+    #[must_use]
+    pub fn gateway(&self) -> String {
+        let record = std::fs::read(self.root.join("state/instance.json")).expect("the instance has a record");
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        let subnet = record["subnet"].as_str().unwrap().split('/').next().unwrap();
+        format!("{}.1", subnet.rsplit_once('.').unwrap().0)
+    }
+
     /// Makes an image of busybox and the sample and loads it as `localhost/test:1`.
     ///
     /// # Panics

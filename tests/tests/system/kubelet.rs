@@ -210,7 +210,7 @@ fn write_application(world: &World, manifests: &Path) {
     let store = world.folder().join("store");
     std::fs::create_dir_all(&store).unwrap();
     std::os::unix::fs::chown(&store, Some(999), Some(999)).unwrap();
-    let gateway = gateway(world);
+    let gateway = world.gateway();
     for mut pod in pods {
         let name = pod["metadata"]["name"].as_str().unwrap().to_string();
         for volume in pod["spec"]["volumes"].as_array_mut().unwrap() {
@@ -249,12 +249,4 @@ fn write_data(folder: &Path, data: &Value) {
     for (name, text) in data.as_object().unwrap() {
         std::fs::write(folder.join(name), text.as_str().unwrap()).unwrap();
     }
-}
-
-/// The first address of the pods' subnet, which the bridge gets.
-fn gateway(world: &World) -> String {
-    let record = std::fs::read(world.root.join("state/instance.json")).unwrap();
-    let record: Value = serde_json::from_slice(&record).unwrap();
-    let subnet = record["subnet"].as_str().unwrap().split('/').next().unwrap().to_string();
-    format!("{}.1", subnet.rsplit_once('.').unwrap().0)
 }
