@@ -131,6 +131,18 @@ pub enum SecurityError {
         /// The container.
         container: String,
     },
+    /// A profile that says neither what it is nor where: run without it would be less than was asked for.
+    #[error("{field} is no profile: {why} (pod: \"{pod}\", container: {container})")]
+    NoProfile {
+        /// Which one.
+        field: &'static str,
+        /// What is wrong.
+        why: String,
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+    },
 }
 
 /// The user that an image sets.
@@ -247,6 +259,34 @@ pub fn check_non_root(pod: &Pod, container: &Container, image: &ImageUser) -> Re
     }
 }
 
+/// Checks that the profiles of a container are ones. Manifests on the node are checked by nobody else.
+pub fn check_profiles(pod: &Pod, container: &Container) -> Result<(), SecurityError> {
+    let own = container.security_context.as_ref();
+    let context = pod_context(pod);
+    let seccomp = own
+        .and_then(|own| own.seccomp_profile.as_ref())
+        .or_else(|| context.and_then(|context| context.seccomp_profile.as_ref()))
+        .map(|profile| ("seccompProfile", &profile.type_, &profile.localhost_profile));
+    let apparmor = own
+        .and_then(|own| own.app_armor_profile.as_ref())
+        .or_else(|| context.and_then(|context| context.app_armor_profile.as_ref()))
+        .map(|profile| ("appArmorProfile", &profile.type_, &profile.localhost_profile));
+    for (field, kind, name) in seccomp.into_iter().chain(apparmor) {
+        let why = match (kind.as_str(), name.as_deref().unwrap_or_default()) {
+            ("RuntimeDefault" | "Unconfined", _) => continue,
+            ("Localhost", "") => "localhostProfile must be set when its type is Localhost".to_owned(),
+            ("Localhost", name) if name.starts_with('/') || name.split('/').any(|part| part == "..") => {
+                format!("localhostProfile {name:?} must be a path below the node's profiles")
+            }
+            ("Localhost", _) => continue,
+            (other, _) => format!("type {other:?} is not Localhost, RuntimeDefault or Unconfined"),
+        };
+        let (pod, container) = (crate::containers::display(pod), container.name.clone());
+        return Err(SecurityError::NoProfile { field, why, pod, container });
+    }
+    Ok(())
+}
+
 /// Security of a container; `target` is the id of the container whose processes an ephemeral one joins.
 pub fn container_security(
     pod: &Pod,
@@ -346,6 +386,32 @@ mod tests {
             let pod = pod(serde_json::json!({"containers": [{"name": "c", "securityContext": context}]}));
             let container = &pod.spec.as_ref().unwrap().containers[0];
             assert_eq!(check_non_root(&pod, container, &user).is_ok(), ok, "{context} {user:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_profile_is_refused() {
+        for (context, ok) in [
+            (serde_json::json!({}), true),
+            (serde_json::json!({"seccompProfile": {"type": "RuntimeDefault"}}), true),
+            (serde_json::json!({"seccompProfile": {"type": "Unconfined"}}), true),
+            (serde_json::json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "a/b"}}), true),
+            (serde_json::json!({"seccompProfile": {"type": "Localhost"}}), false),
+            (serde_json::json!({"seccompProfile": {"type": "Localhost", "localhostProfile": ""}}), false),
+            (serde_json::json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "../a"}}), false),
+            (serde_json::json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "/a"}}), false),
+            (serde_json::json!({"seccompProfile": {"type": "Other"}}), false),
+            (serde_json::json!({"appArmorProfile": {"type": "Localhost"}}), false),
+            (serde_json::json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "a"}}), true),
+        ] {
+            for spec in [
+                serde_json::json!({"containers": [{"name": "c", "securityContext": context}]}),
+                serde_json::json!({"securityContext": context, "containers": [{"name": "c"}]}),
+            ] {
+                let pod = pod(spec);
+                let container = &pod.spec.as_ref().unwrap().containers[0];
+                assert_eq!(check_profiles(&pod, container).is_ok(), ok, "{context}");
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use orlop_agent_core::naming::{hosts_file, pod_names};
 use orlop_agent_core::plan::spec_grace_seconds;
 use orlop_agent_core::ports::{EventType, MountedVolume};
 use orlop_agent_core::runtime::{ContainerSpec, MountSpec, SandboxSpec};
-use orlop_agent_core::security::check_non_root;
+use orlop_agent_core::security::{check_non_root, check_profiles};
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::environment;
@@ -88,6 +88,7 @@ async fn start(shared: &Shared, request: &StartRequest, container: &SpecContaine
         shared.observed.gone(id);
     }
     check_non_root(pod, &container.container, &request.image.user)
+        .and_then(|()| check_profiles(pod, &container.container))
         .map_err(|refused| error("CreateContainerConfigError", refused.to_string()))?;
     let sandbox = async {
         match &request.sandbox {
