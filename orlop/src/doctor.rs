@@ -2,6 +2,7 @@
 
 mod checks;
 mod network;
+mod runtime;
 
 use std::path::PathBuf;
 
@@ -45,6 +46,9 @@ const CHECKS: &[Check] = &[
     Check { name: "nftables", look: network::nftables },
     Check { name: "forwarding", look: network::forwarding },
     Check { name: "programs", look: checks::programs },
+    Check { name: "runtime", look: runtime::configuration },
+    Check { name: "user ids", look: runtime::user_namespaces },
+    Check { name: "crictl", look: runtime::crictl },
     Check { name: "disk", look: checks::disk },
     Check { name: "files", look: checks::open_files },
     Check { name: "ports", look: network::ports },

@@ -126,3 +126,16 @@ fn damaged_state_is_named_with_the_way_out_and_left_alone() {
     let api = Daemon::start(command, world.folder().join("again.log"));
     until("the API is ready again", || api.log().contains("the API is ready").then_some(()));
 }
+
+#[test]
+fn a_mistake_in_the_configuration_is_named() {
+    let world = World::new();
+    let file = world.root.join("etc/cri.toml.d/10-mine.toml");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "[images]\npined = []\n").unwrap();
+    let (well, text) = doctor(&world, &[]);
+    let failed = failed(&text);
+    assert!(!well && failed.len() == 1, "{text}");
+    assert!(failed[0].contains("runtime") && failed[0].contains("10-mine.toml"), "{text}");
+    assert!(text.contains("pined"), "{text}");
+}
