@@ -288,7 +288,7 @@ mod tests {
             ("[runtimes.Runc]\nprogram = '/runc'\n", "runtimes.Runc"),
             ("[runtimes.orlop]\nprogram = '/runc'\n", "not orlop"),
         ] {
-            let said = format!("{:#}", config(text).err().expect(words));
+            let said = format!("{:#}", config(text).expect_err(words));
             assert!(said.contains(words), "{said}");
         }
     }

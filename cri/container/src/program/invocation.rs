@@ -119,10 +119,9 @@ impl<'a> Invocation<'a> {
         let mut child = command.spawn().step(format!("run {program}"))?;
         drop(command);
         let ended = wait(&mut child, console, limit);
-        let ended = ended.map_err(|error| {
+        let ended = ended.inspect_err(|_| {
             let _ = child.kill();
             let _ = child.wait();
-            error
         });
         let what = || format!("{program} {verb}");
         let result = match ended.step(what()) {
@@ -260,8 +259,8 @@ fn last_error(log: &str) -> Option<String> {
 }
 
 fn last_line(text: &str) -> Option<String> {
-    let lines = text.lines().map(|line| line.trim_matches(|letter: char| letter == '\0' || letter.is_whitespace()));
-    lines.filter(|line| !line.is_empty()).last().map(str::to_string)
+    let mut lines = text.lines().map(|line| line.trim_matches(|letter: char| letter == '\0' || letter.is_whitespace()));
+    lines.rfind(|line| !line.is_empty()).map(str::to_string)
 }
 
 #[cfg(test)]
