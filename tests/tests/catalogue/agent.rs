@@ -124,8 +124,8 @@ fn case_22_a_localhost_profile_without_a_name() {
             (0..profiles.len()).all(|number| log.contains(&format!("static-{number}"))).then_some(())
         });
         let running = running();
-        for number in 0..profiles.len() {
-            assert!(!running.contains(&format!("static-{number}")), "{} runs: {running}", profiles[number]);
+        for (number, profile) in profiles.iter().enumerate() {
+            assert!(!running.contains(&format!("static-{number}")), "{profile} runs: {running}");
         }
         for entry in std::fs::read_dir(case.cluster.manifests()).unwrap().flatten() {
             std::fs::remove_file(entry.path()).unwrap();

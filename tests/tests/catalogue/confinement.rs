@@ -224,7 +224,7 @@ fn case_17_a_volume_that_changes_while_its_pod_starts() {
             let id = format!("c{round}");
             let mut config = pod.config(&id, &["sh", "-c", script]);
             // Half of them have the volume as their /dev.
-            if round % 2 == 0 {
+            if round.is_multiple_of(2) {
                 config.mounts.retain(|mount| mount.destination != Path::new("/dev"));
                 config.mounts.insert(1, bind(&dev, "/dev"));
             }

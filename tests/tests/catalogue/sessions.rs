@@ -42,7 +42,7 @@ fn drop_session(url: &str, number: usize) -> std::io::Result<()> {
         "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n"
     );
-    if number % 7 == 0 {
+    if number.is_multiple_of(7) {
         return stream.write_all(&head.as_bytes()[..head.len() / 2]);
     }
     stream.write_all(head.as_bytes())?;
@@ -55,11 +55,11 @@ fn drop_session(url: &str, number: usize) -> std::io::Result<()> {
     for size in 1..=(number % 50) * 10 {
         stream.write_all(&message(4, format!("{{\"Width\":{size},\"Height\":{size}}}").as_bytes()))?;
     }
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         stream.write_all(&message(0, b"echo more\n"))?;
         let _ = stream.read(&mut answer)?;
     }
-    if number % 5 == 0 {
+    if number.is_multiple_of(5) {
         // Half a message.
         stream.write_all(&[0x82, 0xfe, 0x7f])?;
     }
