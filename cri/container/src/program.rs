@@ -25,7 +25,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use orlop_kernel::{process, socket};
+use orlop_kernel::{process, procfs, socket};
 
 use crate::config::{Config, Process};
 use crate::create::{Created, Pod, begin, open_streams};
@@ -40,6 +40,9 @@ const STEP_TIME: Duration = Duration::from_secs(30);
 /// How long it may take to forget a container.
 const DELETE_TIME: Duration = Duration::from_secs(10);
 
+/// Beginning of the name of the file that tells of a driver at work; its number follows.
+const MARK: &str = "driver-";
+
 /// A child that drives the program through one step.
 #[derive(Debug)]
 pub struct Driver {
@@ -52,15 +55,21 @@ pub struct Driver {
 }
 
 /// Clones a driver. Its work may hold nothing but what it borrows, since the descriptors behind that are gone, apart from
-/// the kept ones.
-fn drive(kept: &[BorrowedFd<'_>], work: impl FnOnce() -> Result<Message, StageError>) -> Result<Driver, StageError> {
+/// the kept ones. While it works a file in the folder tells of it.
+fn drive(
+    folder: &Path,
+    kept: &[BorrowedFd<'_>],
+    work: impl FnOnce() -> Result<Message, StageError>,
+) -> Result<Driver, StageError> {
     let (sync, theirs) = socket::message_pair().step("make a socket")?;
     match process::clone(0).step("clone the driver")? {
         process::Side::Parent { pid, pidfd } => Ok(Driver { pid, pidfd, sync }),
         process::Side::Child => {
             let kept: Vec<BorrowedFd<'_>> = kept.iter().copied().chain([theirs.as_fd()]).collect();
-            let message = begin(&kept).and_then(|()| lead()).and_then(|()| work());
+            let mark = folder.join(format!("{MARK}{}", std::process::id()));
+            let message = begin(&kept).and_then(|()| lead(&mark)).and_then(|()| work());
             let message = message.unwrap_or_else(|error| Message::Failed(error.to_string()));
+            let _ = std::fs::remove_file(&mark);
             let _ = stage::send(&theirs, &message);
             std::process::exit(i32::from(matches!(message, Message::Failed(_))))
         }
@@ -69,9 +78,27 @@ fn drive(kept: &[BorrowedFd<'_>], work: impl FnOnce() -> Result<Message, StageEr
 
 /// The driver's own process group, so that it can be ended with its program; and the program may look at its descriptors,
 /// which name the socket for terminals.
-fn lead() -> Result<(), StageError> {
+fn lead(mark: &Path) -> Result<(), StageError> {
     process::set_dumpable(true).step("show the driver's files")?;
-    rustix::process::setsid().map(drop).step("start a session")
+    rustix::process::setsid().map(drop).step("start a session")?;
+    let folder = mark.parent().ok_or("it has no folder").step("mark the driver")?;
+    let ticks = procfs::start_ticks(std::process::id() as i32).unwrap_or(0);
+    let made = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(mark, ticks.to_string()));
+    made.step(format!("write {mark:?}"))
+}
+
+/// Ends the drivers that a dead shim has left at work, with their programs.
+fn end_drivers(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(MARK)?.parse::<i32>().ok());
+        let ticks = std::fs::read_to_string(entry.path()).ok().and_then(|text| text.parse().ok());
+        let (Some(pid), Some(ticks)) = (pid, ticks) else { continue };
+        let alive = pid != std::process::id() as i32 && procfs::is_alive(pid, ticks);
+        if let Some(group) = rustix::process::Pid::from_raw(pid).filter(|_| alive) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
 }
 
 /// The pod and its program.
@@ -111,7 +138,7 @@ pub fn create(
         .collect();
     let folder = bundle_folder(place.pod.folder, &spec.id);
     let stdio = if spec.tty { Stdio::Terminal } else { Stdio::Given([&theirs.stdin, &theirs.stdout, &theirs.stderr]) };
-    let Driver { pid, pidfd, sync } = drive(&kept, || {
+    let Driver { pid, pidfd, sync } = drive(&folder, &kept, || {
         let bundle = Bundle { folder: folder.clone(), spec, config, place };
         bundle.build(target)?;
         let invocation = Invocation::new(place.runtime, &folder, "create");
@@ -127,7 +154,7 @@ pub fn create(
 /// When the driver can't be made.
 pub fn start(runtime: &RuntimeProgram, folder: &Path, id: &str) -> Result<Driver, StageError> {
     let folder = bundle_folder(folder, id);
-    drive(&[], || {
+    drive(&folder, &[], || {
         Invocation::new(runtime, &folder, "start").tell(&["start".as_ref()], id, STEP_TIME)?;
         Ok(Message::Done)
     })
@@ -148,7 +175,7 @@ pub fn exec(
     let folder = bundle_folder(folder, id);
     let kept: Vec<BorrowedFd<'_>> = streams.iter().flatten().map(AsFd::as_fd).collect();
     let stdio = if process.terminal { Stdio::Terminal } else { Stdio::Given(streams.each_ref()) };
-    let driver = drive(&kept, || {
+    let driver = drive(&folder, &kept, || {
         let name = format!("exec-{}", std::process::id());
         let file = folder.join(format!("{name}.json"));
         let text = serde_json::to_vec(&bundle::process(process)).step("encode the process")?;
@@ -161,15 +188,15 @@ pub fn exec(
     Ok(ExecProcess { pid: driver.pid, sync: driver.sync })
 }
 
-/// Lets the program forget a container that has ended, and be it only half made; the driver's end is the end of it.
+/// Lets the program forget a container that has ended, even one that is only half made; the driver's end is the end of it.
 ///
 /// # Errors
 /// When the driver can't be made.
 pub fn delete(runtime: &RuntimeProgram, folder: &Path, id: &str) -> Result<Driver, StageError> {
-    drive(&[], || forget(runtime, folder, id).map(|()| Message::Done))
+    drive(&bundle_folder(folder, id), &[], || forget(runtime, folder, id).map(|()| Message::Done))
 }
 
-/// The same, in this process.
+/// The same, in this process. Drivers that are still at work on the container are ended.
 ///
 /// # Errors
 /// When something of the program's is left.
@@ -179,6 +206,7 @@ pub fn forget(runtime: &RuntimeProgram, folder: &Path, id: &str) -> Result<(), S
     if !folder.exists() && !state.exists() {
         return Ok(());
     }
+    end_drivers(&folder);
     let arguments = ["delete".as_ref(), "--force".as_ref()];
     let told = Invocation::new(runtime, &folder, "delete").tell(&arguments, id, DELETE_TIME);
     match told {
