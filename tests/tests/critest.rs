@@ -46,6 +46,7 @@ fn read(mut arguments: impl Iterator<Item = String>) -> Result<(Vec<Subject>, Op
             "--compare" => subjects = vec![Subject::Orlop, Subject::Containerd],
             "--handler" => options.handler = Some(value()?),
             "--focus" => options.focus = Some(value()?),
+            "--critest" => options.critest = Some(PathBuf::from(value()?)),
             "--keep" => options.keep = Some(PathBuf::from(value()?)),
             "--websocket" => options.websocket = true,
             other => return Err(format!("unknown argument {other}; `cargo xtask conform cri --help` names them")),

@@ -65,6 +65,10 @@ fn inspect(world: &World, verb: &str, id: &str) -> Value {
     serde_json::from_str(&read(world.crictl().args([verb, id]))).unwrap()
 }
 
+fn inspect_info(world: &World) -> Value {
+    serde_json::from_str(&read(world.crictl().arg("info"))).unwrap()
+}
+
 fn run_pod(world: &World, handler: &str, pod: &str) -> String {
     read(world.crictl().args(["runp", "--runtime", handler, pod]))
 }
@@ -79,9 +83,9 @@ fn kept(world: &World) -> Vec<PathBuf> {
 fn a_pod_of_each_program_from_first_to_last() {
     let (world, mut daemon) = start();
     let before = world.count();
-    let info = read(world.crictl().arg("info"));
+    let info = inspect_info(&world)["runtimeHandlers"].to_string();
     for (name, _) in programs() {
-        assert!(info.contains(&format!("\"name\": \"{name}\"")), "{info}");
+        assert!(info.contains(&format!("\"name\":\"{name}\"")), "{info}");
     }
     assert!(!info.contains("missing"), "{info}");
     for (handler, _) in programs() {
@@ -168,6 +172,62 @@ fn terminals_input_and_shared_memory_are_the_pods() {
         run(world.crictl().args(["rmp", "-f", &sandbox]));
         assert_eq!(kept(&world), Vec::<PathBuf>::new(), "{handler} has kept something");
     }
+    assert_eq!(world.count(), before, "something was left behind");
+}
+
+#[test]
+fn user_namespaces_and_mounts_are_as_with_the_built_in_runtime() {
+    let (world, _daemon) = start();
+    let before = world.count();
+    let folder = world.folder().join("volume");
+    std::fs::create_dir_all(folder.join("below")).unwrap();
+    std::fs::write(folder.join("text"), "of the machine").unwrap();
+    run(world.command("mount").args(["-t", "tmpfs", "below"]).arg(folder.join("below")));
+    let features = &inspect_info(&world)["runtimeHandlers"];
+    let ids = json!([{"host_id": 200_000, "container_id": 0, "length": 65536}]);
+    let namespaces = json!({"pid": 1, "userns_options": {"mode": 0, "uids": ids, "gids": ids}});
+    for (handler, _) in programs() {
+        let has = |feature: &str| {
+            features.as_array().unwrap().iter().any(|one| one["name"] == handler && one["features"][feature] == true)
+        };
+        assert!(has("user_namespaces") && has("recursive_read_only_mounts"), "{handler}: {features}");
+        let extra = json!({
+            "mounts": [
+                {"container_path": "/mapped", "host_path": folder, "uidMappings": ids, "gidMappings": ids},
+                {"container_path": "/kept", "host_path": folder, "readonly": true, "recursive_read_only": true},
+                {"container_path": "/image", "image": {"image": "localhost/test:1"}, "image_sub_path": "bin", "readonly": true},
+            ],
+            "linux": {"security_context": {"namespace_options": namespaces, "run_as_user": {"value": 1000}}},
+        });
+        let args = ["sh", "-c", "echo spoken > /dev/stdout; sleep 600"];
+        let (pod, container) = files(&world, &format!("mapped-{handler}"), &args, extra);
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&pod).unwrap()).unwrap();
+        config["linux"]["security_context"] = json!({"namespace_options": namespaces});
+        std::fs::write(&pod, config.to_string()).unwrap();
+        let sandbox = run_pod(&world, handler, &pod);
+        let id = read(world.crictl().args(["create", &sandbox, &container, &pod]));
+        run(world.crictl().args(["start", &id]));
+        let said = |script: &str| read(world.crictl().args(["exec", "-s", &id, "sh", "-c", script]));
+        assert_eq!(said("cat /proc/self/uid_map").split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"]);
+        assert_eq!(said("stat -c %u /mapped/text /kept/text / /bin; id -u"), "0\n65534\n0\n0\n1000", "{handler}");
+        assert_eq!(said("cat /mapped/text; /image/echo; echo x > /dev/shm/x && stat -c %u /dev/shm/x"), "of the machine\n1000");
+        for place in ["/kept", "/kept/below", "/image"] {
+            let refused = refuse(world.crictl().args(["exec", "-s", &id, "sh", "-c", &format!("echo x > {place}/x")]));
+            assert!(refused.contains("exited with"), "{handler} {place}: {refused}");
+            let words =
+                world.crictl().args(["exec", &id, "sh", "-c", &format!("echo x > {place}/x")]).output().unwrap();
+            let words = String::from_utf8_lossy(&words.stderr).to_string();
+            assert!(words.contains("Read-only file system"), "{handler} {place}: {words}");
+        }
+        let status = inspect(&world, "inspect", &id);
+        let pid = status["info"]["pid"].as_i64().unwrap();
+        let owner = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(owner.lines().any(|line| line.starts_with("Uid:\t201000\t")), "{owner}");
+        until("it speaks", || read(world.crictl().args(["logs", &id])).contains("spoken").then_some(()));
+        run(world.crictl().args(["rmp", "-f", &sandbox]));
+        assert_eq!(kept(&world), Vec::<PathBuf>::new(), "{handler} has kept something");
+    }
+    run(world.command("umount").arg(folder.join("below")));
     assert_eq!(world.count(), before, "something was left behind");
 }
 

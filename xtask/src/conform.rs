@@ -1,8 +1,8 @@
 //! `cargo xtask conform`: suites of others against our programs, and against a peer on the same machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::workspace::{cache, cargo, path, run as run_command, run_tests_as_root, say, target};
 use crate::{foreign, packages, programs};
@@ -15,7 +15,7 @@ pub enum Suite {
 }
 
 /// Options of the suite of the CRI.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Cri {
     /// Run it on containerd with runc instead.
     #[arg(long, conflicts_with = "compare")]
@@ -32,27 +32,25 @@ pub struct Cri {
     /// Only the specs whose name this regular expression matches.
     #[arg(long, value_name = "REGEX")]
     focus: Option<String>,
+    /// Another critest than the pinned one, such as one of a newer version.
+    #[arg(long, value_name = "FILE")]
+    critest: Option<PathBuf>,
 }
 
 impl Cri {
     /// What `cargo xtask test` runs: every spec, then streams once more over WebSockets.
     pub fn of_every_test() -> [Suite; 2] {
-        let all = Cri { peer: false, compare: false, handler: None, streaming: Streaming::Spdy, focus: None };
-        let streams = Cri {
-            streaming: Streaming::Websocket,
-            focus: Some("Streaming".into()),
-            peer: false,
-            compare: false,
-            handler: None,
-        };
-        [all, streams].map(Suite::Cri)
+        let streams =
+            Cri { streaming: Streaming::Websocket, focus: Some("Streaming".into()), ..Cri::default() };
+        [Cri::default(), streams].map(Suite::Cri)
     }
 }
 
 /// A protocol of streams.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Streaming {
     /// SPDY/3.1.
+    #[default]
     Spdy,
     /// WebSockets.
     Websocket,
@@ -94,6 +92,10 @@ pub fn run_built(suite: &Suite, programs: &Path) -> Result<()> {
         if let Some(value) = value {
             command.args([flag, value]);
         }
+    }
+    if let Some(file) = &options.critest {
+        let file = file.canonicalize().with_context(|| format!("find {}", file.display()))?;
+        command.arg("--critest").arg(file);
     }
     command.env("PATH", path()).env("ORLOP_PROGRAMS", programs).env("ORLOP_CACHE", cache()?);
     run_tests_as_root(&mut command);

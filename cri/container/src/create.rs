@@ -109,7 +109,11 @@ pub fn create(
 }
 
 /// A container has the user namespace of its pod, or none as its pod.
-fn check_user(config: &Config, user: Option<&UserNamespace>, pid: PidNamespace<'_>) -> Result<(), StageError> {
+pub(crate) fn check_user(
+    config: &Config,
+    user: Option<&UserNamespace>,
+    pid: PidNamespace<'_>,
+) -> Result<(), StageError> {
     let asked = UserMappings {
         uid_mappings: config.linux.uid_mappings.clone(),
         gid_mappings: config.linux.gid_mappings.clone(),

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  shim        driver                              program
-//!  clone ────> own mount namespace: root, binds
+//!  clone ────> own mount namespace: root, binds, ids
 //!              config.json of the bundle
 //!              ─────────────────────────────────> create, with the container's streams
 //!                                                  makes the first process, ends
@@ -26,12 +26,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orlop_kernel::{process, procfs, socket};
+use rustix::fs::Uid;
+use rustix::io::Errno;
 
 use crate::config::{Config, Process};
-use crate::create::{Created, Pod, begin, open_streams};
+use crate::create::{Created, PidNamespace, Pod, begin, check_user, open_streams};
 use crate::exec::ExecProcess;
-use crate::protocol::{ContainerSpec, RuntimeProgram, SandboxSpec};
+use crate::protocol::{ContainerSpec, PidSource, RuntimeProgram, SandboxSpec};
 use crate::stage::{self, Message, StageError, Step};
+use crate::user_namespace::UserNamespace;
 use bundle::Bundle;
 use invocation::{Invocation, Stdio};
 
@@ -128,10 +131,14 @@ pub fn create(
     place: ProgramPod<'_>,
     target: Option<i32>,
 ) -> Result<Created, StageError> {
-    let (ours, theirs) = open_streams(spec)?;
     let pause = place.pod.pause;
+    let pid = if spec.pid == PidSource::Host { PidNamespace::Host } else { PidNamespace::New };
+    check_user(config, pause.user.as_ref(), pid)?;
+    let (ours, theirs) = open_streams(spec)?;
+    own_streams([&theirs.stdin, &theirs.stdout, &theirs.stderr], &config.process, pause.user.as_ref())?;
     let kept: Vec<BorrowedFd<'_>> = [Some(&pause.pidfd), Some(&pause.shm)]
         .into_iter()
+        .chain([pause.user.as_ref().map(|user| &user.namespace)])
         .chain([&theirs.stdin, &theirs.stdout, &theirs.stderr].map(Option::as_ref))
         .flatten()
         .map(AsFd::as_fd)
@@ -148,6 +155,24 @@ pub fn create(
     Ok(Created { pid, pidfd, sync, stdin: ours.stdin, stdout: ours.stdout, stderr: ours.stderr })
 }
 
+/// Makes the streams the user's own where the program, as the root of the pod, has no right to.
+fn own_streams(
+    streams: [&Option<OwnedFd>; 3],
+    process: &Process,
+    user: Option<&UserNamespace>,
+) -> Result<(), StageError> {
+    let Some(user) = user else { return Ok(()) };
+    let owner = Uid::from_raw(user.mappings.host_uid(process.user.uid)?);
+    for stream in streams.into_iter().flatten() {
+        match rustix::fs::fchown(stream, Some(owner), None) {
+            // What is no pipe need not take an owner.
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
+            Err(errno) => return Err(errno).step("own the streams"),
+        }
+    }
+    Ok(())
+}
+
 /// Lets the program start a container that it has made; [`Message::Done`] or [`Message::Failed`] comes.
 ///
 /// # Errors
@@ -161,7 +186,7 @@ pub fn start(runtime: &RuntimeProgram, folder: &Path, id: &str) -> Result<Driver
 }
 
 /// Lets the program run one more process; [`Message::Made`] or [`Message::Failed`] comes. Without a terminal `streams`
-/// become its stdin, stdout and stderr.
+/// become its stdin, stdout and stderr; `user` is the pod's user namespace.
 ///
 /// # Errors
 /// When the driver can't be made.
@@ -171,7 +196,9 @@ pub fn exec(
     id: &str,
     process: &Process,
     streams: [Option<OwnedFd>; 3],
+    user: Option<&UserNamespace>,
 ) -> Result<ExecProcess, StageError> {
+    own_streams(streams.each_ref(), process, user)?;
     let folder = bundle_folder(folder, id);
     let kept: Vec<BorrowedFd<'_>> = streams.iter().flatten().map(AsFd::as_fd).collect();
     let stdio = if process.terminal { Stdio::Terminal } else { Stdio::Given(streams.each_ref()) };
@@ -180,6 +207,7 @@ pub fn exec(
         let file = folder.join(format!("{name}.json"));
         let text = serde_json::to_vec(&bundle::process(process)).step("encode the process")?;
         std::fs::write(&file, text).step(format!("write {file:?}"))?;
+        bundle::cover()?;
         let arguments = ["exec".as_ref(), "--detach".as_ref(), "--process".as_ref(), file.as_os_str()];
         let made = Invocation::new(runtime, &folder, &name).make(&arguments, id, stdio, STEP_TIME);
         let _ = std::fs::remove_file(&file);

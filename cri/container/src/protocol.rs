@@ -87,7 +87,7 @@ pub struct SandboxSpec {
     pub mount_label: Option<String>,
     /// `oom_score_adj` of pause, applied as far as the machine allows.
     pub oom_score_adj: i32,
-    /// The program that makes the pod's containers; none is the built-in runtime. Not for a pod with a user namespace.
+    /// The program that makes the pod's containers; none is the built-in runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<RuntimeProgram>,
 }

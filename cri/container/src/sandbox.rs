@@ -158,13 +158,9 @@ fn join_cgroup(spec: &SandboxSpec, cgroups: &Cgroups) -> Result<(), StageError> 
     Ok(())
 }
 
-/// What a user namespace must own, and what it may not be made with.
+/// What a user namespace must own.
 fn check_user(spec: &SandboxSpec) -> Result<(), StageError> {
     let Some(user) = &spec.user else { return Ok(()) };
-    if let Some(runtime) = &spec.runtime {
-        let why = format!("{} makes no containers in one here; the built-in runtime does", runtime.program.display());
-        return Err(why).step("make the user namespace");
-    }
     user.check().step("make the user namespace")?;
     let own = |source: &NamespaceSource| matches!(source, NamespaceSource::New | NamespaceSource::Bound(_));
     let owned = [("network", &spec.network), ("ipc", &spec.ipc), ("uts", &spec.uts)];

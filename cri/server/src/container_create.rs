@@ -45,12 +45,6 @@ pub(crate) async fn create(
         });
     }
     check_security(&config, &sandbox)?;
-    if config.mounts.iter().any(|mount| mount.recursive_read_only)
-        && !server.handlers.can_recursive_read_only(&sandbox.runtime_handler)
-    {
-        let message = format!("runtime handler {:?} has no mounts that are so", sandbox.runtime_handler);
-        return Err(argument("config.mounts.recursive_read_only", message));
-    }
     let asked = config.image.clone().unwrap_or_default();
     let image = server.images.resolve(&asked.image).map_err(image_error(&asked.image))?;
     let image = image.ok_or_else(|| RpcError::NotFound { kind: "image", id: asked.image.clone() })?;

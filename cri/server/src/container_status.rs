@@ -80,7 +80,7 @@ pub(crate) fn status_of(container: &Container) -> cri::ContainerStatus {
     status
 }
 
-/// Mounts as they were asked for, with the digests of the images among them.
+/// Mounts as they were asked for, with the ids of the images among them.
 fn mounts(config: &cri::ContainerConfig, volume_refs: &BTreeMap<String, String>) -> Vec<cri::Mount> {
     let mut mounts = config.mounts.clone();
     for image in mounts.iter_mut().filter_map(|mount| mount.image.as_mut()) {

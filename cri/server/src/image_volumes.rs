@@ -13,7 +13,7 @@ const MARK: char = '.';
 /// An image that is held for a mount.
 pub(crate) struct HeldVolume {
     pub(crate) view: ImageVolume,
-    /// The image by digest, as far as there is one.
+    /// The image by its id, which is what a pull answers.
     pub(crate) image_ref: String,
 }
 
@@ -33,7 +33,7 @@ pub(crate) async fn hold(
         let holder = format!("{id}{MARK}{}", held.len());
         server.images.hold(&holder, &record.id).await.map_err(image_error(&image.image))?;
         held.push(HeldVolume {
-            image_ref: record.repo_digests.first().unwrap_or(&record.id).clone(),
+            image_ref: record.id.clone(),
             view: ImageVolume {
                 image: image.image.clone(),
                 layers: match record.artifact_folder() {

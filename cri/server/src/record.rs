@@ -88,7 +88,7 @@ pub(crate) struct ContainerRecord {
     /// `LinuxContainerResources`, when they were changed after its creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) resources: Option<Encoded>,
-    /// Images that it mounts: as named, and by digest.
+    /// Images that it mounts: as named, and by id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) volume_refs: BTreeMap<String, String>,
 }

@@ -24,12 +24,7 @@ pub(crate) async fn run(
 ) -> Result<cri::RunPodSandboxResponse, RpcError> {
     let config = request.config.ok_or_else(|| argument("config", "is missing"))?;
     sandbox::check(&config)?;
-    let runtime = server.handlers.find(&request.runtime_handler)?;
-    if runtime.is_some() && sandbox::has_user_namespace(&config) {
-        let field = "config.linux.security_context.namespace_options.userns_options";
-        let message = format!("runtime handler {:?} has no user namespaces here", request.runtime_handler);
-        return Err(argument(field, message));
-    }
+    server.handlers.find(&request.runtime_handler)?;
     let mut sandbox = Sandbox::new(new_id()?, now(), config, &server.config);
     sandbox.runtime_handler = request.runtime_handler;
     let sandbox = Arc::new(sandbox);

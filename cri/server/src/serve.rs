@@ -159,7 +159,7 @@ async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
         events: Events::default(),
         metrics: Metrics::default(),
         user_namespaces,
-        handlers: Handlers::open(&config.runtimes).await,
+        handlers: Handlers::new(&config.runtimes),
         cgroups: Cgroups::detect().map_err(CriError::Cgroups)?,
         config,
     });

@@ -64,7 +64,7 @@ impl Shim {
             own_pid: &self.own_pid,
         };
         let started = match &self.spec.runtime {
-            Some(runtime) => program::exec(runtime, &self.folder, id, &process, streams),
+            Some(runtime) => program::exec(runtime, &self.folder, id, &process, streams, place.user),
             None => exec(&process, place, streams),
         };
         let ExecProcess { pid, sync } = started.map_err(|error| (FailureKind::Start, error.to_string()))?;

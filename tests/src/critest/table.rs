@@ -12,7 +12,7 @@ pub fn describe(outcome: &Outcome) -> String {
     let mut excused: BTreeMap<&str, Vec<&Spec>> = BTreeMap::new();
     let mut wrong = Vec::new();
     for spec in outcome.specs.iter().filter(|spec| spec.end != End::Passed) {
-        match spec.excuse(outcome.subject, outcome.handler.as_deref()) {
+        match spec.excuse(outcome.subject) {
             Some(reason) => excused.entry(reason).or_default().push(spec),
             None => wrong.push(spec),
         }
