@@ -1,6 +1,7 @@
 //! `orlop cri`: the container runtime alone, for a kubelet, `crictl` or `orlop agent`.
 
 mod file;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,9 +14,10 @@ use orlop_image::{HostConfig, ImageConfig};
 use orlop_network::NetworkConfig;
 use tokio_util::sync::CancellationToken;
 
-use self::file::{CriFile, DevicesPart, ImagesPart, MetricsPart, NetworkPart, RuntimePart, StreamingPart};
+use self::file::{CriFile, DevicesPart, ImagesPart, LogPart, MetricsPart, NetworkPart, RuntimePart, StreamingPart};
+pub use self::reload::configuration;
 use crate::layout::{Instance, Layout};
-use crate::network;
+use crate::{log_filter, network};
 
 /// How long one CNI plugin may take.
 const CNI_TIMEOUT: Duration = Duration::from_secs(60);
@@ -97,7 +99,7 @@ pub fn configure(layout: &Layout, command: Command) -> Result<()> {
         ConfigCommand::Default => print!("{}", file::DEFAULT),
         ConfigCommand::Show { config } => {
             let arguments = Arguments { config, ..Arguments::default() };
-            print!("{}", toml::to_string(&shown(&self::config(layout, &arguments)?)).context("write as TOML")?);
+            print!("{}", settings(layout, &arguments)?.shown()?);
         }
         ConfigCommand::Check { config } => {
             let arguments = Arguments { config, ..Arguments::default() };
@@ -113,7 +115,8 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
     if layout.root.is_some() && !arguments.has_own_network() {
         network::prepare(layout, instance)?;
     }
-    Ok(serve(config(layout, &arguments)?, cancel).await?)
+    let (config, reloads) = configuration(layout, arguments)?;
+    Ok(serve(config, reloads, cancel).await?)
 }
 
 impl Arguments {
@@ -126,14 +129,26 @@ impl Arguments {
     }
 }
 
+/// What is configured: the server, and what the process logs.
+struct Settings {
+    cri: CriConfig,
+    log_filter: String,
+}
+
 /// The server's configuration: flags, then files, then defaults.
 pub fn config(layout: &Layout, arguments: &Arguments) -> Result<CriConfig> {
+    Ok(settings(layout, arguments)?.cri)
+}
+
+fn settings(layout: &Layout, arguments: &Arguments) -> Result<Settings> {
     let (path, must_exist) = arguments.file(layout);
     let file = file::load(&path, must_exist)?;
+    let log_filter = log_filter::choose(file.log.filter);
+    log_filter::parse(&log_filter).with_context(|| format!("{} and its drop-ins: log.filter", path.display()))?;
     let state_dir = layout.state.join("cri");
     let program = |given: &Option<PathBuf>, name| given.clone().map_or_else(|| beside(name), Ok);
     let network = file.network;
-    Ok(CriConfig {
+    let cri = CriConfig {
         run_dir: layout.run.join("cri"),
         socket: arguments.socket.clone().or(file.socket).unwrap_or_else(|| layout.cri_socket()),
         shim_program: program(&arguments.shim, "orlop-shim")?,
@@ -150,7 +165,8 @@ pub fn config(layout: &Layout, arguments: &Arguments) -> Result<CriConfig> {
         metrics: file.metrics.address,
         images: images(ImageConfig::new(&state_dir), layout, arguments, file.images, file.registries),
         state_dir,
-    })
+    };
+    Ok(Settings { cri, log_filter })
 }
 
 /// What flags say, then the file, then the default.
@@ -204,45 +220,51 @@ fn images(
     config
 }
 
-/// A configuration as its file would say it, without secrets.
-fn shown(config: &CriConfig) -> CriFile {
-    let images = &config.images;
-    let mut registries = images.registries.hosts.clone();
-    for host in registries.values_mut() {
-        host.credentials = None;
+impl Settings {
+    /// For people: without secrets.
+    fn shown(&self) -> Result<String> {
+        let mut file = self.as_file();
+        file.registries.values_mut().for_each(|host| host.credentials = None);
+        toml::to_string(&file).context("write as TOML")
     }
-    CriFile {
-        version: Some(1),
-        socket: Some(config.socket.clone()),
-        network: NetworkPart {
-            conf_dir: Some(config.network.conf_dir.clone()),
-            bin_dirs: Some(config.network.bin_dirs.clone()),
-            plugin_timeout_seconds: Some(config.network.exec_timeout.as_secs()),
-        },
-        streaming: StreamingPart { address: Some(config.streaming) },
-        devices: DevicesPart { cdi_dirs: Some(config.cdi_dirs.clone()) },
-        metrics: MetricsPart { address: config.metrics },
-        runtimes: config
-            .runtimes
-            .iter()
-            .map(|(name, runtime)| {
-                let part = RuntimePart { program: runtime.program.clone(), root: Some(runtime.root.clone()) };
-                (name.clone(), part)
-            })
-            .collect(),
-        images: ImagesPart {
-            registry_config_dirs: Some(images.registries.hosts_dirs.clone()),
-            parallel_layers: Some(images.parallel_layers),
-            pull_progress_timeout_seconds: Some(images.registries.progress_timeout_seconds),
-            pinned: Some(images.pinned.clone()),
-            short_names: Some(images.short_names),
-            verifier_dir: images.verifier_dir.clone(),
-            verifiers_max: Some(images.verifiers_max),
-            verifier_timeout_seconds: Some(images.verifier_timeout_seconds),
-            docker_config: images.registries.docker_config.clone(),
-            mirrors_get_credentials: Some(images.registries.mirrors_get_credentials),
-        },
-        registries,
+
+    /// As their file would say them, with secrets.
+    fn as_file(&self) -> CriFile {
+        let (config, images) = (&self.cri, &self.cri.images);
+        CriFile {
+            version: Some(1),
+            log: LogPart { filter: Some(self.log_filter.clone()) },
+            socket: Some(config.socket.clone()),
+            network: NetworkPart {
+                conf_dir: Some(config.network.conf_dir.clone()),
+                bin_dirs: Some(config.network.bin_dirs.clone()),
+                plugin_timeout_seconds: Some(config.network.exec_timeout.as_secs()),
+            },
+            streaming: StreamingPart { address: Some(config.streaming) },
+            devices: DevicesPart { cdi_dirs: Some(config.cdi_dirs.clone()) },
+            metrics: MetricsPart { address: config.metrics },
+            runtimes: config
+                .runtimes
+                .iter()
+                .map(|(name, runtime)| {
+                    let part = RuntimePart { program: runtime.program.clone(), root: Some(runtime.root.clone()) };
+                    (name.clone(), part)
+                })
+                .collect(),
+            images: ImagesPart {
+                registry_config_dirs: Some(images.registries.hosts_dirs.clone()),
+                parallel_layers: Some(images.parallel_layers),
+                pull_progress_timeout_seconds: Some(images.registries.progress_timeout_seconds),
+                pinned: Some(images.pinned.clone()),
+                short_names: Some(images.short_names),
+                verifier_dir: images.verifier_dir.clone(),
+                verifiers_max: Some(images.verifiers_max),
+                verifier_timeout_seconds: Some(images.verifier_timeout_seconds),
+                docker_config: images.registries.docker_config.clone(),
+                mirrors_get_credentials: Some(images.registries.mirrors_get_credentials),
+            },
+            registries: images.registries.hosts.clone(),
+        }
     }
 }
 
@@ -265,7 +287,7 @@ mod tests {
         std::fs::write(&documented, file::DEFAULT.replace("/etc/orlop", &own)).unwrap();
         let text = |config: Option<PathBuf>| {
             let arguments = Arguments { config, ..Arguments::default() };
-            toml::to_string(&shown(&super::config(&layout, &arguments).unwrap())).unwrap()
+            toml::to_string(&settings(&layout, &arguments).unwrap().as_file()).unwrap()
         };
         assert_eq!(text(Some(documented)), text(None));
     }
@@ -301,8 +323,8 @@ mod tests {
         let text = "[registries.'r.example']\ncredentials = { username = 'me', password = 'canary' }\n";
         std::fs::write(&path, text).unwrap();
         let arguments = Arguments { config: Some(path), ..Arguments::default() };
-        let config = super::config(&layout, &arguments).unwrap();
-        assert!(config.images.registries.hosts["r.example"].credentials.is_some());
-        assert!(!toml::to_string(&shown(&config)).unwrap().contains("canary"));
+        let settings = settings(&layout, &arguments).unwrap();
+        assert!(settings.cri.images.registries.hosts["r.example"].credentials.is_some());
+        assert!(!settings.shown().unwrap().contains("canary"));
     }
 }

@@ -10,6 +10,7 @@ mod down;
 mod image;
 mod layout;
 mod log_file;
+mod log_filter;
 mod network;
 mod node;
 mod objects;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use layout::{Instance, Layout};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// What `orlop --help` ends with.
 const FIRST_STEPS: &str = "\
@@ -141,14 +143,17 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     // One TLS provider for everything; whoever was first is the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let layout = Layout::new(cli.root.as_deref())?;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
-    match &cli.command {
+    let (writer, ansi) = match &cli.command {
         Command::Up(arguments) if arguments.background => {
-            log.with_writer(log_file::LogFile::standard_error(&layout.log_file())?).with_ansi(false).init();
+            (BoxMakeWriter::new(log_file::LogFile::standard_error(&layout.log_file())?), false)
         }
-        _ => log.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init(),
-    }
+        _ => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(log_filter::first()).with_writer(writer).with_ansi(ansi);
+    let log = log.with_filter_reloading();
+    let handle = log.reload_handle();
+    log_filter::keep(move |filter| handle.reload(filter));
+    log.init();
     if let Command::Up(arguments) = &cli.command {
         if arguments.detach {
             return up::detach(&layout, arguments);

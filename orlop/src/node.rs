@@ -25,11 +25,11 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
     if layout.root.is_some() && !arguments.cri.has_own_network() {
         network::prepare(layout, instance)?;
     }
-    let cri = cri::config(layout, &arguments.cri)?;
+    let (cri, reloads) = cri::configuration(layout, arguments.cri)?;
     let agent = agent::config(layout, instance, arguments.agent);
     let mut parts = JoinSet::new();
     let end = cancel.clone();
-    parts.spawn(async move { orlop_cri_server::serve(cri, end).await.context("the CRI server") });
+    parts.spawn(async move { orlop_cri_server::serve(cri, reloads, end).await.context("the CRI server") });
     let end = cancel.clone();
     parts.spawn(async move { orlop_agent_daemon::serve(agent, end).await.context("the agent") });
     let mut result = Ok(());

@@ -64,14 +64,15 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
     let ready = Arc::new(Notify::new());
     prepared.config.ready = Some(ready.clone());
     let node = agent::own_node(layout, &prepared.pki, &prepared.node_name, address);
-    let (cri, agent) = (cri::config(layout, &cri::Arguments::default())?, agent::config(layout, instance, node));
+    let (cri, reloads) = cri::configuration(layout, cri::Arguments::default())?;
+    let agent = agent::config(layout, instance, node);
 
     let mut parts = JoinSet::new();
     let end = cancel.clone();
     let api_config = prepared.config;
     parts.spawn(async move { orlop_apiserver::serve(api_config, end).await.context("the API server") });
     let end = cancel.clone();
-    parts.spawn(async move { orlop_cri_server::serve(cri, end).await.context("the CRI server") });
+    parts.spawn(async move { orlop_cri_server::serve(cri, reloads, end).await.context("the CRI server") });
     let (end, csi) = (cancel.clone(), csi::config(layout, &prepared.node_name));
     parts.spawn(async move { orlop_csi::serve(csi, end).await.context("the CSI driver") });
     let (end, started) = (cancel.clone(), CancellationToken::new());

@@ -5,14 +5,14 @@ mod flight;
 mod layers;
 mod manifest;
 mod pins;
+mod policy;
 mod pull;
 mod resolve;
 mod usage;
 mod verify;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, RwLock};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use crate::digest::Digest;
 use crate::document::ContainerDefaults;
 use crate::error::ImageError;
-use crate::registry::{RegistriesConfig, RegistryClient};
+use crate::registry::RegistriesConfig;
 use crate::store::Store;
 use crate::unpack::UnpackLimits;
 
@@ -133,12 +133,8 @@ pub struct FsInfo {
 /// The images of a node.
 pub struct Images {
     store: Arc<Store>,
-    client: Arc<RegistryClient>,
     limits: UnpackLimits,
-    pins: pins::Pins,
-    short_names: ShortNames,
-    verifiers: verify::Verifiers,
-    parallel_layers: usize,
+    policy: RwLock<Arc<policy::Policy>>,
     permits: Semaphore,
     layer_locks: layers::LayerLocks,
     flights: flight::Flights,
@@ -157,16 +153,8 @@ impl Images {
             .map_err(ImageError::store("set mode of", &empty))?;
         Ok(Self {
             store: Arc::new(store),
-            client: Arc::new(RegistryClient::new(config.registries)),
+            policy: RwLock::new(Arc::new(policy::Policy::new(&config)?)),
             limits: config.limits,
-            pins: pins::Pins::new(&config.pinned)?,
-            short_names: config.short_names,
-            verifiers: verify::Verifiers {
-                folder: config.verifier_dir,
-                count_max: config.verifiers_max,
-                timeout: Duration::from_secs(config.verifier_timeout_seconds.max(1)),
-            },
-            parallel_layers: config.parallel_layers.clamp(1, LAYERS_AT_ONCE_MAX),
             permits: Semaphore::new(LAYERS_AT_ONCE_MAX),
             layer_locks: layers::LayerLocks::default(),
             flights: flight::Flights::default(),

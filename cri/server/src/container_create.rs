@@ -83,7 +83,7 @@ async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, plan: Plan) -> Resul
     server.images.hold(&plan.id, &plan.image.id).await.map_err(image_error(&plan.asked.image))?;
     let volumes = image_volumes::hold(server, &plan.id, &plan.config).await?;
     let (writable, pod) = (server.config.container_folder(&plan.id), sandbox.clone());
-    let folders = server.config.cdi_dirs.clone();
+    let folders = server.live().cdi_dirs.clone();
     let record = blocking(move || prepare(&pod, &writable, &folders, &volumes, plan)).await?;
     let failed = |source| RpcError::Shim {
         step: "create the container",

@@ -29,7 +29,7 @@ impl Handlers {
     }
 
     /// The program behind a handler; none for the built-in runtime.
-    pub(crate) fn find(&self, name: &str) -> Result<Option<&RuntimeProgram>, RpcError> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<RuntimeProgram>, RpcError> {
         if matches!(name, "" | BUILT_IN) {
             return Ok(None);
         }
@@ -43,7 +43,7 @@ impl Handlers {
             let message = format!("{name:?}: no program {}; install it or change the configuration", program.display());
             return Err(argument("runtime_handler", message));
         }
-        Ok(Some(runtime))
+        Ok(Some(runtime.clone()))
     }
 
     /// The handlers that can be used, the built-in runtime first. What mounts and ids need of the kernel is done before
@@ -72,7 +72,7 @@ mod tests {
             let said = handlers.find(name).expect_err(words).to_string();
             assert!(said.contains(words) && said.starts_with("runtime_handler"), "{said}");
         }
-        assert_eq!(handlers.find("there").unwrap(), Some(&runtime("/bin/true")));
+        assert_eq!(handlers.find("there").unwrap(), Some(runtime("/bin/true")));
         assert_eq!((handlers.find("").unwrap(), handlers.find("orlop").unwrap()), (None, None));
         let names: Vec<String> = handlers.list(Default::default()).into_iter().map(|handler| handler.name).collect();
         assert_eq!(names, ["", "there"]);

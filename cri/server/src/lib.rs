@@ -40,6 +40,7 @@ mod metrics_server;
 mod network_status;
 mod record;
 mod recovery;
+mod reload;
 mod runtime_service;
 mod runtime_status;
 mod sandbox;
@@ -63,4 +64,5 @@ mod usage;
 
 pub use config::CriConfig;
 pub use orlop_container::protocol::RuntimeProgram;
+pub use reload::Reload;
 pub use serve::{CriError, remove_all, serve};

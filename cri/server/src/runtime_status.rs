@@ -40,7 +40,7 @@ pub(crate) async fn status(server: &Server, request: cri::StatusRequest) -> cri:
     cri::StatusResponse {
         status: Some(cri::RuntimeStatus { conditions }),
         info: if request.verbose { info(server) } else { HashMap::new() },
-        runtime_handlers: server.handlers.list(features),
+        runtime_handlers: server.live().handlers.list(features),
         features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
     }
 }

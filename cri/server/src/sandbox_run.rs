@@ -7,6 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use orlop_container::protocol::RuntimeProgram;
 use orlop_cri_spec::sandbox;
 use orlop_kernel::namespace;
 use orlop_network::AddResult;
@@ -24,12 +25,12 @@ pub(crate) async fn run(
 ) -> Result<cri::RunPodSandboxResponse, RpcError> {
     let config = request.config.ok_or_else(|| argument("config", "is missing"))?;
     sandbox::check(&config)?;
-    server.handlers.find(&request.runtime_handler)?;
+    let runtime = server.live().handlers.find(&request.runtime_handler)?;
     let mut sandbox = Sandbox::new(new_id()?, now(), config, &server.config);
     sandbox.runtime_handler = request.runtime_handler;
     let sandbox = Arc::new(sandbox);
     let name = server.store.reserve(&sandbox.name(), &sandbox.id)?;
-    match make(&server, &sandbox).await {
+    match make(&server, &sandbox, runtime).await {
         Ok(()) => name.keep(),
         Err(error) => {
             tracing::warn!(pod = sandbox.pod(), sandbox = sandbox.id, error = chain(&error), "run sandbox");
@@ -44,9 +45,9 @@ pub(crate) async fn run(
     Ok(cri::RunPodSandboxResponse { pod_sandbox_id: sandbox.id.clone() })
 }
 
-async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>) -> Result<(), RpcError> {
+async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, runtime: Option<RuntimeProgram>) -> Result<(), RpcError> {
     let mut spec = sandbox::spec(&sandbox.id, &sandbox.config, sandbox.netns.clone(), &server.config.pause_program)?;
-    spec.runtime = server.handlers.find(&sandbox.runtime_handler)?.cloned();
+    spec.runtime = runtime;
     let spec = serde_json::to_vec(&spec).map_err(|error| file("encode", "sandbox.json")(error.into()))?;
     let planned = sandbox.clone();
     blocking(move || prepare(&planned, &spec)).await?;

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use orlop_image::{ImageError, Images, admin};
 use orlop_kernel::cgroup::{CgroupError, Cgroups};
@@ -12,6 +12,7 @@ use orlop_proto::cri::image_service_server::ImageServiceServer;
 use orlop_proto::cri::runtime_service_server::RuntimeServiceServer;
 use orlop_streaming::{ServerError, StreamingConfig};
 use tokio::net::UnixListener;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 
@@ -19,13 +20,13 @@ use crate::config::CriConfig;
 use crate::deadline::Deadlines;
 use crate::error::RpcError;
 use crate::events::Events;
-use crate::handlers::Handlers;
 use crate::image_service::ImageRpc;
 use crate::metrics::{CountRpcs, Metrics};
 use crate::metrics_server;
 use crate::network_status::NetworkStatus;
 use crate::record::Records;
 use crate::recovery;
+use crate::reload::{self, Live, Reload};
 use crate::runtime_service::RuntimeRpc;
 use crate::sandbox_remove;
 use crate::server::Server;
@@ -90,11 +91,15 @@ pub enum CriError {
     Serve(#[source] tonic::transport::Error),
 }
 
-/// Serves until cancelled. Containers run on after that.
+/// Serves until cancelled, and takes over the configurations that come meanwhile. Containers run on after that.
 ///
 /// # Errors
 /// When it can't start; the message says what to do.
-pub async fn serve(config: CriConfig, cancel: CancellationToken) -> Result<(), CriError> {
+pub async fn serve(
+    config: CriConfig,
+    reloads: mpsc::Receiver<Reload>,
+    cancel: CancellationToken,
+) -> Result<(), CriError> {
     for (path, flag) in [(&config.shim_program, "--shim"), (&config.pause_program, "--pause")] {
         if !path.is_file() {
             return Err(CriError::Program { path: path.clone(), flag });
@@ -103,6 +108,7 @@ pub async fn serve(config: CriConfig, cancel: CancellationToken) -> Result<(), C
     let _lock = prepare(&config)?;
     let server = open(config).await?;
     let listener = listen(&server, &cancel).await?;
+    tokio::spawn(reload::follow(server.clone(), reloads));
     let images = ImageServiceServer::new(ImageRpc::of(server.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -159,7 +165,7 @@ async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
         events: Events::default(),
         metrics: Metrics::default(),
         user_namespaces,
-        handlers: Handlers::new(&config.runtimes),
+        live: RwLock::new(Arc::new(Live::new(&config))),
         cgroups: Cgroups::detect().map_err(CriError::Cgroups)?,
         config,
     });

@@ -1,6 +1,6 @@
 //! What all requests share: configuration, images, network, streams, events and the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use orlop_container::protocol::ExitRecord;
@@ -14,10 +14,10 @@ use crate::config::CriConfig;
 use crate::container::Container;
 use crate::error::RpcError;
 use crate::events::Events;
-use crate::handlers::Handlers;
 use crate::metrics::Metrics;
 use crate::network_status::NetworkStatus;
 use crate::record::Records;
+use crate::reload::Live;
 use crate::sandbox::Sandbox;
 use crate::store::Store;
 
@@ -33,7 +33,8 @@ pub(crate) struct Server {
     pub(crate) events: Events,
     pub(crate) cgroups: Cgroups,
     pub(crate) metrics: Metrics,
-    pub(crate) handlers: Handlers,
+    /// What can be changed while the server runs.
+    pub(crate) live: RwLock<Arc<Live>>,
     /// Pods can have user namespaces on this machine.
     pub(crate) user_namespaces: bool,
 }

@@ -27,6 +27,8 @@ pub struct CriFile {
     pub version: Option<u32>,
     /// Socket of the CRI services.
     pub socket: Option<PathBuf>,
+    /// What is logged.
+    pub log: LogPart,
     /// Network plugins.
     pub network: NetworkPart,
     /// Exec, attach and port-forward.
@@ -41,6 +43,14 @@ pub struct CriFile {
     pub runtimes: BTreeMap<String, RuntimePart>,
     /// Settings of single registries, by `host[:port]`.
     pub registries: BTreeMap<String, HostConfig>,
+}
+
+/// What is logged.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogPart {
+    /// As in `RUST_LOG`.
+    pub filter: Option<String>,
 }
 
 /// A program in the place of the built-in runtime.

@@ -84,7 +84,7 @@ impl Images {
         let store = Arc::clone(&self.store);
         let staged = blocking(move || store.stage_layer()).await?;
         let root = staged.files_path();
-        let permits = Semaphore::new(self.parallel_layers);
+        let permits = Semaphore::new(self.policy().parallel_layers);
         let (permits, root) = (&permits, &root);
         let works = files.iter().enumerate().map(|(number, (name, layer))| async move {
             let _own = permits.acquire().await.map_err(|error| ImageError::Worker(error.to_string()))?;

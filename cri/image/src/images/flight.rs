@@ -57,7 +57,7 @@ impl Images {
 
     /// Starts a pull, or joins one of the same image with the same credentials. It goes on while a handle is polled.
     pub fn start_pull(self: &Arc<Self>, reference: &str, credentials: Option<Credentials>) -> Result<Pull, ImageError> {
-        let reference = match self.short_names {
+        let reference = match self.policy().short_names {
             ShortNames::Refuse => Reference::parse_with_registry(reference)?,
             ShortNames::DockerHub => reference.parse()?,
         };

@@ -77,7 +77,7 @@ impl Images {
             jobs,
             progress,
             finished: watch::Sender::new(0),
-            permits: Semaphore::new(self.parallel_layers),
+            permits: Semaphore::new(self.policy().parallel_layers),
         };
         let works = (0..jobs.len()).map(|number| self.fetch_one(&pull, number));
         futures::future::try_join_all(works).await.map(|_| ())

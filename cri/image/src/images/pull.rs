@@ -21,9 +21,10 @@ impl Images {
         progress: &ProgressHub,
     ) -> Result<String, ImageError> {
         let registry = |source: RegistryError| ImageError::Registry { reference: reference.to_string(), source };
-        let sources = self.client.sources(reference, credentials).await.map_err(registry)?;
+        let policy = self.policy();
+        let sources = policy.client.sources(reference, credentials).await.map_err(registry)?;
         let found = self.find_manifest(&sources, reference).await?;
-        self.verifiers.check(&found.candidate(&reference.to_string())).await?;
+        policy.verifiers.check(&found.candidate(&reference.to_string())).await?;
         if found.manifest.artifact_type.is_some() {
             return self.pull_artifact(&sources, reference, &found, progress).await;
         }

@@ -57,7 +57,7 @@ impl Images {
             lower_dirs,
             chain_id: chain.last().map(Digest::to_string),
             manifest_digest: names.iter().find_map(|record| record.manifest).map(|digest| digest.to_string()),
-            pinned: self.pins.hold(repo_tags.iter().chain(&repo_digests)),
+            pinned: self.policy().pins.hold(repo_tags.iter().chain(&repo_digests)),
             repo_tags,
             repo_digests,
             artifact_type: names.iter().find_map(|record| record.artifact_type.clone()),
