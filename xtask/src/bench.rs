@@ -8,23 +8,33 @@ use crate::{foreign, packages, programs};
 /// What is measured.
 #[derive(clap::Subcommand)]
 pub enum What {
-    /// Pod up, pod down, exec, memory per pod and idle CPU, beside containerd and runc, with the floor.
-    Pod {
-        /// Profile of orlop: `ship` is what is released and takes ten minutes to build.
-        #[arg(long, default_value = "ship")]
-        profile: String,
-    },
+    /// Pod up, pod down, exec, pods at once, memory per pod and idle CPU, beside containerd and runc, with the floor.
+    Pod(Profile),
+    /// Pull of an image with one large gzip layer, beside containerd, with igzip as the floor.
+    Unpack(Profile),
+}
+
+/// How orlop is built.
+#[derive(clap::Args)]
+pub struct Profile {
+    /// Profile of orlop: `ship` is what is released and takes ten minutes to build.
+    #[arg(long, default_value = "ship")]
+    profile: String,
 }
 
 /// Builds what is measured and its peer, and prints the table.
 pub fn run(what: &What) -> Result<()> {
-    let What::Pod { profile } = what;
+    let (name, Profile { profile }) = match what {
+        What::Pod(profile) => ("pod", profile),
+        What::Unpack(profile) => ("unpack", profile),
+    };
     packages::ensure(packages::TEST)?;
+    packages::ensure(packages::BENCH)?;
     let programs = programs::build_with(profile)?;
     foreign::build(&["cri-tools".into(), "cni".into(), "containerd".into(), "runc".into()])?;
     say("measuring");
     let mut command = cargo();
-    command.args(["bench", "--quiet", "--package", "orlop-tests", "--bench", "pod", "--profile", "dev"]);
+    command.args(["bench", "--quiet", "--package", "orlop-tests", "--bench", name, "--profile", "dev"]);
     command.env("ORLOP_PROGRAMS", &programs).env("ORLOP_CACHE", cache()?);
     run_tests_as_root(&mut command);
     run_command(&mut command)

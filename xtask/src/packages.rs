@@ -44,6 +44,9 @@ pub const TEST: &[Package] = &[
     Package { name: "git", shown_by: "git" },
 ];
 
+/// To measure: ISA-L's gzip is the floor of unpacking.
+pub const BENCH: &[Package] = &[Package { name: "isal", shown_by: "igzip" }];
+
 /// Installs what is missing of the packages.
 pub fn ensure(packages: &[Package]) -> Result<()> {
     let missing: Vec<&str> = packages

@@ -1,27 +1,25 @@
 //! Pod up, pod down, exec, memory and idle CPU of `orlop cri` beside containerd with runc, driven by the same requests
 //! in turns, and the floor: what the kernel alone takes. `cargo xtask bench pod` builds what it needs and runs it.
 
+mod crowd;
 mod floor;
-mod peer;
-mod process;
 mod report;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use orlop_tests::peer::Peer;
+use orlop_tests::process::Cpu;
 use orlop_tests::world::World;
 
-use crate::peer::Peer;
-use crate::process::{Cpu, Memory, available};
+use crate::crowd::Crowd;
 
 /// Pods that are made one after the other and measured, after one that fills the caches.
 const ROUNDS: usize = 40;
-/// Pods that stand while memory and idle CPU are measured.
-const STANDING: usize = 30;
-/// How long idle CPU is measured.
-const IDLE: Duration = Duration::from_secs(20);
+/// Execs in a row whose CPU time is measured.
+const EXECS: usize = 200;
 
-/// What was measured of one runtime. Times in milliseconds, memory in KiB.
+/// What was measured of one runtime. Times in milliseconds.
 #[derive(Default)]
 pub struct Figures {
     /// RunPodSandbox, CreateContainer and StartContainer.
@@ -30,14 +28,14 @@ pub struct Figures {
     pub down: Vec<f64>,
     /// ExecSync of `true`.
     pub exec: Vec<f64>,
-    /// What the daemon grew by, and what its helpers take, per pod.
-    pub pod: f64,
-    /// What the machine has less, per pod.
-    pub pod_available: f64,
-    /// The daemon with its standing pods.
-    pub daemon: f64,
-    /// CPU of daemon and helpers with its standing pods, in per cent of a core.
-    pub idle: f64,
+    /// CPU time of one exec: of the daemon, its helpers and what they ran.
+    pub exec_cpu: f64,
+    /// Pods that came up per second, when several are asked for at once.
+    pub rate: f64,
+    /// What was measured with pods standing.
+    pub crowds: Vec<Crowd>,
+    /// As `up`, with the last crowd standing.
+    pub up_in_crowd: Vec<f64>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -51,17 +49,23 @@ async fn main() {
     }
     let worlds = (World::new(), World::new());
     eprintln!("starting orlop cri, and containerd with runc");
-    let mut peers = [Peer::orlop(&worlds.0).await, Peer::containerd(&worlds.1).await];
+    let peers = [Peer::orlop(&worlds.0).await, Peer::containerd(&worlds.1).await];
     let mut figures = [Figures::default(), Figures::default()];
     for round in 0..=ROUNDS {
         eprint!("\rpod {round} of {ROUNDS}");
-        for (peer, figures) in peers.iter_mut().zip(&mut figures) {
+        for (peer, figures) in peers.iter().zip(&mut figures) {
             cycle(peer, figures, round).await;
         }
     }
-    for (peer, figures) in peers.iter_mut().zip(&mut figures) {
-        eprint!("\r{STANDING} pods of {}      ", peer.name);
-        stand(peer, figures).await;
+    for (peer, figures) in peers.iter().zip(&mut figures) {
+        eprint!("\r{EXECS} execs by {}      ", peer.name);
+        figures.exec_cpu = exec_cpu(peer).await;
+        eprint!("\r{} pods at a time by {}      ", crowd::AT_ONCE, peer.name);
+        figures.rate = crowd::rate(peer).await;
+    }
+    // One after the other, so that what the machine has less is one runtime's.
+    for (peer, figures) in peers.iter().zip(&mut figures) {
+        crowd::stand(peer, figures).await;
     }
     eprintln!();
     let floor = floor::run(&World::new());
@@ -69,7 +73,7 @@ async fn main() {
 }
 
 /// One pod: up, an exec, down. The first round is not counted.
-async fn cycle(peer: &mut Peer, figures: &mut Figures, round: usize) {
+async fn cycle(peer: &Peer, figures: &mut Figures, round: usize) {
     let began = Instant::now();
     let pod = peer.up(&format!("round-{round}")).await;
     let up = began.elapsed();
@@ -85,22 +89,16 @@ async fn cycle(peer: &mut Peer, figures: &mut Figures, round: usize) {
     }
 }
 
-/// Memory and idle CPU of many pods that do nothing.
-async fn stand(peer: &mut Peer, figures: &mut Figures) {
-    let (before, free) = (Memory::of(&peer.processes()), available());
-    let mut pods = Vec::new();
-    for number in 0..STANDING {
-        pods.push(peer.up(&format!("standing-{number}")).await);
-    }
+/// CPU time of one exec, in milliseconds.
+async fn exec_cpu(peer: &Peer) -> f64 {
+    let pod = peer.up("execs").await;
+    peer.exec(&pod).await;
     let processes = peer.processes();
-    let after = Memory::of(&processes);
-    figures.pod = (after.total - before.total) / STANDING as f64;
-    figures.pod_available = (free - available()) / STANDING as f64;
-    figures.daemon = Memory::of(&[peer.pid()]).total;
     let begun = Cpu::of(&processes);
-    tokio::time::sleep(IDLE).await;
-    figures.idle = Cpu::of(&processes).since(&begun).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
-    for pod in pods {
-        peer.down(&pod).await;
+    for _ in 0..EXECS {
+        peer.exec(&pod).await;
     }
+    let taken = Cpu::of(&processes).since(&begun);
+    peer.down(&pod).await;
+    taken.as_secs_f64() * 1e3 / EXECS as f64
 }

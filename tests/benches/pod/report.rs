@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use crate::crowd::{AT_ONCE, BESIDE, IDLE, IN_ALL, SIZES};
 use crate::floor::Floor;
-use crate::{Figures, IDLE, ROUNDS, STANDING};
+use crate::{EXECS, Figures, ROUNDS};
 
 /// The table that the README shows.
 pub fn table(orlop: &Figures, peer: &Figures, floor: &Floor) -> String {
@@ -18,20 +19,38 @@ pub fn table(orlop: &Figures, peer: &Figures, floor: &Floor) -> String {
             line(&mut text, &format!("{name}, {kind}"), "ms", values[0], values[1], Some(values[2]));
         }
     }
-    line(&mut text, "memory per pod, daemon's growth and helpers (PSS)", "KiB", orlop.pod, peer.pod, None);
-    let available = [orlop.pod_available, peer.pod_available];
-    line(&mut text, "memory per pod, what the machine has less", "KiB", available[0], available[1], None);
-    let daemon = format!("the daemon with {STANDING} pods (PSS)");
-    line(&mut text, &daemon, "MiB", orlop.daemon / 1024.0, peer.daemon / 1024.0, None);
-    let idle = format!("idle CPU with {STANDING} pods, of a core");
-    line(&mut text, &idle, "%", orlop.idle, peer.idle, Some(0.0));
+    line(&mut text, "CPU per exec", "ms", orlop.exec_cpu, peer.exec_cpu, None);
+    let last = SIZES[SIZES.len() - 1];
+    for (kind, of) in [("median", 0.5), ("p99", 0.99)] {
+        let values = [&orlop.up_in_crowd, &peer.up_in_crowd].map(|list| percentile(list, of));
+        line(&mut text, &format!("pod up with {last} pods running, {kind}"), "ms", values[0], values[1], None);
+    }
+    let name = format!("pods up per second, {AT_ONCE} at a time");
+    let ratio = format!("{:.1}x", orlop.rate / peer.rate);
+    let _ = writeln!(text, "| {name} | {} | {} | {ratio} | - |", short(orlop.rate), short(peer.rate));
+    crowds(&mut text, orlop, peer);
     let _ = writeln!(
         text,
         "\n{ROUNDS} pods of one container each in turns, after one that is not counted; bridge, host-local and portmap by \
-         exec; idle for {} s.\nFloor: namespaces, veth, cgroups, overlay and two execs by bare system calls.",
+         exec. CPU of an exec over {EXECS} in a row; {BESIDE} pods one after the other beside {last}; {IN_ALL} pods \
+         {AT_ONCE} at a time; idle for {} s.\nFloor: namespaces, veth, cgroups, overlay and two execs by bare system calls.",
         IDLE.as_secs()
     );
     text
+}
+
+/// Lines of what was measured with pods standing.
+fn crowds(text: &mut String, orlop: &Figures, peer: &Figures) {
+    for (size, (ours, theirs)) in SIZES.iter().zip(orlop.crowds.iter().zip(&peer.crowds)) {
+        let name = format!("memory per pod of {size}, daemon's growth and helpers (PSS)");
+        line(text, &name, "KiB", ours.pod, theirs.pod, None);
+        let name = format!("memory per pod of {size}, what the machine has less");
+        line(text, &name, "KiB", ours.pod_available, theirs.pod_available, None);
+        let name = format!("daemon and helpers with {size} pods (PSS)");
+        line(text, &name, "MiB", ours.all / 1024.0, theirs.all / 1024.0, None);
+        let name = format!("idle CPU with {size} pods, of a core");
+        line(text, &name, "%", ours.idle, theirs.idle, Some(0.0));
+    }
 }
 
 fn line(text: &mut String, name: &str, unit: &str, ours: f64, theirs: f64, floor: Option<f64>) {

@@ -12,6 +12,7 @@ pub struct Memory {
 
 impl Memory {
     /// The memory of processes as it is now.
+    #[must_use]
     pub fn of(pids: &[u32]) -> Memory {
         Memory { total: pids.iter().filter_map(|pid| proportional(*pid)).sum() }
     }
@@ -24,6 +25,10 @@ fn proportional(pid: u32) -> Option<f64> {
 }
 
 /// What new programs can take without swapping, in KiB.
+///
+/// # Panics
+/// When /proc/meminfo can't be read.
+#[must_use]
 pub fn available() -> f64 {
     let text = std::fs::read_to_string("/proc/meminfo").expect("read /proc/meminfo");
     field(&text, "MemAvailable:").expect("MemAvailable in /proc/meminfo")
@@ -34,29 +39,46 @@ fn field(text: &str, name: &str) -> Option<f64> {
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// CPU time of each thread of processes so far, to the nanosecond.
+/// CPU time of each thread of processes so far, to the nanosecond, and of the children that they have reaped, to the tick.
 pub struct Cpu(BTreeMap<PathBuf, u64>);
+
+/// Nanoseconds of a tick in /proc (USER_HZ).
+const TICK: u64 = 10_000_000;
 
 impl Cpu {
     /// As it is now.
+    #[must_use]
     pub fn of(pids: &[u32]) -> Cpu {
         let of_thread = |entry: std::fs::DirEntry| {
             let text = std::fs::read_to_string(entry.path().join("schedstat")).ok()?;
             Some((entry.path(), text.split(' ').next()?.parse().ok()?))
         };
         let of = |pid: &u32| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        Cpu(pids.iter().flat_map(of).filter_map(of_thread).collect())
+        let threads = pids.iter().flat_map(of).filter_map(of_thread);
+        Cpu(threads.chain(pids.iter().filter_map(|pid| reaped(*pid))).collect())
     }
 
-    /// What threads that are alive have taken since an earlier look.
+    /// What threads that are alive, and children that were reaped, have taken since an earlier look.
+    #[must_use]
     pub fn since(&self, earlier: &Cpu) -> Duration {
         let taken = |(thread, now): (&PathBuf, &u64)| now.saturating_sub(earlier.0.get(thread).copied().unwrap_or(0));
         Duration::from_nanos(self.0.iter().map(taken).sum())
     }
 }
 
+/// What the children that a process has reaped took (`cutime` and `cstime`).
+fn reaped(pid: u32) -> Option<(PathBuf, u64)> {
+    let file = PathBuf::from(format!("/proc/{pid}/stat"));
+    let text = std::fs::read_to_string(&file).ok()?;
+    // After the name, which may hold anything, come the fields from the third on.
+    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
+    let ticks = fields.get(13)?.parse::<u64>().ok()? + fields.get(14)?.parse::<u64>().ok()?;
+    Some((file, ticks * TICK))
+}
+
 /// The daemon `root`, and processes that have one of the names (of which the kernel keeps 15 bytes) and whose command
 /// line or cgroup has one of the marks.
+#[must_use]
 pub fn find(root: u32, names: &[&str], marks: &[&str]) -> Vec<u32> {
     let of = |entry: std::fs::DirEntry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;

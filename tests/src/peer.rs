@@ -1,4 +1,4 @@
-//! The runtimes that are compared, each in a world of its own and spoken to by the same requests.
+//! The runtimes that benchmarks compare, each in a world of its own and spoken to by the same requests.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,18 +7,17 @@ use hyper_util::rt::TokioIo;
 use orlop_proto::cri;
 use orlop_proto::cri::image_service_client::ImageServiceClient;
 use orlop_proto::cri::runtime_service_client::RuntimeServiceClient;
-use orlop_tests::case::image;
-use orlop_tests::census::remove_empty_cgroups;
-use orlop_tests::containerd::{Containerd, upstream_network, upstream_plugins};
-use orlop_tests::images;
-use orlop_tests::place::{debian, programs};
-use orlop_tests::world::{Daemon, World, run, until};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::process;
+use crate::case::image;
+use crate::census::remove_empty_cgroups;
+use crate::containerd::{Containerd, upstream_network, upstream_plugins};
+use crate::place::{debian, programs};
+use crate::world::{Daemon, World, run, until};
+use crate::{images, process};
 
 /// How long one request may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The image of the peer's sandboxes.
 const PAUSE: &str = "localhost:5001/pause:1";
@@ -28,6 +27,7 @@ pub struct Peer {
     /// For people.
     pub name: &'static str,
     client: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
     /// Names of the programs that stand by a pod, and what marks those of this instance.
     helpers: &'static [&'static str],
     mark: String,
@@ -44,6 +44,9 @@ pub struct Pod {
 
 impl Peer {
     /// Our CRI server with our shim and plugins.
+    ///
+    /// # Panics
+    /// When it does not start, or the image can't be pulled.
     pub async fn orlop(world: &World) -> Peer {
         let mut command = world.orlop();
         command.arg("cri").env("RUST_LOG", "warn");
@@ -52,6 +55,9 @@ impl Peer {
     }
 
     /// containerd with its own shim, runc and the upstream plugins.
+    ///
+    /// # Panics
+    /// When it does not start, or an image can't be pulled.
     pub async fn containerd(world: &World) -> Peer {
         let folder = world.folder();
         let containerd = Containerd {
@@ -78,23 +84,24 @@ impl Peer {
     ) -> Peer {
         let registry = images::registry(world, &images::storage());
         until("the socket is there", || socket.exists().then_some(()));
-        let client = connect(&socket).await;
+        let (client, images) = connect(&socket).await;
         let mark = format!("orlop-bench-{name}-{}", std::process::id());
-        Peer { name, client, helpers, mark, folder: world.folder().to_path_buf(), daemon, registries: vec![registry] }
-    }
-
-    /// Number of the daemon.
-    pub fn pid(&self) -> u32 {
-        self.daemon.pid()
+        let folder = world.folder().to_path_buf();
+        Peer { name, client, images, helpers, mark, folder, daemon, registries: vec![registry] }
     }
 
     /// The daemon and what stands by its pods, without the pods' own programs.
+    #[must_use]
     pub fn processes(&self) -> Vec<u32> {
         process::find(self.daemon.pid(), self.helpers, &[&self.mark, &self.folder.to_string_lossy()])
     }
 
     /// Brings a pod of one container up.
-    pub async fn up(&mut self, name: &str) -> Pod {
+    ///
+    /// # Panics
+    /// When the runtime refuses.
+    pub async fn up(&self, name: &str) -> Pod {
+        let mut client = self.client.clone();
         let config = cri::PodSandboxConfig {
             metadata: Some(cri::PodSandboxMetadata {
                 name: name.into(),
@@ -110,7 +117,7 @@ impl Peer {
             ..Default::default()
         };
         let request = cri::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
-        let sandbox = self.client.run_pod_sandbox(request).await.expect("run a sandbox").into_inner().pod_sandbox_id;
+        let sandbox = client.run_pod_sandbox(request).await.expect("run a sandbox").into_inner().pod_sandbox_id;
         let container = cri::ContainerConfig {
             metadata: Some(cri::ContainerMetadata { name: "c".into(), attempt: 0 }),
             image: Some(cri::ImageSpec { image: image("busybox"), ..Default::default() }),
@@ -124,27 +131,53 @@ impl Peer {
             config: Some(container),
             sandbox_config: Some(config),
         };
-        let container = self.client.create_container(request).await.expect("create a container").into_inner();
+        let container = client.create_container(request).await.expect("create a container").into_inner();
         let container = container.container_id;
         let request = cri::StartContainerRequest { container_id: container.clone() };
-        self.client.start_container(request).await.expect("start a container");
+        client.start_container(request).await.expect("start a container");
         Pod { sandbox, container }
     }
 
     /// Runs `true` in a pod.
-    pub async fn exec(&mut self, pod: &Pod) {
+    ///
+    /// # Panics
+    /// When the runtime refuses, or `true` fails.
+    pub async fn exec(&self, pod: &Pod) {
         let request =
             cri::ExecSyncRequest { container_id: pod.container.clone(), cmd: vec!["true".into()], timeout: 10 };
-        let answer = self.client.exec_sync(request).await.expect("exec").into_inner();
+        let answer = self.client.clone().exec_sync(request).await.expect("exec").into_inner();
         assert_eq!(answer.exit_code, 0);
     }
 
     /// Takes a pod down.
-    pub async fn down(&mut self, pod: &Pod) {
+    ///
+    /// # Panics
+    /// When the runtime refuses.
+    pub async fn down(&self, pod: &Pod) {
+        let mut client = self.client.clone();
         let request = cri::StopPodSandboxRequest { pod_sandbox_id: pod.sandbox.clone() };
-        self.client.stop_pod_sandbox(request).await.expect("stop a sandbox");
+        client.stop_pod_sandbox(request).await.expect("stop a sandbox");
         let request = cri::RemovePodSandboxRequest { pod_sandbox_id: pod.sandbox.clone() };
-        self.client.remove_pod_sandbox(request).await.expect("remove a sandbox");
+        client.remove_pod_sandbox(request).await.expect("remove a sandbox");
+    }
+
+    /// Pulls an image by name.
+    ///
+    /// # Panics
+    /// When the runtime refuses.
+    pub async fn pull(&self, name: &str) {
+        let image = Some(cri::ImageSpec { image: name.into(), ..Default::default() });
+        let request = cri::PullImageRequest { image, ..Default::default() };
+        self.images.clone().pull_image(request).await.expect("pull an image");
+    }
+
+    /// Removes an image.
+    ///
+    /// # Panics
+    /// When the runtime refuses.
+    pub async fn remove(&self, name: &str) {
+        let image = Some(cri::ImageSpec { image: name.into(), ..Default::default() });
+        self.images.clone().remove_image(cri::RemoveImageRequest { image }).await.expect("remove an image");
     }
 }
 
@@ -155,7 +188,7 @@ impl Drop for Peer {
     }
 }
 
-async fn connect(socket: &Path) -> RuntimeServiceClient<Channel> {
+async fn connect(socket: &Path) -> (RuntimeServiceClient<Channel>, ImageServiceClient<Channel>) {
     let socket = socket.to_path_buf();
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();
@@ -171,8 +204,9 @@ async fn connect(socket: &Path) -> RuntimeServiceClient<Channel> {
     }
     let image = Some(cri::ImageSpec { image: image("busybox"), ..Default::default() });
     let request = cri::PullImageRequest { image, ..Default::default() };
-    ImageServiceClient::new(channel).pull_image(request).await.expect("pull the image");
-    client
+    let mut images = ImageServiceClient::new(channel);
+    images.pull_image(request).await.expect("pull the image");
+    (client, images)
 }
 
 /// Our pause program as an image, so that both pay for the same one. The registry has to live while it is pulled.
