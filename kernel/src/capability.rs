@@ -124,10 +124,19 @@ pub fn bound(keep: Capabilities) -> std::io::Result<()> {
 /// # Errors
 /// When the kernel refuses.
 pub fn apply(set: Capabilities, ambient: Capabilities) -> std::io::Result<()> {
+    apply_inheritable(set, ambient, ambient)
+}
+
+/// The same with an inheritable set that has more than the ambient one.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn apply_inheritable(set: Capabilities, inheritable: Capabilities, ambient: Capabilities) -> std::io::Result<()> {
     let ours = permitted()?;
     let set = Capabilities(set.0 & ours.0);
     let ambient = Capabilities(ambient.0 & set.0);
-    let sets = CapabilitySets { effective: set.set(), permitted: set.set(), inheritable: ambient.set() };
+    let inheritable = Capabilities(inheritable.0 & ours.0 | ambient.0);
+    let sets = CapabilitySets { effective: set.set(), permitted: set.set(), inheritable: inheritable.set() };
     rustix::thread::set_capabilities(None, sets)?;
     rustix::thread::clear_ambient_capability_set()?;
     for number in 0..u64::BITS {

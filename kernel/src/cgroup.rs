@@ -4,7 +4,9 @@
 //! `/kubepods/burstable/pod<uid>/<container id>`. On v1 the same path is made in every hierarchy.
 
 mod apply;
+mod block_io;
 mod device_filter;
+mod freezer;
 mod resources;
 mod usage;
 
@@ -12,7 +14,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-pub use resources::{Cpu, DeviceRule, HugepageLimit, Memory, Pids, Resources, shares_to_weight};
+pub use resources::{
+    BlockIo, Cpu, DeviceRule, HugepageLimit, Memory, Network, NetworkPriority, Pids, Resources, ThrottleDevice,
+    WeightDevice, shares_to_weight,
+};
 pub use usage::{CpuUsage, DiskUsage, HugepageUsage, MemoryUsage, Pressure, PressureKind, PressureLine};
 
 /// How long processes of a cgroup may take to vanish after SIGKILL.

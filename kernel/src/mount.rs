@@ -27,6 +27,8 @@ pub enum Propagation {
     Slave,
     /// Both ways.
     Shared,
+    /// Nothing is shared, and nobody can bind it elsewhere.
+    Unbindable,
 }
 
 /// One option of a file system.
@@ -119,6 +121,28 @@ pub fn set_attributes(
     setattr(mount.as_fd(), c"", attributes, propagation, recursive)
 }
 
+/// Sets and takes away attributes of a mount, and of all below it when `recursive`.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn change_attributes(
+    mount: impl AsFd,
+    set: MountAttrFlags,
+    clear: MountAttrFlags,
+    recursive: bool,
+) -> std::io::Result<()> {
+    // How access times are kept is one value of several bits: it changes as a whole or not at all.
+    let atime = MountAttrFlags::MOUNT_ATTR__ATIME;
+    let clear = if (set | clear).intersects(atime) { clear | atime } else { clear };
+    let attr = libc::mount_attr {
+        attr_set: u64::from(set.bits()),
+        attr_clr: u64::from(clear.bits()),
+        propagation: 0,
+        userns_fd: 0,
+    };
+    change(mount.as_fd(), c"", &attr, recursive)
+}
+
 /// Sets propagation of the mount at a path, and of all below it.
 ///
 /// # Errors
@@ -142,6 +166,7 @@ fn setattr(
             Some(Propagation::Private) => libc::MS_PRIVATE,
             Some(Propagation::Slave) => libc::MS_SLAVE,
             Some(Propagation::Shared) => libc::MS_SHARED,
+            Some(Propagation::Unbindable) => libc::MS_UNBINDABLE,
         },
         userns_fd: 0,
     };
@@ -220,6 +245,19 @@ pub fn pivot_into(root: impl AsFd) -> std::io::Result<()> {
     rustix::process::fchdir(&root)?;
     rustix::process::pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    Ok(())
+}
+
+/// Makes a mount the root of this process by moving it over the old root, which stays below it: for roots that lie on the
+/// first file system of the machine, which can't be pivoted away.
+///
+/// # Errors
+/// When the folder is not a mount point.
+pub fn move_into(root: impl AsFd) -> std::io::Result<()> {
+    rustix::process::fchdir(&root)?;
+    rustix::mount::mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
     rustix::process::chdir("/")?;
     Ok(())
 }

@@ -156,19 +156,24 @@ pub fn is_network(path: &Path) -> bool {
 /// # Errors
 /// When the namespace can't be entered or the kernel refuses.
 pub fn raise_loopback(path: &Path) -> Result<(), NamespaceError> {
-    in_network(path, || {
-        use std::os::fd::AsRawFd;
-        let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
-        // SAFETY: all-zero is a valid ifreq; its name stays terminated.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        request.ifr_name[0] = b'l' as libc::c_char;
-        request.ifr_name[1] = b'o' as libc::c_char;
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives during the call.
-        match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    })?
-    .map_err(|error| failed("raise the loopback device of", path, error))
+    in_network(path, raise_own_loopback)?.map_err(|error| failed("raise the loopback device of", path, error))
+}
+
+/// Raises the loopback device of the network namespace that this thread is in.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_own_loopback() -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: all-zero is a valid ifreq; its name stays terminated.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives during the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }

@@ -120,6 +120,34 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Takes over descriptors that this program was started with: `count` of them from 3 on, which no program gets from now on
+/// unless it is given them again. Only at the very start of a program, before it opens anything itself.
+///
+/// # Errors
+/// When one of them is not open.
+pub fn take_inherited(count: u32) -> std::io::Result<Vec<OwnedFd>> {
+    let end = i32::try_from(count).ok().and_then(|count| count.checked_add(3));
+    let end = end.ok_or_else(|| std::io::Error::other(format!("{count} descriptors are too many")))?;
+    for number in 3..end {
+        // SAFETY: changes a flag of a descriptor; one that isn't open is refused.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+            return Err(std::io::Error::other(format!("descriptor {number} is to be kept and is not open")));
+        }
+    }
+    // SAFETY: they are open, and the caller promises that nothing here has opened them.
+    Ok((3..end).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
+}
+
+/// Sets the execution domain of this thread and of what it executes (`personality(2)`).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_execution_domain(domain: u32) -> std::io::Result<()> {
+    // SAFETY: takes one number.
+    let result = unsafe { libc::personality(libc::c_ulong::from(domain)) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes sure that this program's file can't be opened for writing through this process or a child of it: runs the
 /// program again, with the same arguments, from a read-only view of its file that no mount namespace holds. Returns
 /// when that is so already: the file is sealed, or on a read-only mount.
@@ -264,6 +292,22 @@ pub fn reap() -> Option<Ended> {
     }
 }
 
+/// Waits for the end of a child by its descriptor, and reaps it. Gives its exit status (128 + signal when a signal ended
+/// it); none when it is no child of this process.
+pub fn wait_for(pidfd: impl AsFd) -> Option<i32> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    loop {
+        match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Ok(status) => {
+                let status = status?;
+                return status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
 /// Sends a signal by number to a process.
 ///
 /// # Errors
@@ -274,6 +318,17 @@ pub fn kill(pid: i32, signal: i32) -> std::io::Result<()> {
     }
     // SAFETY: kill takes two numbers; the pid is checked not to mean a group.
     let result = unsafe { libc::kill(pid, signal) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Sends a signal by number to a process by its descriptor.
+///
+/// # Errors
+/// When the process is gone or the number is no signal.
+pub fn signal_by(pidfd: impl AsFd, signal: i32) -> std::io::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: takes numbers, and a pointer that may be null.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), signal, none, 0) };
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 

@@ -36,6 +36,9 @@ pub struct Profile {
     /// The rules; the first that fits decides.
     #[serde(default)]
     pub syscalls: Vec<Rule>,
+    /// Socket of a program that answers calls: not supported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener_path: Option<String>,
 }
 
 /// One rule of a profile.

@@ -14,6 +14,7 @@ mod log_filter;
 mod network;
 mod node;
 mod objects;
+mod runtime;
 mod up;
 
 use std::io::IsTerminal;
@@ -109,6 +110,16 @@ enum Command {
         #[command(subcommand)]
         command: image::Command,
     },
+    /// Make single containers of bundles: the command line of runc (create, start, exec, kill, delete, run, ...).
+    ///
+    /// This is the program orlop-runtime, which is looked for beside this one. `orlop runtime --help` tells its commands;
+    /// podman, containerd and handlers are better given orlop-runtime itself.
+    #[command(disable_help_flag = true)]
+    Runtime {
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     #[command(flatten)]
     Objects(objects::Command),
     /// Print a path of this instance, for scripts: export KUBECONFIG=$(orlop paths kubeconfig).
@@ -129,6 +140,13 @@ enum PathName {
 }
 
 fn main() -> std::process::ExitCode {
+    // Before anything else: it is a program of its own, and every call of it counts.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "runtime") {
+        let error = runtime::become_it(words);
+        eprintln!("orlop: {error:#}");
+        return std::process::ExitCode::FAILURE;
+    }
     match run(Cli::parse()) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
@@ -186,6 +204,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 cri::run(&layout, &Instance::load_or_choose(&layout)?, arguments, stop_by_signal()).await
             }
             Command::Csi(arguments) => csi::run(&layout, arguments, stop_by_signal()).await,
+            // With a flag before it; without one it has been seen to already.
+            Command::Runtime { arguments } => Err(runtime::become_it(arguments.into_iter())),
             Command::Image { command } => image::run(&layout, command).await,
             Command::Paths { path } => {
                 let path = match path {

@@ -129,7 +129,7 @@ impl ShimPod {
                     bounding: caps.clone(),
                     effective: caps.clone(),
                     permitted: caps,
-                    ambient: vec![],
+                    ..Capabilities::default()
                 },
                 ..Process::default()
             },

@@ -124,7 +124,7 @@ fn memory_that_runs_out_is_told() {
     with_pod("oom", |pod| {
         let mut config = pod.config("c1", &["sh", "-c", "x=a; while :; do x=$x$x; done"]);
         config.linux.resources.memory =
-            Some(orlop_kernel::cgroup::Memory { limit: Some(16 << 20), swap: Some(16 << 20) });
+            Some(orlop_kernel::cgroup::Memory { limit: Some(16 << 20), swap: Some(16 << 20), ..Default::default() });
         let (code, _) = pod.run("c1", &config);
         assert_eq!(code, 137);
         let record = std::fs::read_to_string(pod.folder.join("containers/c1/exit.json")).unwrap();

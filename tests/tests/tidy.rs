@@ -37,6 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "orlop-agent-pods",
             "orlop-agent-server",
             "orlop-shim",
+            "orlop-runtime",
             "orlop-cni-plugins",
             "orlop-pause",
         ],

@@ -11,7 +11,7 @@ use crate::workspace::{cargo, root, run, say, target};
 /// The static target of what is loaded once per pod or per call.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
 /// The programs built for it.
-const STATIC_PROGRAMS: [&str; 4] = ["orlop-shim", "orlop-pause", "orlop-cni-plugins", "orlop-hello"];
+const STATIC_PROGRAMS: [&str; 5] = ["orlop-shim", "orlop-pause", "orlop-runtime", "orlop-cni-plugins", "orlop-hello"];
 
 /// Builds all programs and returns the folder that holds them.
 pub fn build() -> Result<PathBuf> {
@@ -38,7 +38,7 @@ pub fn build_with_tests() -> Result<PathBuf> {
 fn build_small() -> Result<()> {
     packages::ensure(packages::BUILD)?;
     ensure_static_target()?;
-    say("building orlop-shim, orlop-pause, orlop-cni-plugins and the sample (small, static)");
+    say("building orlop-shim, orlop-pause, orlop-runtime, orlop-cni-plugins and the sample (small, static)");
     let mut small = cargo();
     small.args(["build", "--profile", "small", "--target", STATIC_TARGET]);
     for program in STATIC_PROGRAMS {

@@ -181,7 +181,7 @@ fn resources(limits: &PodCgroupLimits, pids_max: Option<i64>) -> Resources {
             period: Some(limits.cpu_period_us).filter(|period| *period > 0),
             ..Cpu::default()
         }),
-        memory: Some(Memory { limit: Some(limits.memory_bytes.unwrap_or(-1)), swap: None }),
+        memory: Some(Memory { limit: Some(limits.memory_bytes.unwrap_or(-1)), ..Memory::default() }),
         pids: pids_max.map(|limit| Pids { limit }),
         hugepage_limits: limits.hugepages.iter().filter_map(|(size, bytes)| hugepage_limit(size, *bytes)).collect(),
         ..Resources::default()

@@ -3,6 +3,7 @@
 //! What the specification has and the built-in runtime has not is read too, so that [`Config::check`] can refuse it by
 //! its name instead of leaving it out in silence.
 
+mod alone;
 mod check;
 
 use std::collections::BTreeMap;
@@ -25,19 +26,63 @@ pub struct Config {
     /// Host name; the pod's namespace carries it already, so it is for readers only.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,
-    /// NIS domain name: refused.
+    /// NIS domain name; refused for a container of a pod.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub domainname: String,
     /// Mounts, in order.
     pub mounts: Vec<Mount>,
     /// What only Linux has.
     pub linux: Linux,
-    /// Programs to be run at points of the container's life: refused, see [`Config::check`].
+    /// Programs to be run at points of the container's life; refused for a container of a pod, see [`Config::check`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hooks: Option<serde_json::Value>,
+    pub hooks: Option<Hooks>,
     /// Free text.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// What only other systems have: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<serde_json::Value>,
+}
+
+/// Programs to be run at points of a container's life.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hooks {
+    /// On the machine, before the container's root is entered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prestart: Vec<Hook>,
+    /// After those, likewise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub create_runtime: Vec<Hook>,
+    /// In the container's namespaces, before its root is entered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub create_container: Vec<Hook>,
+    /// In the container, just before its program.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub start_container: Vec<Hook>,
+    /// On the machine, when the program runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub poststart: Vec<Hook>,
+    /// On the machine, when the container is gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub poststop: Vec<Hook>,
+}
+
+/// A program that is run with the container's state on its stdin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hook {
+    /// The program.
+    pub path: PathBuf,
+    /// Its arguments, its name first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Its whole environment.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// Seconds that it may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<i64>,
 }
 
 /// A process.
@@ -79,6 +124,19 @@ pub struct Process {
     /// Processors on which an exec starts: refused.
     #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
     pub exec_cpu_affinity: Option<serde_json::Value>,
+    /// Size of its terminal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console_size: Option<ConsoleSize>,
+}
+
+/// Size of a terminal, in letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConsoleSize {
+    /// Lines.
+    pub height: u16,
+    /// Columns.
+    pub width: u16,
 }
 
 /// An identity, by numbers of the container's user namespace.
@@ -106,6 +164,9 @@ pub struct Capabilities {
     pub effective: Vec<String>,
     /// What may be made to work.
     pub permitted: Vec<String>,
+    /// What a program may be given by the marks of its file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inheritable: Vec<String>,
     /// What an unprivileged program keeps over exec.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ambient: Vec<String>,
@@ -128,7 +189,8 @@ pub struct Rlimit {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Root {
-    /// Not used: the root is attached in the container's own mount namespace alone. For readers.
+    /// The folder of a container that stands alone. That of a pod's is attached in its own mount namespace alone, so there
+    /// this is for readers.
     pub path: PathBuf,
     /// The container can't write to it.
     pub readonly: bool,
@@ -178,7 +240,7 @@ pub struct Linux {
     pub resources: Resources,
     /// Path of the cgroup below each hierarchy.
     pub cgroups_path: String,
-    /// Namespaces, for readers; the shim knows which it joins.
+    /// Namespaces of a container that stands alone; for one of a pod the shim knows which it joins, and readers read this.
     pub namespaces: Vec<Namespace>,
     /// Users of the pod's user namespace, the same as the sandbox has; none without one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -202,10 +264,11 @@ pub struct Linux {
     /// SELinux label of the files of the root and of the container's own file systems.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount_label: Option<String>,
-    /// Sysctls: refused, since they are the pod's; [`crate::protocol::SandboxSpec::sysctls`] sets them.
+    /// Sysctls; refused for a container of a pod, since they are the pod's: [`crate::protocol::SandboxSpec::sysctls`]
+    /// sets them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctl: BTreeMap<String, String>,
-    /// Execution domain: refused unless it is that of Linux.
+    /// Execution domain; for a container of a pod that of Linux alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<Personality>,
     /// Cache and memory bandwidth: refused.
@@ -214,6 +277,9 @@ pub struct Linux {
     /// Clocks of a time namespace: refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_offsets: Option<serde_json::Value>,
+    /// Policy of memory nodes: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_policy: Option<serde_json::Value>,
     /// Network devices to be moved in: refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_devices: Option<serde_json::Value>,

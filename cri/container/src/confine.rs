@@ -12,7 +12,7 @@ use orlop_kernel::{lsm, process, terminal};
 use rustix::fs::Mode;
 use rustix::process::Resource;
 
-use crate::config::{Process, Rlimit};
+use crate::config::{Personality, Process, Rlimit};
 use crate::stage::{StageError, Step};
 use crate::user_namespace::UserNamespace;
 
@@ -25,6 +25,7 @@ pub struct Confinement {
     filter: Option<Filter>,
     bounding: Capabilities,
     effective: Capabilities,
+    inheritable: Capabilities,
     ambient: Capabilities,
 }
 
@@ -46,6 +47,7 @@ impl Confinement {
             filter: seccomp.map(Filter::compile).transpose().step("compile the seccomp profile")?,
             bounding: set(&process.capabilities.bounding)?,
             effective: set(&process.capabilities.effective)?,
+            inheritable: set(&process.capabilities.inheritable)?,
             ambient: set(&process.capabilities.ambient)?,
         })
     }
@@ -84,7 +86,7 @@ impl Confinement {
         process::set_identity(user.uid, user.gid, &user.additional_gids)
             .step(format!("become user {}, group {}", user.uid, user.gid))?;
         let effective = if user.uid == 0 { self.effective } else { self.ambient };
-        capability::apply(effective, self.ambient).step("set the capabilities")?;
+        capability::apply_inheritable(effective, self.inheritable, self.ambient).step("set the capabilities")?;
         if process.no_new_privileges {
             rustix::thread::set_no_new_privs(true).step("set no_new_privs")?;
         }
@@ -94,6 +96,11 @@ impl Confinement {
     /// Replaces this process by the container's program; returns only when that fails, with Go's well-known words,
     /// for which users and dashboards look.
     pub(crate) fn exec(&self, process: &Process) -> StageError {
+        self.exec_with(process, &[])
+    }
+
+    /// The same with descriptors that the program gets.
+    pub(crate) fn exec_with(&self, process: &Process, kept: &[OwnedFd]) -> StageError {
         let failed =
             |message: String| StageError { step: "unable to start container process".into(), source: message.into() };
         let Some(name) = process.args.first().filter(|name| !name.is_empty()) else {
@@ -108,8 +115,9 @@ impl Confinement {
         let (Ok(arguments), Ok(environment)) = (texts(&process.args), texts(&process.env)) else {
             return failed(format!("exec {name:?}: an argument or variable holds a NUL byte"));
         };
-        // Nothing that the runtime has open reaches the container.
-        if let Err(error) = process::close_on_exec_from(3) {
+        // Nothing else that the runtime has open reaches the container.
+        let keep = |fd: &OwnedFd| rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(Into::into);
+        if let Err(error) = process::close_on_exec_from(3).and_then(|()| kept.iter().try_for_each(keep)) {
             return failed(format!("close the runtime's files: {error}"));
         }
         if let Some(filter) = self.filter.as_ref().filter(|_| process.no_new_privileges)
@@ -120,6 +128,12 @@ impl Confinement {
         let error = process::exec(&program, &arguments, &environment);
         failed(format!("exec {}: {}", program.display(), plain(&error)))
     }
+}
+
+/// Whether the program of a process is there, in the words of [`Confinement::exec`].
+pub(crate) fn check_program(process: &Process) -> Result<(), StageError> {
+    let name = process.args.first().map_or("", String::as_str);
+    find(name, &process.env).map(drop).step("unable to start container process")
 }
 
 /// Makes the streams the user's own, so that `/dev/stdout` can be opened by it too. The null device belongs to all.
@@ -194,6 +208,14 @@ pub(crate) fn set_labels(procfs: &Procfs, process: &Process) -> Result<(), Stage
         process::join_new_keyring();
     }
     Ok(())
+}
+
+/// Sets the execution domain that is asked for.
+pub(crate) fn set_personality(personality: Option<&Personality>) -> Result<(), StageError> {
+    /// `PER_LINUX32`.
+    const LINUX32: u32 = 8;
+    let Some(Personality { domain, .. }) = personality else { return Ok(()) };
+    process::set_execution_domain(if domain == "LINUX32" { LINUX32 } else { 0 }).step("set linux.personality")
 }
 
 /// Enters the working folder and makes sure that it lies inside the root.

@@ -41,6 +41,8 @@ pub enum PidNamespace<'a> {
     Host,
     /// That of a process, by its descriptor.
     Of(&'a OwnedFd),
+    /// That of a file.
+    File(&'a OwnedFd),
 }
 
 /// A container's first process and the shim's ends of its streams.
@@ -135,8 +137,12 @@ pub(crate) fn clone_into(
     pid: PidNamespace<'_>,
     own_pid: &OwnedFd,
 ) -> Result<process::Side, StageError> {
-    let PidNamespace::Of(target) = pid else { return process::clone(namespaces).step("clone") };
-    namespace::join_process(target, Kinds::PROCESS_ID).step("join the PID namespace")?;
+    let joined = match pid {
+        PidNamespace::New | PidNamespace::Host => return process::clone(namespaces).step("clone"),
+        PidNamespace::Of(target) => namespace::join_process(target, Kinds::PROCESS_ID),
+        PidNamespace::File(file) => namespace::join(file, LinkNameSpaceType::ProcessID),
+    };
+    joined.step("join the PID namespace")?;
     let cloned = process::clone(namespaces);
     if !matches!(cloned, Ok(process::Side::Child)) {
         namespace::join(own_pid, LinkNameSpaceType::ProcessID).step("leave the PID namespace")?;
@@ -257,7 +263,7 @@ impl Child<'_> {
 /// Moves this process and its mounts into the pod's user namespace. The root was built with the machine's rights, which
 /// makes device nodes and mounts of procfs possible; the copy that the container gets belongs to the user namespace, and
 /// the kernel locks what is in it: not even a container with SYS_ADMIN can take away a mask or make a mount writable.
-fn hand_over(user: &UserNamespace, terminal: Option<&OwnedFd>) -> Result<(), StageError> {
+pub(crate) fn hand_over(user: &UserNamespace, terminal: Option<&OwnedFd>) -> Result<(), StageError> {
     user.enter()?;
     unshare(UnshareFlags::NEWNS).step("hand the mounts over to the user namespace")?;
     let Some(master) = terminal else { return Ok(()) };
@@ -269,6 +275,11 @@ fn hand_over(user: &UserNamespace, terminal: Option<&OwnedFd>) -> Result<(), Sta
 /// container, it holds no file of the shim's that it has no use for, and the shim's signals and keyring are not its
 /// own.
 pub(crate) fn begin(kept: &[BorrowedFd<'_>]) -> Result<(), StageError> {
+    begin_with(kept, true)
+}
+
+/// The same, with the keyring that it has where it is to keep that.
+pub(crate) fn begin_with(kept: &[BorrowedFd<'_>], keyring: bool) -> Result<(), StageError> {
     use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
     process::set_dumpable(false).step("hide the runtime")?;
     process::close_all_but(kept).step("close the runtime's files")?;
@@ -276,7 +287,9 @@ pub(crate) fn begin(kept: &[BorrowedFd<'_>]) -> Result<(), StageError> {
         process::default_signal(signal as i32).step("restore the signals")?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).step("unblock signals")?;
-    process::join_new_keyring();
+    if keyring {
+        process::join_new_keyring();
+    }
     Ok(())
 }
 

@@ -26,13 +26,16 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// `DEVPTS_SUPER_MAGIC`.
 const DEVPTS_MAGIC: i64 = 0x1cd1;
 
-/// Fills `/dev`, which is a fresh tmpfs, and returns its `null`, checked to be the real one. A `/dev` that somebody
-/// mounts from the machine is left as it is. Nodes elsewhere are made in the root itself.
+/// Fills `/dev`, which is a fresh tmpfs or a folder of the root itself, and returns its `null`, checked to be the real one.
+/// A `/dev` that somebody mounts from the machine is left as it is. Nodes elsewhere are made in the root itself.
 pub(crate) fn fill(root: &OwnedFd, config: &Config, user: Option<&UserMappings>) -> Result<OwnedFd, StageError> {
-    let dev = path::open_beneath(root, Path::new("dev"), OFlags::PATH | OFlags::DIRECTORY).step("open /dev")?;
     let mounted = config.mounts.iter().rev().find(|entry| entry.destination == Path::new("/dev"));
-    if mounted.is_some_and(|entry| entry.kind == "tmpfs") {
-        if magic(&dev).step("look at /dev")? != TMPFS_MAGIC {
+    if mounted.is_none() {
+        path::make_folder_in_root(root, Path::new("dev"), Mode::from_raw_mode(0o755)).step("make /dev")?;
+    }
+    let dev = path::open_beneath(root, Path::new("dev"), OFlags::PATH | OFlags::DIRECTORY).step("open /dev")?;
+    if mounted.is_none_or(|entry| entry.kind == "tmpfs") {
+        if mounted.is_some() && magic(&dev).step("look at /dev")? != TMPFS_MAGIC {
             return Err("it is not the tmpfs that was mounted there").step("fill /dev");
         }
         make_all(root, &dev, &config.linux.devices, user)?;
@@ -42,8 +45,6 @@ pub(crate) fn fill(root: &OwnedFd, config: &Config, user: Option<&UserMappings>)
                 Err(errno) => return Err(errno).step(format!("link /dev/{name}")),
             }
         }
-    } else if mounted.is_none() {
-        return Err("the specification mounts nothing there").step("fill /dev");
     }
     let is_null = |fd: &OwnedFd| {
         let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)?;

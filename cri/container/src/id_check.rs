@@ -1,19 +1,17 @@
 //! Whether this machine can give pods a user namespace: by making what a pod would get.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use orlop_kernel::mount::{self, Propagation};
-use orlop_kernel::procfs::Procfs;
-use orlop_kernel::{path, process, socket};
+use orlop_kernel::{path, process};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::UnshareFlags;
 
 use crate::config::IdMapping;
 use crate::create::unshare;
 use crate::rootfs::Tree;
-use crate::stage::{self, StageError, Step};
+use crate::stage::{StageError, Step};
 use crate::user_namespace::{UserMappings, UserNamespace};
 
 /// The ids that are tried: any that are not the machine's own.
@@ -40,24 +38,8 @@ fn make_folders(scratch: &Path) -> std::io::Result<()> {
 }
 
 fn in_user_namespace(scratch: &Path) -> Result<(), StageError> {
-    let (ours, theirs) = socket::message_pair().step("make a socket")?;
-    match process::clone(process::new::USER).step("make a user namespace (see /proc/sys/user/max_user_namespaces)")? {
-        process::Side::Child => {
-            // It holds the namespace until its parent has closed the socket, or is gone.
-            drop(ours);
-            let _ = stage::receive(&theirs);
-            std::process::exit(0)
-        }
-        process::Side::Parent { pid, pidfd } => {
-            drop(theirs);
-            let mappings = UserMappings { uid_mappings: vec![RANGE], gid_mappings: vec![RANGE] };
-            let made = Procfs::open().step("open /proc").and_then(|procfs| UserNamespace::of(&procfs, pid, &mappings));
-            let result = made.and_then(|user| try_overlay(scratch, &user));
-            drop(ours);
-            wait(&pidfd);
-            result
-        }
-    }
+    let mappings = UserMappings { uid_mappings: vec![RANGE], gid_mappings: vec![RANGE] };
+    UserNamespace::make(&mappings).and_then(|user| try_overlay(scratch, &user))
 }
 
 fn try_overlay(scratch: &Path, user: &UserNamespace) -> Result<(), StageError> {
@@ -78,10 +60,4 @@ fn try_overlay(scratch: &Path, user: &UserNamespace) -> Result<(), StageError> {
         return Ok(());
     }
     Err(format!("it and the file on disk belong to {got:?}, not to {wanted:?}")).step("look at the file's owner")
-}
-
-/// Waits for the end of the child, whose socket is closed.
-fn wait(pidfd: &OwnedFd) {
-    let options = rustix::process::WaitIdOptions::EXITED;
-    let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(pidfd)), options);
 }

@@ -41,20 +41,25 @@
 //!        <──────────── end of the socket ────── exec, or Failed(text)
 //! ```
 
+pub mod alone;
 pub mod client;
+pub mod clock;
 pub mod config;
 mod confine;
 mod create;
 mod devices;
 mod exec;
+pub mod hook;
 pub mod id_check;
 pub mod program;
 pub mod protocol;
 mod rootfs;
 pub mod sandbox;
 pub mod stage;
+mod sysctl;
 pub mod user_namespace;
 
 pub use confine::Confinement;
 pub use create::{Created, PidNamespace, Pod, create};
-pub use exec::{ExecProcess, Place, exec};
+pub use exec::{Alone, ExecProcess, Place, exec, exec_alone};
+pub use rootfs::options::known_options;

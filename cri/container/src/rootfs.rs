@@ -8,12 +8,14 @@
 //! copy of its mount: on disk all files keep the ids that they have without one, whatever range of ids the pod got. The
 //! overlay itself can't be mapped, so it is made of the mapped layers (see [`layers`]).
 
+mod copy_up;
 mod layers;
+pub(crate) mod options;
 
-use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use orlop_kernel::cgroup::Cgroups;
 use orlop_kernel::mount::{self, Attributes, FsOption, Propagation};
 use orlop_kernel::path;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
@@ -25,13 +27,14 @@ use crate::sandbox;
 use crate::stage::{StageError, Step};
 use crate::user_namespace::{UserMappings, UserNamespace};
 pub(crate) use layers::Tree;
+use options::MountOptions;
 
 /// What was opened while the machine's mounts could still be seen.
 pub(crate) struct Sources {
     root: Tree,
     /// One per mount of the configuration.
     mounts: Vec<Source>,
-    /// The container's folder of each v1 hierarchy, with its controllers.
+    /// The container's folder of each hierarchy, with its controllers; none on v2 with a namespace of its own.
     cgroups: Vec<(String, OwnedFd)>,
 }
 
@@ -58,20 +61,54 @@ pub(crate) fn open_trees(
     let label = config.linux.mount_label.as_deref();
     let root = Tree::writable(&spec.lower_dirs, &spec.upper_dir, &spec.work_dir, label, user)?;
     let shm = sandbox::shm_source(pod.folder);
-    let mounts = config.mounts.iter().map(|entry| open_source(entry, &shm, user)).collect::<Result<_, _>>()?;
+    let mounts = config.mounts.iter().map(|entry| open_source(entry, Some(&shm), user)).collect::<Result<_, _>>()?;
     Ok((root, mounts))
+}
+
+/// The same for a container that stands alone, whose root is a folder. Without a cgroup namespace of its own it sees its
+/// own cgroup alone on v2, too.
+pub(crate) fn open_alone(
+    root: &Path,
+    config: &Config,
+    user: Option<&UserNamespace>,
+    cgroups: &Cgroups,
+    own_cgroups: bool,
+) -> Result<Sources, StageError> {
+    let what = || format!("open the root {root:?}");
+    let tree = mount::clone_path(root, true).step(what())?;
+    if !path::is_folder(&tree).step(what())? {
+        return Err("it is not a folder").step(what());
+    }
+    mount::set_attributes(&tree, Attributes::empty(), Some(Propagation::Private), true).step(what())?;
+    let mounts = config.mounts.iter().map(|entry| open_source(entry, None, user)).collect::<Result<_, _>>()?;
+    let mut opened = open_cgroups(config, cgroups)?;
+    if let (Cgroups::V2(_), false, true) = (cgroups, own_cgroups, asks_cgroups(config)) {
+        let folder = cgroups.folders(&config.linux.cgroups_path).step("find the cgroup")?.remove(0);
+        opened.push((String::new(), mount::clone_path(&folder, false).step("mount the cgroup")?));
+    }
+    Ok(Sources { root: Tree::Mounted(tree), mounts, cgroups: opened })
+}
+
+fn asks_cgroups(config: &Config) -> bool {
+    config.mounts.iter().any(|entry| entry.kind == "cgroup")
+}
+
+/// The container's folder of each v1 hierarchy, where it wants to see them.
+fn open_cgroups(config: &Config, cgroups: &Cgroups) -> Result<Vec<(String, OwnedFd)>, StageError> {
+    let mut opened = Vec::new();
+    if asks_cgroups(config) {
+        for (name, folder) in cgroups.folders_by_name(&config.linux.cgroups_path).step("find the cgroups")? {
+            let bind = mount::clone_path(&folder, false).step(format!("mount the cgroups of {name}"))?;
+            opened.push((name, bind));
+        }
+    }
+    Ok(opened)
 }
 
 /// Opens all that has to be opened among the machine's mounts.
 pub(crate) fn open_sources(spec: &ContainerSpec, config: &Config, pod: &Pod<'_>) -> Result<Sources, StageError> {
     let (root, mounts) = open_trees(spec, config, pod)?;
-    let mut cgroups = Vec::new();
-    if config.mounts.iter().any(|entry| entry.kind == "cgroup") {
-        for (name, folder) in pod.cgroups.folders_by_name(&config.linux.cgroups_path).step("find the cgroups")? {
-            let bind = mount::clone_path(&folder, false).step(format!("mount the cgroups of {name}"))?;
-            cgroups.push((name, bind));
-        }
-    }
+    let cgroups = open_cgroups(config, pod.cgroups)?;
     Ok(Sources { root, mounts, cgroups })
 }
 
@@ -85,20 +122,29 @@ fn open_to_users(spec: &ContainerSpec) -> std::io::Result<()> {
     std::fs::set_permissions(&spec.upper_dir, PermissionsExt::from_mode(mode))
 }
 
-fn open_source(entry: &Mount, shm: &Path, user: Option<&UserNamespace>) -> Result<Source, StageError> {
+fn open_source(entry: &Mount, shm: Option<&Path>, user: Option<&UserNamespace>) -> Result<Source, StageError> {
     let what = || format!("mount {:?} at {:?}", entry.source, entry.destination);
     if !entry.is_bind() {
         return match entry.kind.as_str() {
-            "overlay" => layers::open_view(entry, user).step(format!("mount an image at {:?}", entry.destination)),
+            "overlay" if shm.is_some() => {
+                layers::open_view(entry, user).step(format!("mount an image at {:?}", entry.destination))
+            }
             _ => Ok(Source::New),
         };
     }
-    if entry.source == shm {
+    if Some(&*entry.source) == shm {
         return Ok(Source::Shm);
     }
-    let mount = mount::clone_path(&entry.source, !has(entry, "bind")).step(what())?;
-    if let Some(user) = user.filter(|_| !entry.uid_mappings.is_empty()) {
-        mount::map_ids(&mount, &user.namespace, has(entry, "ridmap")).map_err(layers::no_mapping).step(what())?;
+    let options = MountOptions::read(entry).step(what())?;
+    let mount = mount::clone_path(&entry.source, options.recursive).step(what())?;
+    let below = options.map_ids == Some(true);
+    let asked = UserMappings { uid_mappings: entry.uid_mappings.clone(), gid_mappings: entry.gid_mappings.clone() };
+    if asked != UserMappings::default() && user.is_none_or(|user| user.mappings != asked) {
+        let other = UserNamespace::make(&asked).step(what())?;
+        mount::map_ids(&mount, &other.namespace, below).map_err(layers::no_mapping).step(what())?;
+    } else if asked != UserMappings::default() || options.map_ids.is_some() {
+        let user = user.ok_or("the container has no user namespace whose ids they could be").step(what())?;
+        mount::map_ids(&mount, &user.namespace, below).map_err(layers::no_mapping).step(what())?;
     }
     let folder = path::is_folder(&mount).step(what())?;
     Ok(Source::Bind { mount, folder })
@@ -115,13 +161,24 @@ pub(crate) fn build(
     config: &Config,
     user: Option<&UserMappings>,
 ) -> Result<OwnedFd, StageError> {
-    let place = path::open_root(Path::new("/")).step("open the root's place")?;
+    build_at(Path::new("/"), sources, Some(shm), config, user)
+}
+
+/// The same on top of a folder.
+pub(crate) fn build_at(
+    place: &Path,
+    sources: Sources,
+    shm: Option<OwnedFd>,
+    config: &Config,
+    user: Option<&UserMappings>,
+) -> Result<OwnedFd, StageError> {
+    let place = path::open_root(place).step("open the root's place")?;
     let label = config.linux.mount_label.as_deref();
     let root = sources.root.mount(&place, label)?;
     // Views are looked into where the root will be, so before it is there.
     let views = pick_views(&config.mounts, sources.mounts, &place)?;
-    mount::attach(&root, &place).step("attach the overlay")?;
-    let (mut shm, mut cgroups) = (Some(shm), Some(sources.cgroups));
+    mount::attach(&root, &place).step("attach the root")?;
+    let (mut shm, mut cgroups) = (shm, Some(sources.cgroups));
     for (entry, source) in config.mounts.iter().zip(views) {
         match source {
             Source::Bind { mount, folder } => attach_bind(&root, entry, mount, folder)?,
@@ -156,17 +213,25 @@ fn attach_bind(root: &OwnedFd, entry: &Mount, bind: OwnedFd, folder: bool) -> Re
     } else {
         path::make_file_in_root(root, &entry.destination, Mode::from_raw_mode(0o644)).step(what())?
     };
-    let propagation = match entry.options.iter().map(String::as_str).find(|o| o.starts_with("rs") || *o == "rprivate") {
-        Some("rshared") => Propagation::Shared,
-        Some("rslave") => Propagation::Slave,
-        _ => Propagation::Private,
-    };
-    mount::set_attributes(&bind, Attributes::empty(), Some(propagation), true).step(what())?;
-    let attributes = attributes(entry);
-    if !attributes.is_empty() {
-        mount::set_attributes(&bind, attributes, None, has(entry, "rro")).step(what())?;
-    }
+    let options = MountOptions::read(entry).step(what())?;
+    share(&bind, &options).step(what())?;
     mount::attach(&bind, &target).step(what())
+}
+
+/// Sets how a mount shares, and its attributes: nothing is shared that isn't asked for.
+fn share(bind: &OwnedFd, options: &MountOptions<'_>) -> std::io::Result<()> {
+    let alone = [(Propagation::Private, true)];
+    let kinds = if options.propagation.is_empty() { &alone[..] } else { &options.propagation };
+    for (kind, _) in kinds {
+        // A mount that is alone in its own right while those below it share with the machine is never meant.
+        mount::set_attributes(bind, Attributes::empty(), Some(*kind), *kind != Propagation::Unbindable)?;
+    }
+    for (set, clear, all) in [(options.set_all, options.clear_all, true), (options.set, options.clear, false)] {
+        if !(set | clear).is_empty() {
+            mount::change_attributes(bind, set, clear, all)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes and attaches a file system of the container's own.
@@ -178,30 +243,48 @@ fn attach_new(
 ) -> Result<(), StageError> {
     let what = || format!("mount {} at {:?}", entry.kind, entry.destination);
     let target = open_place(root, entry)?;
-    let texts = entry.options.iter().map(|option| map_option(entry, option, user)).collect::<Result<Vec<_>, _>>()?;
-    let mut options: Vec<FsOption<'_>> = texts.iter().filter_map(|option| fs_option(option)).collect();
+    let read = MountOptions::read(entry).step(what())?;
+    let texts = read.data.iter().map(|option| map_option(entry, *option, user)).collect::<Result<Vec<_>, _>>()?;
+    let mut options: Vec<FsOption<'_>> = read
+        .data
+        .iter()
+        .zip(&texts)
+        .map(|(option, text)| match (option, text) {
+            (FsOption::Value(name, _), Some(text)) => FsOption::Value(name, text),
+            (option, _) => *option,
+        })
+        .collect();
     if let Some(label) = label.filter(|_| matches!(entry.kind.as_str(), "tmpfs" | "mqueue" | "devpts")) {
         options.push(FsOption::Value("context", label));
     }
     let source = entry.source.to_string_lossy();
-    let fresh = mount::new_filesystem(&entry.kind, &source, &options, attributes(entry)).step(what())?;
+    let attributes = if read.copy_up { read.set & !Attributes::MOUNT_ATTR_RDONLY } else { read.set };
+    let fresh = mount::new_filesystem(&entry.kind, &source, &options, attributes).step(what())?;
     if let Some(user) = user {
         own(&fresh, &entry.kind, user).step(what())?;
+    }
+    if read.copy_up {
+        copy_up::copy(target.as_fd(), fresh.as_fd()).step(what())?;
+        mount::change_attributes(&fresh, read.set, Attributes::empty(), false).step(what())?;
+    }
+    for (kind, _) in &read.propagation {
+        mount::set_attributes(&fresh, Attributes::empty(), Some(*kind), false).step(what())?;
     }
     mount::attach(&fresh, &target).step(what())
 }
 
-/// Owners in options are ids of the pod; these file systems take the machine's.
-fn map_option<'a>(entry: &Mount, option: &'a str, user: Option<&UserMappings>) -> Result<Cow<'a, str>, StageError> {
-    let Some(user) = user.filter(|_| matches!(entry.kind.as_str(), "tmpfs" | "devpts")) else {
-        return Ok(option.into());
+/// Owners in options are ids of the container; these file systems take the machine's. None where a value stays.
+fn map_option(entry: &Mount, option: FsOption<'_>, user: Option<&UserMappings>) -> Result<Option<String>, StageError> {
+    let user = user.filter(|_| matches!(entry.kind.as_str(), "tmpfs" | "devpts"));
+    let (Some(user), FsOption::Value(name, text)) = (user, option) else { return Ok(None) };
+    let number = || {
+        let what = || format!("read the option {name}={text} of {:?}", entry.destination);
+        text.parse::<u32>().step(what())
     };
-    let number =
-        |text: &str| text.parse::<u32>().step(format!("read the option {option:?} of {:?}", entry.destination));
-    Ok(match option.split_once('=') {
-        Some(("uid", text)) => format!("uid={}", user.host_uid(number(text)?)?).into(),
-        Some(("gid", text)) => format!("gid={}", user.host_gid(number(text)?)?).into(),
-        _ => option.into(),
+    Ok(match name {
+        "uid" => Some(user.host_uid(number()?)?.to_string()),
+        "gid" => Some(user.host_gid(number()?)?.to_string()),
+        _ => None,
     })
 }
 
@@ -237,53 +320,18 @@ fn open_place(root: &OwnedFd, entry: &Mount) -> Result<OwnedFd, StageError> {
     })
 }
 
-/// Options that concern the mount and not its file system.
-const MOUNT_OPTIONS: [&str; 17] = [
-    "ro",
-    "rw",
-    "nosuid",
-    "nodev",
-    "noexec",
-    "strictatime",
-    "relatime",
-    "noatime",
-    "bind",
-    "rbind",
-    "rprivate",
-    "rslave",
-    "rshared",
-    "rro",
-    "private",
-    "idmap",
-    "ridmap",
-];
-
-fn fs_option(option: &str) -> Option<FsOption<'_>> {
-    if MOUNT_OPTIONS.contains(&option) {
-        return None;
-    }
-    Some(option.split_once('=').map_or(FsOption::Flag(option), |(name, value)| FsOption::Value(name, value)))
-}
-
-fn attributes(entry: &Mount) -> Attributes {
-    let table = [
-        ("ro", Attributes::MOUNT_ATTR_RDONLY),
-        ("rro", Attributes::MOUNT_ATTR_RDONLY),
-        ("nosuid", Attributes::MOUNT_ATTR_NOSUID),
-        ("nodev", Attributes::MOUNT_ATTR_NODEV),
-        ("noexec", Attributes::MOUNT_ATTR_NOEXEC),
-        ("noatime", Attributes::MOUNT_ATTR_NOATIME),
-        ("strictatime", Attributes::MOUNT_ATTR_STRICTATIME),
-    ];
-    table.iter().filter(|(name, _)| has(entry, name)).fold(Attributes::empty(), |set, (_, flag)| set | *flag)
-}
-
 /// Shows the container its cgroups: on v2 those of its cgroup namespace, on v1 its own folder of each hierarchy below
 /// a small tmpfs.
 fn attach_cgroups(root: &OwnedFd, entry: &Mount, hierarchies: Vec<(String, OwnedFd)>) -> Result<(), StageError> {
     let target = open_place(root, entry)?;
     let safe = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_NOEXEC;
     let wanted = if has(entry, "ro") { safe | Attributes::MOUNT_ATTR_RDONLY } else { safe };
+    if let [(name, bind)] = &hierarchies[..]
+        && name.is_empty()
+    {
+        mount::set_attributes(bind, wanted, Some(Propagation::Private), false).step("mount the cgroup")?;
+        return mount::attach(bind, &target).step("attach the cgroup");
+    }
     if hierarchies.is_empty() {
         let fresh = mount::new_filesystem("cgroup2", "cgroup", &[], wanted).step("mount cgroup2")?;
         return mount::attach(&fresh, &target).step("attach cgroup2");
@@ -339,14 +387,23 @@ pub(crate) fn mask(root: &OwnedFd, config: &Config, null: BorrowedFd<'_>) -> Res
 
 /// Makes the root read-only where asked, and the only one that this process sees.
 pub(crate) fn enter(root: &OwnedFd, config: &Config) -> Result<(), StageError> {
+    enter_by(root, config, true)
+}
+
+/// The same, by moving the root over the old one where it can't be pivoted away.
+pub(crate) fn enter_by(root: &OwnedFd, config: &Config, pivot: bool) -> Result<(), StageError> {
     if config.root.readonly {
         mount::set_attributes(root, Attributes::MOUNT_ATTR_RDONLY, None, false).step("make the root read-only")?;
     }
-    mount::pivot_into(root.as_fd()).step("pivot into the root")?;
+    match pivot {
+        true => mount::pivot_into(root.as_fd()).step("pivot into the root")?,
+        false => mount::move_into(root.as_fd()).step("move into the root")?,
+    }
     let wanted = config.linux.rootfs_propagation.as_deref().unwrap_or_default();
     let propagation = match wanted.strip_prefix('r').unwrap_or(wanted) {
         "shared" => Propagation::Shared,
         "slave" => Propagation::Slave,
+        "unbindable" => Propagation::Unbindable,
         // All that is there is private unless its own options say otherwise.
         _ => return Ok(()),
     };

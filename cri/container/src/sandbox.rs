@@ -22,12 +22,11 @@ use crate::create::begin;
 use crate::program;
 use crate::protocol::{NamespaceSource, SandboxSpec, SandboxState};
 use crate::stage::{self, Message, StageError, Step};
+use crate::sysctl::{self, Own};
 use crate::user_namespace::{UserMappings, UserNamespace};
 
 /// Identity of the pause process, as that of the usual pause image.
 const PAUSE_USER: u32 = 65535;
-/// Bytes of a sysctl's value: the kernel takes a page at most.
-const SYSCTL_BYTES_MAX: usize = 4095;
 
 /// The pause process.
 #[derive(Debug)]
@@ -191,48 +190,13 @@ fn make_shm(spec: &SandboxSpec) -> Result<OwnedFd, StageError> {
     mount::new_filesystem("tmpfs", "shm", &options, attributes).step("mount the pod's shared memory")
 }
 
-/// Sysctls that belong to a namespace of the pod, by its kind; everything else would change the machine.
+/// Sysctls that belong to a namespace of the pod; everything else would change the machine.
 fn check_sysctls(spec: &SandboxSpec) -> Result<(), StageError> {
-    spec.sysctls.iter().try_for_each(|(name, value)| {
-        check_sysctl(spec, &sysctl_file(name), value).step(format!("set the sysctl {name}"))
-    })
-}
-
-fn check_sysctl(spec: &SandboxSpec, file: &str, value: &str) -> Result<(), String> {
-    const IPC: [&str; 4] = ["kernel/shm", "kernel/msg", "kernel/sem", "fs/mqueue/"];
-    let letters = |part: &str| part.bytes().all(|byte| byte.is_ascii_graphic());
-    // A part that climbs would turn a name of the pod's into one of the machine's.
-    if file.split('/').any(|part| matches!(part, "" | "." | "..") || !letters(part)) {
-        return Err("it is no name of a sysctl".into());
-    }
-    if value.len() > SYSCTL_BYTES_MAX || value.chars().any(|letter| letter.is_control() && letter != '\t') {
-        return Err(format!("its value must be one line of at most {SYSCTL_BYTES_MAX} bytes"));
-    }
-    let source = if file.starts_with("net/") {
-        &spec.network
-    } else if IPC.iter().any(|prefix| file.starts_with(prefix)) {
-        &spec.ipc
-    } else {
-        return Err("it belongs to no namespace of a pod".into());
-    };
-    if *source == NamespaceSource::Host {
-        return Err("the pod shares that namespace with the machine".into());
-    }
-    Ok(())
-}
-
-/// The file of a sysctl below `/proc/sys`: dots part its name, and a slash stands for a dot (`sysctl(8)`).
-fn sysctl_file(name: &str) -> String {
-    let first = name.find(['.', '/']).and_then(|at| name[at..].chars().next());
-    if first == Some('/') {
-        return name.to_string();
-    }
-    let swap = |letter| match letter {
-        '.' => '/',
-        '/' => '.',
-        other => other,
-    };
-    name.chars().map(swap).collect()
+    let own = |source: &NamespaceSource| *source != NamespaceSource::Host;
+    let own = Own { network: own(&spec.network), ipc: own(&spec.ipc), uts: false };
+    spec.sysctls
+        .iter()
+        .try_for_each(|(name, value)| sysctl::check(own, name, value).step(format!("set the sysctl {name}")))
 }
 
 fn set_up(spec: &SandboxSpec, network: Option<&OwnedFd>, shm: &OwnedFd) -> Result<(), StageError> {
@@ -245,11 +209,7 @@ fn set_up(spec: &SandboxSpec, network: Option<&OwnedFd>, shm: &OwnedFd) -> Resul
     }
     if !spec.sysctls.is_empty() {
         let procfs = Procfs::open().step("open /proc")?;
-        for (name, value) in &spec.sysctls {
-            procfs
-                .write(&format!("sys/{}", sysctl_file(name)), value)
-                .step(format!("set the sysctl {name} to {value:?}"))?;
-        }
+        spec.sysctls.iter().try_for_each(|(name, value)| sysctl::set(&procfs, name, value))?;
     }
     // The streams of whoever starts the shim are not pause's: somebody may wait for their end.
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).step("open /dev/null")?;
@@ -316,53 +276,4 @@ pub fn clean_up(folder: &Path) -> Result<(), StageError> {
 
 fn read<T: serde::de::DeserializeOwned>(file: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(file).ok()?).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sysctls_stay_in_the_pod() {
-        assert_eq!(sysctl_file("net.ipv4.conf.eth0/1.forwarding"), "net/ipv4/conf/eth0.1/forwarding");
-        assert_eq!(sysctl_file("net/ipv4/conf/eth0.1/forwarding"), "net/ipv4/conf/eth0.1/forwarding");
-        let spec = |network| SandboxSpec {
-            version: 1,
-            id: "s".into(),
-            pod: "n/p".into(),
-            hostname: None,
-            user: None,
-            network,
-            ipc: NamespaceSource::New,
-            uts: NamespaceSource::New,
-            pid: NamespaceSource::Host,
-            sysctls: [].into(),
-            cgroup: "/x".into(),
-            pause_program: "/p".into(),
-            shm_bytes: 1,
-            mount_label: None,
-            oom_score_adj: 0,
-            runtime: None,
-        };
-        let (own, machine) = (spec(NamespaceSource::New), spec(NamespaceSource::Host));
-        for (spec, name, value, good) in [
-            (&own, "net.core.somaxconn", "1", true),
-            (&own, "net.ipv4.ping_group_range", "0 2147483647", true),
-            (&own, "net.ipv4.ip_local_port_range", "1024\t65000", true),
-            (&own, "kernel.shm_rmid_forced", "1", true),
-            (&own, "fs.mqueue.msg_max", "20", true),
-            (&machine, "net.core.somaxconn", "1", false),
-            (&own, "kernel.core_pattern", "|/x", false),
-            (&own, "net/../kernel/core_pattern", "|/x", false),
-            (&own, "net.core./.somaxconn", "1", false),
-            (&own, "net/./core/somaxconn", "1", false),
-            (&own, "net.core.x y", "1", false),
-            (&own, "net.core.somaxconn", "1\nkernel.core_pattern=|/x", false),
-            (&own, "net.core.somaxconn", "1\0", false),
-            (&own, "net.core.somaxconn", &"1".repeat(5000), false),
-        ] {
-            let said = check_sysctl(spec, &sysctl_file(name), value);
-            assert_eq!(said.is_ok(), good, "{name}={value:?}: {said:?}");
-        }
-    }
 }

@@ -12,6 +12,8 @@ const MESSAGE_BYTES: usize = 4096;
 pub enum Message {
     /// Child to parent: all is set up; the terminal's master comes along where there is one.
     Created(Option<OwnedFd>),
+    /// Child to parent: the root is built and not entered yet; hooks may run.
+    Ready,
     /// Driver to shim: a program has made this process (in the machine's PID namespace) and its terminal, where it has one.
     Made {
         /// The process.
@@ -50,8 +52,11 @@ impl std::fmt::Display for StageError {
 }
 
 /// Names the step of a failure.
-pub(crate) trait Step<T> {
+pub trait Step<T> {
     /// Says what was being done.
+    ///
+    /// # Errors
+    /// When this is one.
     fn step(self, what: impl Into<String>) -> Result<T, StageError>;
 }
 
@@ -72,6 +77,7 @@ pub fn send(socket: impl AsFd, message: &Message) -> std::io::Result<()> {
             let bytes = [b'M'].into_iter().chain(pid.to_be_bytes()).collect();
             (bytes, terminal.as_ref().map(AsFd::as_fd))
         }
+        Message::Ready => (vec![b'R'], None),
         Message::Done => (vec![b'D'], None),
         Message::Start => (vec![b'S'], None),
         Message::Failed(text) => {
@@ -97,6 +103,7 @@ pub fn receive(socket: impl AsFd) -> std::io::Result<Option<Message>> {
             let pid = <[u8; 4]>::try_from(pid).map_err(|_| std::io::Error::other("no process number"))?;
             Ok(Some(Message::Made { pid: i32::from_be_bytes(pid), terminal: descriptors.pop() }))
         }
+        Some((b'R', _)) => Ok(Some(Message::Ready)),
         Some((b'D', _)) => Ok(Some(Message::Done)),
         Some((b'S', _)) => Ok(Some(Message::Start)),
         Some((b'F', text)) => Ok(Some(Message::Failed(String::from_utf8_lossy(text).into_owned()))),

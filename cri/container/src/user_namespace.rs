@@ -3,12 +3,12 @@
 use std::os::fd::OwnedFd;
 
 use orlop_kernel::procfs::Procfs;
-use orlop_kernel::{namespace, process};
+use orlop_kernel::{namespace, process, socket};
 use rustix::thread::LinkNameSpaceType;
 use serde::{Deserialize, Serialize};
 
 use crate::config::IdMapping;
-use crate::stage::{StageError, Step};
+use crate::stage::{self, StageError, Step};
 
 /// Ranges that the kernel takes of one map.
 const RANGES_MAX: usize = 340;
@@ -64,11 +64,34 @@ pub struct UserNamespace {
 }
 
 impl UserNamespace {
+    /// Makes one that no process is in: for mounts that show its ids. Only for a process of one thread.
+    pub(crate) fn make(mappings: &UserMappings) -> Result<UserNamespace, StageError> {
+        let (ours, theirs) = socket::message_pair().step("make a socket")?;
+        match process::clone(process::new::USER)
+            .step("make a user namespace (see /proc/sys/user/max_user_namespaces)")?
+        {
+            process::Side::Child => {
+                // It holds the namespace until its parent has closed the socket, or is gone.
+                drop(ours);
+                let _ = stage::receive(&theirs);
+                std::process::exit(0)
+            }
+            process::Side::Parent { pid, pidfd } => {
+                drop(theirs);
+                let procfs = Procfs::open().step("open /proc");
+                let made = procfs.and_then(|procfs| UserNamespace::of(&procfs, pid, mappings));
+                drop(ours);
+                process::wait_for(&pidfd);
+                made
+            }
+        }
+    }
+
     /// Gives the user namespace of a process its ids and opens it.
     pub(crate) fn of(procfs: &Procfs, pid: i32, mappings: &UserMappings) -> Result<UserNamespace, StageError> {
         let maps = [("uid_map", &mappings.uid_mappings), ("gid_map", &mappings.gid_mappings)];
         for (file, ranges) in maps {
-            procfs.write(&format!("{pid}/{file}"), &map_text(ranges)).step(format!("write the {file} of pause"))?;
+            procfs.write(&format!("{pid}/{file}"), &map_text(ranges)).step(format!("write the {file}"))?;
         }
         let path = format!("/proc/{pid}/ns/user");
         let namespace = namespace::open(path.as_ref()).step("open the pod's user namespace")?;

@@ -11,10 +11,10 @@ use orlop_kernel::cgroup::Cgroups;
 use orlop_kernel::procfs;
 
 use crate::attach::{Session, Sink};
-use crate::clock;
 use crate::log::{Log, Stream};
 use crate::poller::Token;
 use crate::record;
+use orlop_container::clock;
 
 /// Where a container stands.
 #[derive(Debug, PartialEq, Eq)]

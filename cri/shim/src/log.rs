@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::clock;
+use orlop_container::clock;
 
 /// Bytes of text in one line of the file; longer lines are split (containerd's `max_container_log_line_size`).
 const LINE_BYTES: usize = 16 << 10;

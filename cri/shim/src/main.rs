@@ -9,7 +9,6 @@
 //! by itself.
 
 mod attach;
-mod clock;
 mod connection;
 mod container;
 mod driven;

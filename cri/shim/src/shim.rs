@@ -13,13 +13,13 @@ use orlop_container::stage::{self, Message};
 use orlop_kernel::cgroup::Cgroups;
 use orlop_kernel::{capability, namespace, process, procfs, socket};
 
-use crate::clock;
 use crate::connection::Connection;
 use crate::container::{Container, Phase};
 use crate::exec::Exec;
 use crate::log::Stream;
 use crate::poller::{Poller, Token};
 use crate::record;
+use orlop_container::clock;
 
 /// Callers at once.
 const CONNECTIONS_MAX: usize = 512;

@@ -191,8 +191,13 @@ pub fn resources(asked: &cri::LinuxContainerResources) -> Resources {
             period: some(asked.cpu_period).map(|period| period.max(0) as u64),
             cpus: text(&asked.cpuset_cpus),
             mems: text(&asked.cpuset_mems),
+            ..Cpu::default()
         }),
-        memory: Some(Memory { limit: some(asked.memory_limit_in_bytes), swap: some(asked.memory_swap_limit_in_bytes) }),
+        memory: Some(Memory {
+            limit: some(asked.memory_limit_in_bytes),
+            swap: some(asked.memory_swap_limit_in_bytes),
+            ..Memory::default()
+        }),
         pids: None,
         hugepage_limits: asked
             .hugepage_limits
@@ -202,6 +207,7 @@ pub fn resources(asked: &cri::LinuxContainerResources) -> Resources {
             .collect(),
         devices: vec![],
         unified: asked.unified.clone().into_iter().collect(),
+        ..Resources::default()
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{CgroupError, Cgroups, DeviceRule, Hierarchy, HugepageLimit, Resources, failed, shares_to_weight};
+use super::{
+    CgroupError, Cgroups, DeviceRule, Hierarchy, HugepageLimit, Resources, block_io, failed, shares_to_weight,
+};
 
 /// Makes a v1 folder with those above it. A fresh cpuset is empty and takes no process, so it gets its parent's.
 pub(super) fn make_v1(folder: &Path, hierarchy: &Hierarchy) -> Result<(), CgroupError> {
@@ -61,7 +63,7 @@ fn make_folder(folder: &Path) -> Result<(), CgroupError> {
     }
 }
 
-fn write(file: &Path, value: &str) -> Result<(), CgroupError> {
+pub(super) fn write(file: &Path, value: &str) -> Result<(), CgroupError> {
     std::fs::OpenOptions::new()
         .write(true)
         .open(file)
@@ -71,9 +73,32 @@ fn write(file: &Path, value: &str) -> Result<(), CgroupError> {
 
 /// Writes all limits that are given.
 pub(super) fn set(cgroups: &Cgroups, path: &str, resources: &Resources) -> Result<(), CgroupError> {
+    block_io::check(cgroups, resources)?;
+    if resources.memory.as_ref().is_some_and(|memory| memory.check_before_update == Some(true)) {
+        check_usage(cgroups, path, resources)?;
+    }
     match cgroups {
-        Cgroups::V1(_) => set_v1(cgroups, path, resources),
-        Cgroups::V2(mount) => set_v2(&mount.join(path.trim_start_matches('/')), resources),
+        Cgroups::V1(_) => {
+            set_v1(cgroups, path, resources)?;
+            block_io::set_v1(cgroups, path, resources)
+        }
+        Cgroups::V2(mount) => {
+            let folder = mount.join(path.trim_start_matches('/'));
+            set_v2(&folder, resources)?;
+            block_io::set_v2(&folder, resources)
+        }
+    }
+}
+
+/// Refuses a limit that is below what is used already.
+fn check_usage(cgroups: &Cgroups, path: &str, resources: &Resources) -> Result<(), CgroupError> {
+    let limit = resources.memory.as_ref().and_then(|memory| memory.limit).filter(|limit| *limit > 0);
+    match (limit, cgroups.memory_usage(path)) {
+        (Some(limit), Some(used)) if used.usage > limit.unsigned_abs() => {
+            let why = format!("{limit} bytes are less than the {} that are used", used.usage);
+            Err(failed("limit the memory of", Path::new(path), std::io::Error::other(why)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -92,6 +117,16 @@ fn set_v1(cgroups: &Cgroups, path: &str, resources: &Resources) -> Result<(), Cg
         if let Some(quota) = cpu.quota.filter(|quota| *quota != 0) {
             put("cpu", "cpu.cfs_quota_us", quota.to_string())?;
         }
+        for (file, value) in [
+            ("cpu.cfs_burst_us", cpu.burst.map(|value| value as i64)),
+            ("cpu.rt_period_us", cpu.realtime_period.filter(|value| *value != 0).map(|value| value as i64)),
+            ("cpu.rt_runtime_us", cpu.realtime_runtime.filter(|value| *value != 0)),
+            ("cpu.idle", cpu.idle),
+        ] {
+            if let Some(value) = value {
+                put("cpu", file, value.to_string())?;
+            }
+        }
         if let Some(cpus) = cpu.cpus.as_ref().filter(|cpus| !cpus.is_empty()) {
             put("cpuset", "cpuset.cpus", cpus.clone())?;
         }
@@ -101,6 +136,15 @@ fn set_v1(cgroups: &Cgroups, path: &str, resources: &Resources) -> Result<(), Cg
     }
     if let Some(memory) = &resources.memory {
         set_memory_v1(cgroups, path, memory)?;
+        if let Some(bytes) = memory.reservation.filter(|bytes| *bytes != 0) {
+            put("memory", "memory.soft_limit_in_bytes", bytes.to_string())?;
+        }
+        if let Some(swappiness) = memory.swappiness {
+            put("memory", "memory.swappiness", swappiness.to_string())?;
+        }
+        if let Some(disabled) = memory.disable_oom_killer {
+            put("memory", "memory.oom_control", u8::from(disabled).to_string())?;
+        }
     }
     if let Some(pids) = &resources.pids {
         put("pids", "pids.max", limit(pids.limit))?;
@@ -160,8 +204,10 @@ fn limit_hugepages(folder: Option<&Path>, limits: &[HugepageLimit], suffix: &str
 fn set_memory_v1(cgroups: &Cgroups, path: &str, memory: &super::Memory) -> Result<(), CgroupError> {
     let Some(folder) = cgroups.folder(path, "memory")? else { return Ok(()) };
     let (plain, both) = (folder.join("memory.limit_in_bytes"), folder.join("memory.memsw.limit_in_bytes"));
-    let Some(limit) = memory.limit.filter(|limit| *limit != 0) else { return Ok(()) };
     let swap = memory.swap.filter(|swap| *swap != 0 && both.exists());
+    let Some(limit) = memory.limit.filter(|limit| *limit != 0) else {
+        return swap.map_or(Ok(()), |swap| write(&both, &swap.to_string()));
+    };
     let current: i64 =
         std::fs::read_to_string(&both).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(i64::MAX);
     match swap {
@@ -187,6 +233,12 @@ fn set_v2(folder: &Path, resources: &Resources) -> Result<(), CgroupError> {
             let quota = cpu.quota.filter(|quota| *quota > 0).map_or("max".to_string(), |quota| quota.to_string());
             put("cpu.max", format!("{quota} {}", cpu.period.filter(|period| *period > 0).unwrap_or(100_000)))?;
         }
+        if let Some(burst) = cpu.burst {
+            put("cpu.max.burst", burst.to_string())?;
+        }
+        if let Some(idle) = cpu.idle {
+            put("cpu.idle", idle.to_string())?;
+        }
         if let Some(cpus) = cpu.cpus.as_ref().filter(|cpus| !cpus.is_empty()) {
             put("cpuset.cpus", cpus.clone())?;
         }
@@ -194,14 +246,11 @@ fn set_v2(folder: &Path, resources: &Resources) -> Result<(), CgroupError> {
             put("cpuset.mems", mems.clone())?;
         }
     }
-    if let Some(memory) = &resources.memory
-        && let Some(bytes) = memory.limit.filter(|bytes| *bytes != 0)
-    {
-        put("memory.max", limit(bytes))?;
-        // v2 counts swap apart from memory.
-        if let Some(swap) = memory.swap.filter(|swap| *swap != 0) {
-            put("memory.swap.max", if swap < 0 { "max".into() } else { (swap - bytes).max(0).to_string() })?;
-        }
+    if let Some(bytes) = resources.memory.as_ref().and_then(|memory| memory.reservation).filter(|bytes| *bytes != 0) {
+        put("memory.low", limit(bytes))?;
+    }
+    if let Some(memory) = &resources.memory {
+        set_memory_v2(folder, memory)?;
     }
     if let Some(pids) = &resources.pids {
         put("pids.max", limit(pids.limit))?;
@@ -217,6 +266,19 @@ fn set_v2(folder: &Path, resources: &Resources) -> Result<(), CgroupError> {
         put(file, value.clone())?;
     }
     Ok(())
+}
+
+/// v2 counts swap apart from memory.
+fn set_memory_v2(folder: &Path, memory: &super::Memory) -> Result<(), CgroupError> {
+    let file = folder.join("memory.max");
+    if let Some(bytes) = memory.limit.filter(|bytes| *bytes != 0) {
+        write(&file, &limit(bytes))?;
+    }
+    let Some(swap) = memory.swap.filter(|swap| *swap != 0) else { return Ok(()) };
+    let current = || std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+    let bytes = memory.limit.filter(|bytes| *bytes != 0).or_else(current).unwrap_or(0);
+    let value = if swap < 0 { "max".to_string() } else { (swap - bytes).max(0).to_string() };
+    write(&folder.join("memory.swap.max"), &value)
 }
 
 fn limit(value: i64) -> String {

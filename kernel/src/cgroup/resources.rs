@@ -23,6 +23,15 @@ pub struct Resources {
     /// Devices; the first rule normally denies all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceRule>,
+    /// Disks.
+    #[serde(rename = "blockIO", default, skip_serializing_if = "Option::is_none")]
+    pub block_io: Option<BlockIo>,
+    /// Marks of network traffic; v1 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// Remote memory: not supported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdma: Option<serde_json::Value>,
     /// Files of cgroup v2 and their values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unified: BTreeMap<String, String>,
@@ -47,6 +56,18 @@ pub struct Cpu {
     /// List of memory nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mems: Option<String>,
+    /// Microseconds that may be saved up for a burst.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+    /// 1 lets it run only where nothing else wants to; 0 not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<i64>,
+    /// Microseconds per real-time period; v1 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realtime_runtime: Option<i64>,
+    /// Microseconds; v1 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realtime_period: Option<u64>,
 }
 
 /// Memory, in bytes; negative is no limit.
@@ -59,6 +80,104 @@ pub struct Memory {
     /// Limit of memory and swap together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swap: Option<i64>,
+    /// What is left to it when memory gets scarce.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<i64>,
+    /// Memory of the kernel: not supported, no kernel counts it apart any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<i64>,
+    /// Memory of TCP in the kernel: not supported.
+    #[serde(rename = "kernelTCP", default, skip_serializing_if = "Option::is_none")]
+    pub kernel_tcp: Option<i64>,
+    /// How readily it is swapped, 0 to 100; v1 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swappiness: Option<u64>,
+    /// Processes wait when memory runs out; v1 alone.
+    #[serde(rename = "disableOOMKiller", default, skip_serializing_if = "Option::is_none")]
+    pub disable_oom_killer: Option<bool>,
+    /// Cgroups below count too: always so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_hierarchy: Option<bool>,
+    /// Refuse a limit that is below what is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_before_update: Option<bool>,
+}
+
+/// Disks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BlockIo {
+    /// Relative weight, 10 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u64>,
+    /// Weight beside cgroups below: not supported, no kernel has it any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaf_weight: Option<u64>,
+    /// Weights by disk.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub weight_device: Vec<WeightDevice>,
+    /// Bytes read per second, by disk.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub throttle_read_bps_device: Vec<ThrottleDevice>,
+    /// Bytes written per second, by disk.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub throttle_write_bps_device: Vec<ThrottleDevice>,
+    /// Reads per second, by disk.
+    #[serde(rename = "throttleReadIOPSDevice", skip_serializing_if = "Vec::is_empty")]
+    pub throttle_read_iops_device: Vec<ThrottleDevice>,
+    /// Writes per second, by disk.
+    #[serde(rename = "throttleWriteIOPSDevice", skip_serializing_if = "Vec::is_empty")]
+    pub throttle_write_iops_device: Vec<ThrottleDevice>,
+}
+
+/// Weight of a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WeightDevice {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Relative weight, 10 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u64>,
+    /// Weight beside cgroups below: not supported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaf_weight: Option<u64>,
+}
+
+/// Limit of a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ThrottleDevice {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Bytes or operations per second.
+    pub rate: u64,
+}
+
+/// Marks of network traffic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    /// Class of its packets.
+    #[serde(rename = "classID", skip_serializing_if = "Option::is_none")]
+    pub class_id: Option<u32>,
+    /// Priorities by device.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub priorities: Vec<NetworkPriority>,
+}
+
+/// Priority of what goes out by a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkPriority {
+    /// The device.
+    pub name: String,
+    /// The priority.
+    pub priority: u32,
 }
 
 /// Processes.

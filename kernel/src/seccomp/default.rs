@@ -53,5 +53,6 @@ pub fn default_profile(bounding: Capabilities) -> Profile {
         syscalls: rules
             .map(|rule| Rule { names: rule.names, action: rule.action, errno_ret: rule.errno_ret, args: rule.args })
             .collect(),
+        listener_path: None,
     }
 }

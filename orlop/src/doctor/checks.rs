@@ -149,7 +149,7 @@ pub(super) fn seccomp(_: &Place) -> Finding {
 }
 
 pub(super) fn programs(place: &Place) -> Finding {
-    let lacking: Vec<String> = ["orlop-shim", "orlop-pause", "orlop-cni-plugins"]
+    let lacking: Vec<String> = ["orlop-shim", "orlop-pause", "orlop-runtime", "orlop-cni-plugins"]
         .into_iter()
         .filter_map(|name| beside(name).ok().filter(|path| !path.is_file()))
         .map(|path| path.display().to_string())

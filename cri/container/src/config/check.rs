@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-use super::{Config, Device, Linux, Mount, Process};
+use super::{Config, Device, Hooks, Linux, Mount, Process};
 use crate::confine::resource;
 use crate::user_namespace::check_mappings;
 
@@ -11,32 +11,60 @@ use crate::user_namespace::check_mappings;
 const LABEL_BYTES_MAX: usize = 4096;
 
 impl Config {
-    /// Refuses what the built-in runtime does not do, instead of leaving it out in silence.
+    /// Refuses what the built-in runtime does not do for a container of a pod, instead of leaving it out in silence.
     ///
     /// # Errors
     /// The name of the field and what is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        let set = |hooks: &serde_json::Value| {
-            hooks
-                .as_object()
-                .is_some_and(|kinds| kinds.values().any(|list| list.as_array().is_some_and(|list| !list.is_empty())))
-        };
-        if self.hooks.as_ref().is_some_and(set) {
+        if self.hooks.as_ref().is_some_and(|hooks| *hooks != Hooks::default()) {
             return Err("hooks: the built-in runtime runs none".into());
         }
         if !self.domainname.is_empty() {
             return Err("domainname: the built-in runtime sets none".into());
         }
+        if self.process.args.is_empty() {
+            return Err("process.args: no command specified".into());
+        }
+        if let Some(name) = self.linux.sysctl.keys().next() {
+            return Err(format!("linux.sysctl: {name}: sysctls are the pod's; the sandbox sets them"));
+        }
+        let domain = self.linux.personality.as_ref();
+        if let Some(other) = domain.filter(|domain| domain.domain != "LINUX" || !domain.flags.is_empty()) {
+            return Err(format!("linux.personality: {:?}: the built-in runtime has LINUX alone", other.domain));
+        }
+        self.check_common(&["pid", "network", "ipc", "uts", "mount", "cgroup", "user"])?;
+        let linux = &self.linux;
+        if let Some(entry) = self.mounts.iter().find(|entry| {
+            let mapped = !entry.uid_mappings.is_empty() || !entry.gid_mappings.is_empty();
+            mapped && (entry.uid_mappings != linux.uid_mappings || entry.gid_mappings != linux.gid_mappings)
+        }) {
+            let name = &entry.destination;
+            return Err(format!("mounts: {name:?}: uidMappings and gidMappings must be those of the container"));
+        }
+        Ok(())
+    }
+
+    /// Refuses what it does not do for a container that stands alone.
+    ///
+    /// # Errors
+    /// The name of the field and what is wrong with it.
+    pub fn check_alone(&self) -> Result<(), String> {
+        if !self.oci_version.starts_with("1.") {
+            return Err(format!("ociVersion: {:?} is not a version 1 of the specification", self.oci_version));
+        }
+        self.check_common(&["pid", "network", "ipc", "uts", "mount", "cgroup", "user"])?;
+        super::alone::check(self)
+    }
+
+    fn check_common(&self, kinds: &[&str]) -> Result<(), String> {
         check_process(&self.process)?;
-        check_linux(&self.linux)?;
+        check_linux(&self.linux, kinds)?;
+        refuse(&[("vm", self.vm.is_some())])?;
         self.mounts.iter().try_for_each(|entry| check_mount(entry, &self.linux))
     }
 }
 
-fn check_process(process: &Process) -> Result<(), String> {
-    if process.args.is_empty() {
-        return Err("process.args: no command specified".into());
-    }
+pub(super) fn check_process(process: &Process) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for limit in &process.rlimits {
         let name = format!("process.rlimits: {}", limit.kind);
@@ -57,12 +85,11 @@ fn check_process(process: &Process) -> Result<(), String> {
     ])
 }
 
-fn check_linux(linux: &Linux) -> Result<(), String> {
-    const KINDS: [&str; 7] = ["pid", "network", "ipc", "uts", "mount", "cgroup", "user"];
-    if let Some(other) = linux.namespaces.iter().find(|namespace| !KINDS.contains(&namespace.kind.as_str())) {
-        return Err(format!("linux.namespaces: {:?} is not one of {}", other.kind, KINDS.join(", ")));
+fn check_linux(linux: &Linux, kinds: &[&str]) -> Result<(), String> {
+    if let Some(other) = linux.namespaces.iter().find(|namespace| !kinds.contains(&namespace.kind.as_str())) {
+        return Err(format!("linux.namespaces: {:?} is not one of {}", other.kind, kinds.join(", ")));
     }
-    let listed = linux.namespaces.iter().any(|namespace| namespace.kind == "user");
+    let listed = linux.namespaces.iter().any(|namespace| namespace.kind == "user" && namespace.path.is_none());
     let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
     if listed && !mapped {
         return Err("linux.namespaces: a user namespace needs linux.uidMappings and linux.gidMappings".into());
@@ -74,21 +101,18 @@ fn check_linux(linux: &Linux) -> Result<(), String> {
     linux.devices.iter().try_for_each(check_device)?;
     check_selinux("linux.mountLabel", linux.mount_label.as_deref())?;
     if let Some(wanted) = &linux.rootfs_propagation {
-        let known = matches!(wanted.strip_prefix('r').unwrap_or(wanted), "private" | "slave" | "shared");
+        let plain = wanted.strip_prefix('r').unwrap_or(wanted);
+        let known = matches!(plain, "private" | "slave" | "shared" | "unbindable");
         if !known && !wanted.is_empty() {
-            return Err(format!("linux.rootfsPropagation: {wanted:?} is not private, slave or shared"));
+            return Err(format!("linux.rootfsPropagation: {wanted:?} is not private, slave, shared or unbindable"));
         }
-    }
-    if let Some(name) = linux.sysctl.keys().next() {
-        return Err(format!("linux.sysctl: {name}: sysctls are the pod's; the sandbox sets them"));
-    }
-    if let Some(other) = linux.personality.as_ref().filter(|it| it.domain != "LINUX" || !it.flags.is_empty()) {
-        return Err(format!("linux.personality: {:?}: the built-in runtime has LINUX alone", other.domain));
     }
     refuse(&[
         ("linux.intelRdt", linux.intel_rdt.is_some()),
         ("linux.timeOffsets", linux.time_offsets.is_some()),
         ("linux.netDevices", linux.net_devices.is_some()),
+        ("linux.memoryPolicy", linux.memory_policy.is_some()),
+        ("linux.seccomp.listenerPath", linux.seccomp.as_ref().is_some_and(|profile| profile.listener_path.is_some())),
     ])
 }
 
@@ -111,13 +135,9 @@ fn check_mount(entry: &Mount, linux: &Linux) -> Result<(), String> {
     if !entry.destination.is_absolute() {
         return Err(format!("{name}: destination must be an absolute path"));
     }
-    if !entry.uid_mappings.is_empty() || !entry.gid_mappings.is_empty() {
-        if entry.uid_mappings != linux.uid_mappings || entry.gid_mappings != linux.gid_mappings {
-            return Err(format!("{name}: uidMappings and gidMappings must be those of the container"));
-        }
-        if !entry.is_bind() {
-            return Err(format!("{name}: uidMappings and gidMappings are for bind mounts alone"));
-        }
+    let mapped = !entry.uid_mappings.is_empty() || !entry.gid_mappings.is_empty();
+    if mapped && !entry.is_bind() {
+        return Err(format!("{name}: uidMappings and gidMappings are for bind mounts alone"));
     }
     if !linux.uid_mappings.is_empty() && entry.options.iter().any(|option| option == "rshared") {
         return Err(format!("{name}: nothing can be shared out of a user namespace (option rshared)"));
@@ -199,7 +219,7 @@ mod tests {
             ("", r#", "intelRdt": {}"#, "", "linux.intelRdt"),
             ("", r#", "timeOffsets": {}"#, "", "linux.timeOffsets"),
             ("", r#", "netDevices": {"eth0": {}}"#, "", "linux.netDevices"),
-            ("", r#", "rootfsPropagation": "unbindable""#, "", "linux.rootfsPropagation"),
+            ("", r#", "rootfsPropagation": "upward""#, "", "linux.rootfsPropagation"),
             ("", r#", "devices": [{"path": "/dev/../x", "type": "c", "major": 1}]"#, "", "/dev/../x"),
             ("", r#", "devices": [{"path": "/dev/x", "type": "z", "major": 1}]"#, "", "\"z\""),
             ("", r#", "devices": [{"path": "/dev/x", "type": "c"}]"#, "", "0:0"),

@@ -156,7 +156,7 @@ fn read_view(options: &[String]) -> Result<(Vec<PathBuf>, Option<PathBuf>), Stri
             Some(("lowerdir", folders)) => layers.extend(folders.split(':').map(PathBuf::from)),
             Some(("subpath", path)) if !path.is_empty() => sub_path = Some(PathBuf::from(path)),
             Some(("subpath", _)) => {}
-            _ if super::MOUNT_OPTIONS.contains(&option.as_str()) && option != "rw" => {}
+            _ if super::options::is_of_mount(option) && option != "rw" && option != "rrw" => {}
             _ => {
                 return Err(format!("option {option:?}: the view of an image is read-only and made of lowerdir alone"));
             }

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Nanoseconds since the epoch.
+#[must_use]
 pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
 }
@@ -15,6 +16,14 @@ pub fn write_timestamp(nanoseconds: i64, out: &mut Vec<u8>) {
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z");
+}
+
+/// The same as a text of its own.
+#[must_use]
+pub fn timestamp(nanoseconds: i64) -> String {
+    let mut out = Vec::new();
+    write_timestamp(nanoseconds, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Year, month and day of a count of days since 1970-01-01: years are counted from March, in eras of 400.
