@@ -1,7 +1,7 @@
 //! A checked handle of procfs: what is written there is written to the kernel and nowhere else.
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -49,6 +49,16 @@ impl Procfs {
     #[must_use]
     pub fn has(&self, path: &str) -> bool {
         self.open_file(path, OFlags::PATH).is_ok()
+    }
+
+    /// The number that a process has here, by its descriptor: this process may live among other numbers.
+    ///
+    /// # Errors
+    /// When it has ended, or has no number here.
+    pub fn number_of(&self, pidfd: impl AsFd) -> std::io::Result<i32> {
+        let text = self.read(&format!("self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
+        let number = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        number.filter(|number| *number > 0).ok_or_else(|| std::io::Error::other("the process is not there"))
     }
 
     /// Reads a file, up to 1 MiB.

@@ -11,7 +11,7 @@ use std::process::Command;
 pub fn programs() -> PathBuf {
     let folder = std::env::var_os("ORLOP_PROGRAMS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/programs/dev"), PathBuf::from);
-    for program in ["orlop-shim", "orlop-pause"] {
+    for program in ["orlop-shim", "orlop-pause", "orlop-runtime"] {
         assert!(
             folder.join(program).is_file(),
             "{program} is not built: run `cargo xtask build`, or all tests by `cargo xtask test`"

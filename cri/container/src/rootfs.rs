@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use orlop_kernel::cgroup::Cgroups;
 use orlop_kernel::mount::{self, Attributes, FsOption, Propagation};
-use orlop_kernel::path;
+use orlop_kernel::{lsm, path};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 
 use crate::config::{Config, Mount};
@@ -75,6 +75,9 @@ pub(crate) fn open_alone(
     own_cgroups: bool,
 ) -> Result<Sources, StageError> {
     let what = || format!("open the root {root:?}");
+    if let Some(label) = &config.linux.mount_label {
+        lsm::check_selinux(label).step("label the files of the container")?;
+    }
     let tree = mount::clone_path(root, true).step(what())?;
     if !path::is_folder(&tree).step(what())? {
         return Err("it is not a folder").step(what());

@@ -76,10 +76,13 @@ impl UserNamespace {
                 let _ = stage::receive(&theirs);
                 std::process::exit(0)
             }
-            process::Side::Parent { pid, pidfd } => {
+            process::Side::Parent { pidfd, .. } => {
                 drop(theirs);
-                let procfs = Procfs::open().step("open /proc");
-                let made = procfs.and_then(|procfs| UserNamespace::of(&procfs, pid, mappings));
+                // This process may have numbers of its own already, and `/proc` has the machine's.
+                let made = Procfs::open().step("open /proc").and_then(|procfs| {
+                    let pid = procfs.number_of(&pidfd).step("find the holder of the user namespace")?;
+                    UserNamespace::of(&procfs, pid, mappings)
+                });
                 drop(ours);
                 process::wait_for(&pidfd);
                 made

@@ -106,6 +106,10 @@ fn make(
     });
     if ran.is_err() {
         let _ = process::kill(pid, 9);
+        // Nobody else might for a while, and a container doesn't end before its last process is gone.
+        if let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+            process::wait_for(&pidfd);
+        }
     }
     Ok((pid, ran?))
 }

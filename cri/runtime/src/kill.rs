@@ -70,11 +70,17 @@ pub fn kill(store: &Store, arguments: &Arguments) -> Outcome {
             });
         }
     }
-    if all || (number == KILL && !record.own_pids) {
-        cgroups.signal(&record.cgroup, number);
-    }
     if status != Status::Stopped {
         send(&record, number)?;
+    }
+    match number {
+        KILL if all || !record.own_pids => cgroups.kill(&record.cgroup),
+        other if all => {
+            // The first one has it already.
+            let others = cgroups.processes(&record.cgroup).into_iter().filter(|pid| *pid != record.pid);
+            others.for_each(|pid| drop(process::kill(pid, other)));
+        }
+        _ => {}
     }
     // A frozen process dies when it may go on.
     if number == KILL && status == Status::Paused {
