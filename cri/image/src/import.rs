@@ -148,7 +148,7 @@ fn names_of(found: &Found, given: &[Reference], id: &Digest, archive: &Archive) 
 }
 
 struct HashedReader<'a> {
-    inner: Box<dyn Read + 'a>,
+    inner: Box<dyn Read + Send + 'a>,
     hasher: Hasher,
 }
 

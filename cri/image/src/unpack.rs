@@ -1,12 +1,13 @@
-//! Unpacks layers: decompress, check the diff id and extract, in one pass over the stream.
+//! Unpacks layers: decompress, check the diff id and extract, in one pass over the stream, by two threads.
 
 mod decompress;
 mod extract;
 mod finish;
+mod read_ahead;
 mod tar_stream;
 mod tree;
 
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::os::fd::AsFd;
 
 pub use decompress::decompressed;
@@ -98,26 +99,28 @@ pub struct Leftover {
 /// Reads a layer from `source` into the empty directory `root`. The source is read to its end, so that whoever feeds
 /// it has seen (and hashed) every byte.
 pub fn unpack(
-    source: &mut dyn Read,
+    source: &mut (dyn Read + Send),
     compression: Compression,
     diff_id: &Digest,
     root: impl AsFd,
     limits: &UnpackLimits,
 ) -> Result<Leftover, UnpackError> {
     let mut scratch = vec![0; 64 * 1024];
-    let (leftover, found) = {
-        let hashed = HashingReader {
-            inner: decompressed(&mut *source, compression)?,
-            hasher: Hasher::new(),
-            count: 0,
-            limit: limits.bytes_max,
-        };
-        let mut buffered = BufReader::with_capacity(128 * 1024, hashed);
-        let leftover = extract::extract(&mut buffered, root.as_fd(), limits)?;
-        // Padding after the end mark belongs to the diff id.
-        while buffered.read(&mut scratch).map_err(read_error)? > 0 {}
-        (leftover, buffered.into_inner().hasher.finish())
+    let hashed = HashingReader {
+        inner: decompressed(&mut *source, compression)?,
+        hasher: Hasher::new(),
+        count: 0,
+        limit: limits.bytes_max,
     };
+    let (leftover, hashed) = read_ahead::beside(hashed, |stream| {
+        let leftover = extract::extract(stream, root.as_fd(), limits)?;
+        // Padding after the end mark belongs to the diff id.
+        while stream.read(&mut scratch).map_err(read_error)? > 0 {}
+        Ok(leftover)
+    })
+    .map_err(UnpackError::Read)?;
+    let leftover = leftover?;
+    let found = hashed.finish();
     while source.read(&mut scratch).map_err(read_error)? > 0 {}
     if found != *diff_id {
         return Err(UnpackError::DiffId { found, expected: *diff_id });
@@ -135,10 +138,16 @@ pub(crate) fn read_error(error: std::io::Error) -> UnpackError {
 }
 
 struct HashingReader<'a> {
-    inner: Box<dyn Read + 'a>,
+    inner: Box<dyn Read + Send + 'a>,
     hasher: Hasher,
     count: u64,
     limit: u64,
+}
+
+impl HashingReader<'_> {
+    fn finish(self) -> Digest {
+        self.hasher.finish()
+    }
 }
 
 impl Read for HashingReader<'_> {

@@ -82,7 +82,7 @@ impl Archive {
     }
 
     /// Reads a member as a stream.
-    pub(super) fn reader(&self, name: &str) -> Result<Box<dyn Read + '_>, ImageError> {
+    pub(super) fn reader(&self, name: &str) -> Result<Box<dyn Read + Send + '_>, ImageError> {
         match &self.source {
             Source::Directory(_) => Ok(Box::new(self.open_file(name)?)),
             Source::Tar { file, .. } => {

@@ -14,9 +14,9 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// A reader of the plain bytes.
 pub fn decompressed<'a>(
-    mut source: impl Read + 'a,
+    mut source: impl Read + Send + 'a,
     compression: Compression,
-) -> Result<Box<dyn Read + 'a>, UnpackError> {
+) -> Result<Box<dyn Read + Send + 'a>, UnpackError> {
     let mut head = Vec::new();
     if compression == Compression::Sniff {
         source.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut head).map_err(read_error)?;

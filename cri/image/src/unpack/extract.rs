@@ -25,6 +25,10 @@ const WHITEOUT_META_PREFIX: &[u8] = b".wh..wh.";
 /// The attribute by which overlayfs hides everything below a directory.
 pub(super) const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 
+/// Bits of a mode that chmod sets.
+const MODE_BITS: u32 = 0o7777;
+/// Bits of a mode that a file may have before it has its owner.
+const FIRST_MODE_BITS: u32 = 0o755;
 /// Most components of a path.
 const COMPONENTS_MAX: usize = 256;
 /// Longest component in bytes (NAME_MAX).
@@ -239,8 +243,8 @@ impl Extractor<'_> {
         name: &CString,
     ) -> Result<(), UnpackError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).map_err(write(entry, "create"))?;
+        let mode = Mode::from_raw_mode(entry.mode & FIRST_MODE_BITS);
+        let file = rustix::fs::openat(parent, name, flags, mode).map_err(write(entry, "create"))?;
         let mut left = entry.size;
         while left > 0 {
             let count = content.read(&mut self.buffer).map_err(read_error)?;
@@ -279,7 +283,7 @@ impl Extractor<'_> {
         path: &[u8],
         opaque: bool,
     ) -> Result<(), UnpackError> {
-        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
+        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(entry.mode & FIRST_MODE_BITS)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(write(entry, "mkdir")(error)),
         }
@@ -347,10 +351,17 @@ impl Extractor<'_> {
 }
 
 /// Owner, mode and attributes of an open file or directory. The order matters: chown clears setuid bits and capabilities.
+/// Most files are as they should be from the start, and a look costs a hundredth of a change, which is journalled.
 fn dress_open(entry: &Entry, file: &OwnedFd) -> Result<(), UnpackError> {
-    rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
-        .map_err(write(entry, "chown"))?;
-    rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode)).map_err(write(entry, "chmod"))?;
+    let is = rustix::fs::fstat(file).map_err(write(entry, "stat"))?;
+    let owned = (is.st_uid, is.st_gid) == (entry.uid, entry.gid);
+    if !owned {
+        rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
+            .map_err(write(entry, "chown"))?;
+    }
+    if !owned || is.st_mode & MODE_BITS != entry.mode & MODE_BITS {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode)).map_err(write(entry, "chmod"))?;
+    }
     for (key, value) in entry.xattrs.iter().filter(|(key, _)| keeps_attribute(key)) {
         match rustix::fs::fsetxattr(file, key.as_str(), value, XattrFlags::empty()) {
             // A file system without user attributes loses decoration only; capabilities are needed.
@@ -426,6 +437,5 @@ fn refuse(entry: &Entry, why: &str) -> UnpackError {
 }
 
 fn write(entry: &Entry, operation: &'static str) -> impl FnOnce(Errno) -> UnpackError {
-    let entry = entry.shown();
-    move |error| UnpackError::Write { entry, operation, source: error.into() }
+    move |error| UnpackError::Write { entry: entry.shown(), operation, source: error.into() }
 }
