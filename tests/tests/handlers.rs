@@ -1,4 +1,5 @@
-//! Pods whose containers are made by a runtime program: `runc` and `crun` behind handlers of `orlop cri`, driven by crictl.
+//! Pods whose containers are made by a runtime program: `runc`, `crun` and `orlop-runtime` behind handlers of `orlop cri`,
+//! driven by crictl.
 
 use std::path::{Path, PathBuf};
 
@@ -6,9 +7,10 @@ use orlop_tests::place::{debian, foreign};
 use orlop_tests::world::{Daemon, World, read, refuse, run, until};
 use serde_json::{Value, json};
 
-/// The programs, by their handlers: Debian's and the newest.
-fn programs() -> [(&'static str, PathBuf); 3] {
-    [("runc", debian("runc", "runc")), ("crun", debian("crun", "crun")), ("newest", foreign("runc"))]
+/// The programs, by their handlers: Debian's, the newest, and our own.
+fn programs() -> [(&'static str, PathBuf); 4] {
+    let own = orlop_tests::place::programs().join("orlop-runtime");
+    [("runc", debian("runc", "runc")), ("crun", debian("crun", "crun")), ("newest", foreign("runc")), ("own", own)]
 }
 
 /// A world whose configuration has a handler per program, and one whose program is missing.
@@ -210,7 +212,10 @@ fn user_namespaces_and_mounts_are_as_with_the_built_in_runtime() {
         let said = |script: &str| read(world.crictl().args(["exec", "-s", &id, "sh", "-c", script]));
         assert_eq!(said("cat /proc/self/uid_map").split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"]);
         assert_eq!(said("stat -c %u /mapped/text /kept/text / /bin; id -u"), "0\n65534\n0\n0\n1000", "{handler}");
-        assert_eq!(said("cat /mapped/text; /image/echo; echo x > /dev/shm/x && stat -c %u /dev/shm/x"), "of the machine\n1000");
+        assert_eq!(
+            said("cat /mapped/text; /image/echo; echo x > /dev/shm/x && stat -c %u /dev/shm/x"),
+            "of the machine\n1000"
+        );
         for place in ["/kept", "/kept/below", "/image"] {
             let refused = refuse(world.crictl().args(["exec", "-s", &id, "sh", "-c", &format!("echo x > {place}/x")]));
             assert!(refused.contains("exited with"), "{handler} {place}: {refused}");
@@ -237,7 +242,7 @@ fn what_can_not_be_made_is_said_and_leaves_nothing() {
     let before = world.count();
     let (pod, container) = files(&world, "bad", &["/no/such/program"], json!({}));
     let unknown = refuse(world.crictl().args(["runp", "--runtime", "youki", &pod]));
-    assert!(unknown.contains("crun, missing, newest, runc, orlop"), "{unknown}");
+    assert!(unknown.contains("crun, missing, newest, own, runc, orlop"), "{unknown}");
     let missing = refuse(world.crictl().args(["runp", "--runtime", "missing", &pod]));
     assert!(missing.contains("/no/such/runtime"), "{missing}");
     for (handler, program) in programs() {

@@ -12,6 +12,8 @@ pub enum What {
     Pod(Profile),
     /// Pull of an image with one large gzip layer, beside containerd, with igzip as the floor.
     Unpack(Profile),
+    /// Single containers by orlop-runtime, beside runc, crun and, where ORLOP_BENCH_YOUKI names it, youki.
+    Runtime(Profile),
 }
 
 /// How orlop is built.
@@ -27,6 +29,7 @@ pub fn run(what: &What) -> Result<()> {
     let (name, Profile { profile }) = match what {
         What::Pod(profile) => ("pod", profile),
         What::Unpack(profile) => ("unpack", profile),
+        What::Runtime(profile) => ("runtime", profile),
     };
     packages::ensure(packages::TEST)?;
     packages::ensure(packages::BENCH)?;

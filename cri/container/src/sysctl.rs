@@ -39,6 +39,13 @@ pub(crate) fn check(own: Own, name: &str, value: &str) -> Result<(), String> {
     if owned { Ok(()) } else { Err("the container shares that namespace with the machine".into()) }
 }
 
+/// Whether only the root of the user namespace that owns it may set one: what belongs to IPC. The machine's root has a say
+/// in all others.
+pub(crate) fn is_owners(name: &str) -> bool {
+    let file = file(name);
+    !file.starts_with("net/") && file != "kernel/domainname"
+}
+
 /// Sets one, in the namespaces of this process.
 pub(crate) fn set(procfs: &Procfs, name: &str, value: &str) -> Result<(), StageError> {
     procfs.write(&format!("sys/{}", file(name)), value).step(format!("set the sysctl {name} to {value:?}"))

@@ -129,6 +129,29 @@ fn linux_uid_mappings() {
 }
 
 #[test]
+fn a_user_namespace_beside_a_network_that_exists() {
+    case(|bench| {
+        with_user(bench, 100_000);
+        let machine = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
+        let before = machine();
+        let mut other = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().expect("run unshare");
+        let pid = other.id().to_string();
+        until("unshare is there", || (space(&pid, "net") != space("thread-self", "net")).then_some(()));
+        spaces(bench).retain(|space| space["type"] != "network");
+        spaces(bench).push(json!({"type": "network", "path": format!("/proc/{pid}/ns/net")}));
+        bench.config["linux"]["sysctl"] =
+            json!({"net.ipv4.ip_unprivileged_port_start": "17", "kernel.shm_rmid_forced": "1"});
+        assert_eq!(
+            bench.say("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced"),
+            "17\n1"
+        );
+        assert_eq!(machine(), before);
+        other.kill().unwrap();
+        other.wait().unwrap();
+    });
+}
+
+#[test]
 fn linux_devices() {
     case(|bench| {
         bench.config["linux"]["devices"] = json!([

@@ -120,7 +120,7 @@ impl Namespaces {
         match process::clone(flags).step("make the user namespace (see /proc/sys/user/max_user_namespaces)")? {
             process::Side::Child => {
                 let kept: Vec<BorrowedFd<'_>> = given.into_iter().chain([&theirs]).map(AsFd::as_fd).collect();
-                let held = begin(&kept).and_then(|()| hold_all(config, given, unshare, &theirs));
+                let held = begin(&kept).and_then(|()| hold_all(self, config, given, unshare, &theirs));
                 let message = held.map_or_else(|error| Message::Failed(error.to_string()), |()| Message::Ready);
                 let _ = stage::send(&theirs, &message);
                 // The namespaces live as long as it does: until the other end is closed.
@@ -171,7 +171,7 @@ impl Namespaces {
     }
 
     /// Gives the namespaces, which this process is in, their names and values. What only the root of a user namespace may
-    /// set, its holder has set.
+    /// set in those that are new, its holder has set.
     pub(crate) fn furnish(&self, config: &Config, procfs: &Procfs, holder: Option<&Holder>) -> Result<(), StageError> {
         if self.network.is_new() {
             namespace::raise_own_loopback().step("raise the loopback device")?;
@@ -184,10 +184,9 @@ impl Namespaces {
             let name = &config.domainname;
             rustix::system::setdomainname(name.as_bytes()).step(format!("set the domain name {name:?}"))?;
         }
-        match holder {
-            Some(_) => Ok(()),
-            None => config.linux.sysctl.iter().try_for_each(|(name, value)| sysctl::set(procfs, name, value)),
-        }
+        let held = |name: &str| holder.is_some() && self.ipc.is_new() && sysctl::is_owners(name);
+        let mut own = config.linux.sysctl.iter().filter(|(name, _)| !held(name));
+        own.try_for_each(|(name, value)| sysctl::set(procfs, name, value))
     }
 }
 
@@ -273,7 +272,13 @@ fn read_user(procfs: &Procfs, pid: i32) -> Result<UserNamespace, StageError> {
 }
 
 /// What the holder does: it waits for the ids, becomes the root of the namespace and sets what only that may set.
-fn hold_all(config: &Config, given: Option<&OwnedFd>, make: UnshareFlags, sync: &OwnedFd) -> Result<(), StageError> {
+fn hold_all(
+    spaces: &Namespaces,
+    config: &Config,
+    given: Option<&OwnedFd>,
+    make: UnshareFlags,
+    sync: &OwnedFd,
+) -> Result<(), StageError> {
     if let Some(file) = given {
         namespace::join(file, Kind::User).step("join the user namespace")?;
     }
@@ -286,5 +291,7 @@ fn hold_all(config: &Config, given: Option<&OwnedFd>, make: UnshareFlags, sync: 
         unshare(make).step("make the namespaces")?;
     }
     let procfs = Procfs::open().step("open /proc")?;
-    config.linux.sysctl.iter().try_for_each(|(name, value)| sysctl::set(&procfs, name, value))
+    // Only in namespaces that are its own: it is in the machine's where the container's are others'.
+    let mut own = config.linux.sysctl.iter().filter(|(name, _)| spaces.ipc.is_new() && sysctl::is_owners(name));
+    own.try_for_each(|(name, value)| sysctl::set(&procfs, name, value))
 }
