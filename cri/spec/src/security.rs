@@ -86,7 +86,13 @@ pub(crate) fn sets(
     let ambient = Capabilities::from_names(ambient.iter().map(String::as_str)).map_err(|name| {
         wrong("linux.security_context.capabilities.add_ambient_capabilities", format!("{name:?} is no capability"))
     })?;
-    Ok(CapabilitySets { bounding: names.clone(), effective: names.clone(), permitted: names, ambient: ambient.names() })
+    Ok(CapabilitySets {
+        bounding: names.clone(),
+        effective: names.clone(),
+        permitted: names,
+        ambient: ambient.names(),
+        ..CapabilitySets::default()
+    })
 }
 
 /// The filter of a container: none when it is privileged or unconfined. `localhost` holds the text of the profile
