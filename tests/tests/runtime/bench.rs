@@ -20,6 +20,8 @@ pub struct Bench {
     pub mark: String,
     /// The specification that the next container is made by.
     pub config: Value,
+    /// The program.
+    pub program: PathBuf,
 }
 
 /// Runs a case, and checks that nothing of it is left.
@@ -29,7 +31,8 @@ pub fn case(test: impl FnOnce(&mut Bench)) {
     let base = tempfile::Builder::new().prefix(&mark).tempdir().unwrap();
     busybox_root(&base.path().join("bundle/rootfs"));
     let config = starter(&mark);
-    let mut bench = Bench { base, mark, config };
+    let program = programs().join("orlop-runtime");
+    let mut bench = Bench { base, mark, config, program };
     let before = bench.count();
     test(&mut bench);
     until("nothing is left", || (bench.count() == before).then_some(()));
@@ -92,7 +95,7 @@ impl Bench {
 
     /// The program with its state in this bench.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(programs().join("orlop-runtime"));
+        let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.base.path().join("state")).args(arguments).current_dir(self.bundle());
         command
     }

@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use orlop_tests::place::programs;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, case};
@@ -264,7 +265,10 @@ fn nothing_of_the_runtime_is_inside() {
             .say("ls -l /proc/self/fd 2>/dev/null | grep -c -- '->'; cat /proc/self/mountinfo | wc -l; ls /proc/1/root/ | head -1");
         assert_eq!(said.lines().next(), Some("3"), "the streams: {said}");
         assert!(said.lines().nth(1).unwrap().parse::<usize>().unwrap() < 12, "{said}");
-        // The runtime's own program can't be written to through its process, not even when that has ended.
+        // The runtime's own program can't be written to through its process, not even when that has ended. A program of its
+        // own: what others run is busy.
+        bench.program = bench.beside("program");
+        std::fs::copy(programs().join("orlop-runtime"), &bench.program).unwrap();
         bench.args(&["sleep", "100"]).create();
         let exe = std::fs::File::open(format!("/proc/{}/exe", bench.pid())).unwrap();
         bench.must(&["kill", "c", "KILL"]);
