@@ -6,6 +6,8 @@ use crate::procfs::Procfs;
 
 /// Where the kernel says whether AppArmor is switched on.
 const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
+/// Its list of profiles: a line `name (mode)` each.
+const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
 /// Where SELinux is mounted when a policy is loaded.
 const SELINUX: &str = "/sys/fs/selinux";
 /// `SELINUX_MAGIC`.
@@ -44,6 +46,18 @@ pub fn has_apparmor() -> bool {
 
 fn is_yes(text: &str) -> bool {
     text.trim_end() == "Y"
+}
+
+/// Whether AppArmor knows a profile of this name.
+///
+/// # Errors
+/// When the list can't be read: securityfs is not mounted, or this process may not administer AppArmor.
+pub fn has_apparmor_profile(name: &str) -> std::io::Result<bool> {
+    Ok(is_listed(&std::fs::read_to_string(PROFILES)?, name))
+}
+
+fn is_listed(profiles: &str, name: &str) -> bool {
+    profiles.lines().any(|line| line.rsplit_once(" (").is_some_and(|(listed, _)| listed == name))
 }
 
 /// Whether SELinux has a policy.
@@ -117,6 +131,21 @@ mod tests {
         }
         for (text, on) in [("Y\n", true), ("N\n", false), ("", false)] {
             assert_eq!(is_yes(text), on);
+        }
+    }
+
+    #[test]
+    fn profiles_are_found_by_their_whole_name() {
+        let list = "nvidia_modprobe (enforce)\nnvidia_modprobe//kmod (enforce)\na (b) (complain)\n";
+        for (name, there) in [
+            ("nvidia_modprobe", true),
+            ("nvidia_modprobe//kmod", true),
+            ("a (b)", true),
+            ("nvidia", false),
+            ("kmod", false),
+            ("", false),
+        ] {
+            assert_eq!(is_listed(list, name), there, "{name}");
         }
     }
 

@@ -84,7 +84,8 @@ async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, plan: Plan) -> Resul
     let volumes = image_volumes::hold(server, &plan.id, &plan.config).await?;
     let (writable, pod) = (server.config.container_folder(&plan.id), sandbox.clone());
     let folders = server.live().cdi_dirs.clone();
-    let record = blocking(move || prepare(&pod, &writable, &folders, &volumes, plan)).await?;
+    let apparmor = server.apparmor.default_profile().await;
+    let record = blocking(move || prepare(&pod, &writable, &folders, &volumes, apparmor, plan)).await?;
     let failed = |source| RpcError::Shim {
         step: "create the container",
         object: format!("{} in {}", record.0.id, sandbox.pod()),
@@ -109,6 +110,7 @@ fn prepare(
     writable: &Path,
     cdi_dirs: &[PathBuf],
     volumes: &[HeldVolume],
+    apparmor: Result<&'static str, String>,
     plan: Plan,
 ) -> Result<(ContainerRecord, cri::ContainerConfig), RpcError> {
     let Plan { id, config, image, asked } = plan;
@@ -135,6 +137,7 @@ fn prepare(
         image: &defaults,
         user: &user,
         localhost_profile: profile.as_ref(),
+        default_apparmor: apparmor.as_ref().map(|name| *name).map_err(String::as_str),
         volumes: &views,
         devices: &devices,
         more_env: &cdi.env,

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::apparmor::AppArmor;
 use crate::config::CriConfig;
 use crate::deadline::Deadlines;
 use crate::error::RpcError;
@@ -166,6 +167,7 @@ async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
         metrics: Metrics::default(),
         user_namespaces,
         live: RwLock::new(Arc::new(Live::new(&config))),
+        apparmor: AppArmor::default(),
         cgroups: Cgroups::detect().map_err(CriError::Cgroups)?,
         config,
     });

@@ -10,6 +10,7 @@ use orlop_network::Network;
 use orlop_proto::cri::ContainerEventType;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::apparmor::AppArmor;
 use crate::config::CriConfig;
 use crate::container::Container;
 use crate::error::RpcError;
@@ -35,6 +36,7 @@ pub(crate) struct Server {
     pub(crate) metrics: Metrics,
     /// What can be changed while the server runs.
     pub(crate) live: RwLock<Arc<Live>>,
+    pub(crate) apparmor: AppArmor,
     /// Pods can have user namespaces on this machine.
     pub(crate) user_namespaces: bool,
 }

@@ -57,6 +57,8 @@ pub struct ContainerInputs<'a> {
     pub user: &'a ResolvedUser,
     /// The profile that a Localhost seccomp profile names.
     pub localhost_profile: Option<&'a Profile>,
+    /// Name of the AppArmor profile of those who name none, or why there is none on this machine.
+    pub default_apparmor: Result<&'a str, &'a str>,
     /// Name of the pod, or of the machine for a pod on its network.
     pub hostname: &'a str,
     /// Images that it mounts.
@@ -101,7 +103,7 @@ pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecErro
         rlimits: vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: OPEN_FILES.0, hard: OPEN_FILES.1 }],
         no_new_privileges: context.no_new_privs && !context.privileged,
         oom_score_adj: Some(asked.oom_score_adj as i32),
-        apparmor_profile: security::apparmor_profile(&context)?,
+        apparmor_profile: security::apparmor_profile(&context, inputs.default_apparmor)?,
         ..Process::default()
     };
     let (masked, protected) = match context.privileged {

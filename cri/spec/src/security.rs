@@ -48,31 +48,57 @@ pub(crate) fn capabilities(security: &cri::LinuxContainerSecurityContext) -> Res
     Ok(if drops_all { add } else { Capabilities((default.0 | add.0) & !drop.0) })
 }
 
-/// The AppArmor profile that a container names; none for the runtime's default, of which this runtime has none yet. The
-/// deprecated text is read where the field is absent.
-pub(crate) fn apparmor_profile(security: &cri::LinuxContainerSecurityContext) -> Result<Option<String>, SpecError> {
+/// The AppArmor profile of a container; none for one that is not confined. The deprecated text is read where the field is
+/// absent. `default` is the name of the runtime's own profile, or why there is none here: who asks for it is refused then,
+/// who says nothing goes without.
+pub(crate) fn apparmor_profile(
+    security: &cri::LinuxContainerSecurityContext,
+    default: Result<&str, &str>,
+) -> Result<Option<String>, SpecError> {
     use cri::security_profile::ProfileType;
     const LOCALHOST: &str = "localhost/";
     let field = "linux.security_context.apparmor";
-    let named = match &security.apparmor {
+    let wanted = match &security.apparmor {
         Some(profile) => match ProfileType::try_from(profile.profile_type) {
-            Ok(ProfileType::Localhost) => Some(profile.localhost_ref.trim_start_matches(LOCALHOST)),
-            Ok(_) => None,
+            Ok(ProfileType::Localhost) => Wanted::Named(profile.localhost_ref.trim_start_matches(LOCALHOST)),
+            Ok(ProfileType::RuntimeDefault) => Wanted::Default,
+            Ok(ProfileType::Unconfined) => Wanted::Nothing,
             Err(_) => return Err(wrong(format!("{field}.profile_type"), "unknown")),
         },
         #[allow(deprecated)]
         None => match security.apparmor_profile.as_str() {
-            "" | "runtime/default" | "unconfined" => None,
+            "" => Wanted::Whatever,
+            "runtime/default" => Wanted::Default,
+            "unconfined" => Wanted::Nothing,
             text => match text.strip_prefix(LOCALHOST) {
-                Some(name) => Some(name),
+                Some(name) => Wanted::Named(name),
                 None => return Err(wrong(format!("{field}_profile"), format!("{text:?} must begin with {LOCALHOST}"))),
             },
         },
     };
-    match named {
-        Some("") => Err(wrong(format!("{field}.localhost_ref"), "is empty: name a profile that is loaded on the node")),
-        named => Ok(named.map(str::to_string)),
+    match wanted {
+        Wanted::Named("") => {
+            Err(wrong(format!("{field}.localhost_ref"), "is empty: name a profile that is loaded on the node"))
+        }
+        Wanted::Named(name) => Ok(Some(name.to_string())),
+        Wanted::Nothing => Ok(None),
+        // The runtime's own is not meant for those who may do everything.
+        Wanted::Default | Wanted::Whatever if security.privileged => Ok(None),
+        Wanted::Default => match default {
+            Ok(name) => Ok(Some(name.to_string())),
+            Err(reason) => Err(wrong(format!("{field}.profile_type"), format!("RuntimeDefault: {reason}"))),
+        },
+        Wanted::Whatever => Ok(default.ok().map(str::to_string)),
     }
+}
+
+/// What a container asks of AppArmor.
+enum Wanted<'a> {
+    /// Nothing was said.
+    Whatever,
+    Default,
+    Nothing,
+    Named(&'a str),
 }
 
 /// The sets of a process, with its ambient ones.
@@ -131,19 +157,32 @@ mod tests {
         #[allow(deprecated)]
         let text =
             |text: &str| cri::LinuxContainerSecurityContext { apparmor_profile: text.into(), ..Default::default() };
+        let privileged = |context: cri::LinuxContainerSecurityContext| cri::LinuxContainerSecurityContext {
+            privileged: true,
+            ..context
+        };
         for (context, expected) in [
             (field(ProfileType::Localhost, "mine"), Some("mine")),
             (field(ProfileType::Localhost, "localhost/mine"), Some("mine")),
+            (privileged(field(ProfileType::Localhost, "mine")), Some("mine")),
             (field(ProfileType::Unconfined, ""), None),
-            (field(ProfileType::RuntimeDefault, ""), None),
+            (field(ProfileType::RuntimeDefault, ""), Some("own")),
+            (privileged(field(ProfileType::RuntimeDefault, "")), None),
             (text("localhost/old"), Some("old")),
+            (text("runtime/default"), Some("own")),
             (text("unconfined"), None),
-            (text(""), None),
+            (text(""), Some("own")),
+            (privileged(text("")), None),
         ] {
-            assert_eq!(apparmor_profile(&context).unwrap().as_deref(), expected, "{context:?}");
+            assert_eq!(apparmor_profile(&context, Ok("own")).unwrap().as_deref(), expected, "{context:?}");
         }
+        for asked in [field(ProfileType::RuntimeDefault, ""), text("runtime/default")] {
+            let said = apparmor_profile(&asked, Err("there is no parser")).unwrap_err().to_string();
+            assert_eq!(said, "linux.security_context.apparmor.profile_type: RuntimeDefault: there is no parser");
+        }
+        assert_eq!(apparmor_profile(&text(""), Err("there is no parser")), Ok(None));
         for bad in [field(ProfileType::Localhost, ""), text("mine")] {
-            assert!(apparmor_profile(&bad).is_err(), "{bad:?}");
+            assert!(apparmor_profile(&bad, Ok("own")).is_err(), "{bad:?}");
         }
     }
 }
