@@ -103,6 +103,8 @@ impl Place {
         assert!(made.expect("run runc spec").success());
         let mut config: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&file).expect("read config.json")).expect("config.json is JSON");
+        // The oldest version that has all that is used: every program takes it.
+        config["ociVersion"] = "1.0.2".into();
         config["process"]["terminal"] = false.into();
         config["process"]["args"] = serde_json::json!(args);
         config["process"]["env"] = serde_json::json!(["PATH=/bin"]);
