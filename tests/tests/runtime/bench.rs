@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use orlop_tests::census::Census;
+use orlop_kernel::cgroup::Cgroups;
+use orlop_tests::census::{Census, remove_empty_cgroups};
 use orlop_tests::place::{busybox_root, private_mounts, programs};
 use orlop_tests::world::until;
 use serde_json::{Value, json};
@@ -36,7 +37,6 @@ pub fn case(test: impl FnOnce(&mut Bench)) {
     let before = bench.count();
     test(&mut bench);
     until("nothing is left", || (bench.count() == before).then_some(()));
-    orlop_tests::census::remove_empty_cgroups(&bench.mark);
 }
 
 fn starter(mark: &str) -> Value {
@@ -58,6 +58,16 @@ fn starter(mark: &str) -> Value {
         ],
         "linux": {"namespaces": namespaces, "cgroupsPath": format!("/{mark}/c")},
     })
+}
+
+impl Drop for Bench {
+    /// A case that has failed leaves no process either.
+    fn drop(&mut self) {
+        if let Ok(cgroups) = Cgroups::detect() {
+            let _ = cgroups.remove(&format!("/{}/c", self.mark), || {});
+        }
+        remove_empty_cgroups(&self.mark);
+    }
 }
 
 impl Bench {
