@@ -1,6 +1,7 @@
 //! What all plugins share: the call, the answer, errors, the way into the container, delegation to IPAM plugins.
 
 mod call;
+mod change;
 mod container;
 mod delegate;
 mod error;
@@ -8,6 +9,7 @@ mod result;
 pub(crate) mod wrong_field;
 
 pub(crate) use call::{Call, VERSIONS, carry_out, is_ifname};
+pub(crate) use change::{change, closing_is_left, leave_closing};
 pub(crate) use container::{inside, machine};
 pub(crate) use delegate::{delegate, delegate_add};
 pub(crate) use error::{CniError, Code};

@@ -46,7 +46,7 @@ fn answer(name: &str, plugin: &dyn Plugin) -> ExitCode {
         Ok(call) => (call.version.clone(), kit::carry_out(plugin, &call)),
         Err(error) => (String::new(), Err(error)),
     };
-    match done {
+    let code = match done {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(value)) => {
             println!("{value}");
@@ -56,7 +56,9 @@ fn answer(name: &str, plugin: &dyn Plugin) -> ExitCode {
             println!("{:#}", error.to_json(&version));
             ExitCode::FAILURE
         }
-    }
+    };
+    kit::leave_closing();
+    code
 }
 
 /// Shorthand of all plugins.

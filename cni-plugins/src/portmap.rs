@@ -8,10 +8,10 @@ mod rules;
 use std::net::IpAddr;
 
 use orlop_kernel::network::{NetworkError, forget_udp_flows, write_sysctl};
-use orlop_kernel::nftables::{Batch, Family, Nftables, NftablesError};
+use orlop_kernel::nftables::{Batch, Family, Nftables};
 
 use crate::Result;
-use crate::kit::{Address, Call, CniError, CniResult, Code, Plugin, machine};
+use crate::kit::{Address, Call, CniError, CniResult, Code, Plugin, change, machine};
 use conf::PortmapConf;
 
 pub(crate) use rules::PLACES;
@@ -31,7 +31,8 @@ impl Plugin for Portmap {
         }
         for (family, address) in targets(call, &previous) {
             change("map the ports", |nftables| {
-                let mut batch = rules::tables(family, &conf);
+                let mut batch = Batch::default();
+                rules::tables(nftables, family, &conf, &mut batch)?;
                 // What an earlier try left is replaced.
                 rules::remove(nftables, family, call, &mut batch)?;
                 rules::add(family, &conf, address, call, &mut batch);
@@ -90,11 +91,6 @@ impl Plugin for Portmap {
     fn status(&self, call: &Call) -> Result<()> {
         PortmapConf::read(call).map(|_| ())
     }
-}
-
-/// Changes rules by a plan that may be asked for several times.
-fn change(step: &str, plan: impl FnMut(&mut Nftables) -> std::result::Result<Batch, NftablesError>) -> Result<()> {
-    Nftables::open().change(plan).map_err(|error: NftablesError| CniError::step(step)(&error))
 }
 
 /// The first address of each family that the container has.

@@ -5,8 +5,9 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// Bytes of `nlmsghdr`.
@@ -137,6 +138,9 @@ impl From<rustix::io::Errno> for Refusal {
     }
 }
 
+/// `RTMGRP_LINK`.
+const NEWS_OF_LINKS: u32 = 1;
+
 /// What a piece of an answer was, and whether what is listed has changed meanwhile.
 enum Piece {
     /// More is to come.
@@ -152,10 +156,44 @@ pub(crate) struct Talk {
     sequence: Cell<u32>,
 }
 
+impl AsFd for Talk {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Talk {
     /// Opens a talk with routing (links, addresses, routes).
     pub(crate) fn with_routing() -> io::Result<Talk> {
         Talk::open(None)
+    }
+
+    /// Opens a talk that hears of links that come, change and go.
+    pub(crate) fn with_news_of_links() -> io::Result<Talk> {
+        let talk = Talk::open(None)?;
+        // A socket without a name is passed over.
+        rustix::net::bind(&talk.socket, &SocketAddrNetlink::new(0, NEWS_OF_LINKS))?;
+        Ok(talk)
+    }
+
+    /// Takes no answer for its own that somebody else with this socket may have asked for.
+    pub(crate) fn forget_answers(&self) {
+        self.sequence.set(self.sequence.get().wrapping_add(1 << 16));
+    }
+
+    /// What has been told by now: kinds and bodies of messages.
+    pub(crate) fn hear(&self) -> io::Result<Vec<(u16, Vec<u8>)>> {
+        let mut buffer = vec![0; PIECE_BYTES];
+        let (_, length) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT))?;
+        let (mut told, mut rest) = (Vec::new(), &buffer[..length]);
+        while let Some(header) = rest.get(..HEADER_BYTES) {
+            let end = number(header) as usize;
+            let Some(body) = rest.get(HEADER_BYTES..end) else { break };
+            told.push((u16::from_ne_bytes([header[4], header[5]]), body.to_vec()));
+            rest = rest.get(end.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Ok(told)
     }
 
     /// Opens a talk with netfilter.

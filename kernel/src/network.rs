@@ -5,6 +5,7 @@
 
 mod address;
 mod counters;
+mod departure;
 mod flow;
 mod link;
 mod route;
@@ -14,6 +15,7 @@ use std::io;
 use crate::netlink::{Message, Refusal, Talk};
 
 pub use counters::{Counters, InterfaceCounters, interface_counters};
+pub use departure::Departure;
 pub use flow::forget_udp_flows;
 pub use link::{Link, VethPair};
 pub use route::Route;

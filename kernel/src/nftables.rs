@@ -222,7 +222,12 @@ impl Batch {
 }
 
 /// A talk with the kernel about rules, in this thread's network namespace.
-pub struct Nftables(NetlinkSocket);
+///
+/// The kernel lets whoever closes the socket by which rules were deleted wait until nobody reads them (a grace period).
+pub struct Nftables {
+    reads: NetlinkSocket,
+    writes: Option<Talk>,
+}
 
 impl Default for Nftables {
     fn default() -> Nftables {
@@ -234,12 +239,23 @@ impl Nftables {
     /// Opens a talk; the socket is made by the first word.
     #[must_use]
     pub fn open() -> Nftables {
-        Nftables(NetlinkSocket::new())
+        Nftables { reads: NetlinkSocket::new(), writes: None }
+    }
+
+    /// Whether rules were changed by this talk.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.writes.is_some()
+    }
+
+    /// Leaves the socket open until this process ends, or the child that it leaves behind ([`crate::process::linger`]).
+    pub fn leave_open(self) {
+        std::mem::forget(self);
     }
 
     fn generation(&mut self) -> Result<u32, ReplyError> {
         let request = Request::new().op_getgen_do(&Nfgenmsg::new());
-        let mut reply = self.0.request(&request)?;
+        let mut reply = self.reads.request(&request)?;
         let (_, attributes) = reply.recv_one()?;
         Ok(attributes.get_id()?)
     }
@@ -261,7 +277,7 @@ impl Nftables {
             if batch.is_empty() {
                 return Ok(());
             }
-            match Self::send(&batch, generation) {
+            match self.send(&batch, generation) {
                 Ok(()) => return Ok(()),
                 Err(refusal) if refusal.source.raw_os_error() == Some(nix::libc::ERESTART) && tries < TRIES => {
                     tries += 1;
@@ -274,14 +290,18 @@ impl Nftables {
         }
     }
 
-    fn send(batch: &Batch, generation: u32) -> Result<(), Refusal> {
+    fn send(&mut self, batch: &Batch, generation: u32) -> Result<(), Refusal> {
         let mut chained = Chained::new(1);
         chained.request().op_batch_begin_do(&batch_header()).encode().push_genid(generation);
         for change in &batch.0 {
             encode(&mut chained, change);
         }
         chained.request().op_batch_end_do(&batch_header());
-        Talk::with_netfilter()?.carry_out(chained.finalize().into_chained().into_buf())
+        let talk = match self.writes.take() {
+            Some(talk) => talk,
+            None => Talk::with_netfilter()?,
+        };
+        self.writes.insert(talk).carry_out(chained.finalize().into_chained().into_buf())
     }
 
     /// The rules of a chain, in order; none when there is no such chain.
@@ -292,7 +312,7 @@ impl Nftables {
         let failed = |error: ReplyError| NftablesError { step: "read", source: to_io(&error) };
         let mut request = Request::new().op_getrule_dump(&header(family));
         request.encode().push_table_bytes(table.as_bytes()).push_chain_bytes(chain.as_bytes());
-        let mut replies = self.0.request(&request).map_err(|source| NftablesError { step: "read", source })?;
+        let mut replies = self.reads.request(&request).map_err(|source| NftablesError { step: "read", source })?;
         let mut rules = Vec::new();
         while let Some(reply) = replies.recv() {
             let (_, attributes) = match reply {

@@ -206,6 +206,38 @@ pub fn set_stdio(fd: impl AsFd, place: u8) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Clones a child that does `work` and then stays until this process has ended: what both have open is closed by the
+/// child, where closing takes long. It ends at once when the work is not done. For a process of one thread that ends
+/// soon; the child is left to whoever reaps orphans. Gives a descriptor of the child.
+///
+/// # Errors
+/// As [`clone`].
+pub fn linger(work: impl FnOnce() -> bool) -> std::io::Result<OwnedFd> {
+    let (mut stay, end) = std::io::pipe()?;
+    match clone(0)? {
+        Side::Parent { pidfd, .. } => {
+            // Closed by the end of this process, after all that was opened before.
+            std::mem::forget(end);
+            Ok(pidfd)
+        }
+        Side::Child => {
+            drop(end);
+            let done = leave_stdio().is_ok() && work();
+            if done {
+                let _ = stay.read(&mut [0]);
+            }
+            std::process::exit(i32::from(!done))
+        }
+    }
+}
+
+/// Lets go of stdin, stdout and stderr: whoever reads the output of the process that this one was cloned from waits for
+/// its end.
+fn leave_stdio() -> std::io::Result<()> {
+    let nothing = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    (0..3).try_for_each(|place| set_stdio(&nothing, place))
+}
+
 /// Forbids (or allows) others to look into this process and its `/proc` files.
 ///
 /// # Errors

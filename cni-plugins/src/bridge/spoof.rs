@@ -4,7 +4,7 @@
 use orlop_kernel::nftables::{Batch, Family, Hook, Nftables, NftablesError, Rule, Step};
 
 use crate::Result;
-use crate::kit::{Attachment, Call, CniError, attachment_mark, is_stale};
+use crate::kit::{Attachment, Call, CniError, attachment_mark, change, is_stale};
 
 const TABLE: &str = "nat";
 const PREROUTING: &str = "PREROUTING";
@@ -29,7 +29,7 @@ pub(crate) fn add(call: &Call, link: &str, mac: [u8; 6]) -> Result<()> {
     let comment = comment(call);
     let tag = attachment_mark(&call.network, &call.ifname, &call.container_id);
     let (of_link, of_mac) = chains(&comment);
-    let changed = Nftables::open().change::<NftablesError>(|nftables| {
+    change("macspoofchk: guard the hardware address", |nftables| {
         let mut batch = Batch::default();
         batch
             .table(Family::Bridge, TABLE, "")
@@ -51,8 +51,7 @@ pub(crate) fn add(call: &Call, link: &str, mac: [u8; 6]) -> Result<()> {
             batch.tagged_rule(Family::Bridge, TABLE, chain, &steps, &comment, &tag);
         }
         Ok(batch)
-    });
-    changed.map_err(|error| CniError::step("macspoofchk: guard the hardware address")(&error))
+    })
 }
 
 fn rules(nftables: &mut Nftables) -> std::result::Result<Vec<Rule>, NftablesError> {
@@ -80,7 +79,7 @@ pub(crate) fn check(call: &Call) -> Result<bool> {
 
 /// The rules that lead to chains go with the chains, in one batch: there is no half of it.
 fn remove_where(is_old: impl Fn(&Rule) -> bool) -> Result<()> {
-    let changed = Nftables::open().change::<NftablesError>(|nftables| {
+    change("macspoofchk: remove the guard of the hardware address", |nftables| {
         let mut batch = Batch::default();
         let old: Vec<Rule> = rules(nftables)?.into_iter().filter(|rule| is_old(rule)).collect();
         for rule in &old {
@@ -93,6 +92,5 @@ fn remove_where(is_old: impl Fn(&Rule) -> bool) -> Result<()> {
             batch.delete_chain(Family::Bridge, TABLE, &of_link).delete_chain(Family::Bridge, TABLE, &of_mac);
         }
         Ok(batch)
-    });
-    changed.map_err(|error| CniError::step("macspoofchk: remove the guard of the hardware address")(&error))
+    })
 }

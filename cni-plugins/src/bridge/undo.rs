@@ -1,22 +1,40 @@
 //! DEL and GC of `bridge`: whatever has become of the configuration, what is there goes.
 
+use orlop_kernel::namespace;
+use orlop_kernel::network::{Departure, NetworkError};
+
 use crate::bridge::conf::DEFAULT_BRIDGE;
 use crate::bridge::{find, spoof};
-use crate::kit::{Call, CniError, delegate, inside, machine};
+use crate::kit::{Call, CniError, closing_is_left, delegate, machine};
 use crate::{Result, masquerade};
 
-/// Detaches a container: link and rules first, then its addresses, which somebody else may get at once.
+/// Detaches a container: rules and link first, then its addresses, which somebody else may get at once. The kernel waits
+/// for the readers of both, which a child of this process sits out.
 pub(crate) fn del(call: &Call) -> Result<()> {
-    // The kernel waits for its readers in both; it can do so at the same time.
-    let (link, rules) = std::thread::scope(|scope| {
-        let rules = scope.spawn(|| remove_rules(call));
-        let link = if call.has_netns() { inside(call, |links| links.delete(&call.ifname)) } else { remove_pair(call) };
-        (link, rules.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    });
+    let rules = remove_rules(call);
     // An address whose link is still there stays reserved.
-    link?;
+    if call.has_netns() {
+        remove_link(call)?
+    } else {
+        remove_pair(call)?
+    }
     let released = if call.has_ipam() { delegate(call, "DEL").map(|_| ()) } else { Ok(()) };
     rules.and(released)
+}
+
+/// Removes the container's link, and the machine's end with it.
+fn remove_link(call: &Call) -> Result<()> {
+    let found = namespace::in_network(&call.netns, || Departure::of(&call.ifname));
+    let found = found.map_err(|error| CniError::step("the container's network namespace")(&error))?;
+    let gone = found.and_then(depart);
+    gone.map_err(|error| CniError::step(format!("in the container of {}", call.container_id))(&error))
+}
+
+fn depart(link: Option<Departure>) -> std::result::Result<(), NetworkError> {
+    let Some(link) = link else { return Ok(()) };
+    let gone = link.carry_out();
+    closing_is_left();
+    gone
 }
 
 /// Removes the pair by the machine's end, which only the previous result knows: somebody may keep the namespace alive
@@ -29,7 +47,7 @@ fn remove_pair(call: &Call) -> Result<()> {
     for known in previous.interfaces.iter().filter(|known| known.sandbox.is_empty()) {
         let port = find(&links, &known.name)?.filter(|link| link.kind == "veth");
         if port.is_some_and(|link| link.controller == Some(bridge.index)) {
-            let deleted = links.delete(&known.name);
+            let deleted = Departure::of(&known.name).and_then(depart);
             deleted.map_err(|error| CniError::step(format!("the pair of {}", call.container_id))(&error))?;
         }
     }

@@ -18,25 +18,41 @@ const MASQUERADING: &str = "masquerading";
 pub(crate) const PLACES: [(Family, &str, &[&str]); 2] =
     [(Family::Ipv4, TABLE, &[HOSTPORTS, MASQUERADING]), (Family::Ipv6, TABLE, &[HOSTPORTS, MASQUERADING])];
 
-/// Table and chains, with the rules that all containers share. The conditions of the last call count for all.
-pub(crate) fn tables(family: Family, conf: &PortmapConf) -> Batch {
+/// Tag of the rules that all containers share, where there are no conditions.
+const COMMON_TAG: &str = "common 1";
+
+/// Table and chains, with the rules that all containers share, unless they are there as we make them: to replace them for
+/// each container would let everybody wait for those who read the old ones. The conditions of the last call count for all.
+pub(crate) fn tables(
+    nftables: &mut Nftables,
+    family: Family,
+    conf: &PortmapConf,
+    batch: &mut Batch,
+) -> Result<(), NftablesError> {
     let mut entry = if family == Family::Ipv6 { conf.conditions_v6.clone() } else { conf.conditions_v4.clone() };
+    let tag = if entry.is_empty() { COMMON_TAG } else { "" };
+    let mut is_there = !tag.is_empty();
+    for chain in [ALL, PREROUTING, OUTPUT] {
+        is_there &= matches!(&nftables.rules(family, TABLE, chain)?[..], [rule] if rule.tag == tag);
+    }
+    if is_there {
+        return Ok(());
+    }
     entry.extend([Step::IsForHere, Step::Jump(ALL.into())]);
-    let mut batch = Batch::default();
     batch
         .table(family, TABLE, "CNI portmap plugin")
         .chain(family, TABLE, HOSTPORTS)
         .chain(family, TABLE, ALL)
         .flush_chain(family, TABLE, ALL)
-        .rule(family, TABLE, ALL, &[Step::Jump(HOSTPORTS.into())], "");
+        .tagged_rule(family, TABLE, ALL, &[Step::Jump(HOSTPORTS.into())], "", tag);
     for (chain, hook) in [(PREROUTING, Hook::Prerouting), (OUTPUT, Hook::Output)] {
         batch
             .nat_chain(family, TABLE, chain, hook, PRIORITY_DNAT)
             .flush_chain(family, TABLE, chain)
-            .rule(family, TABLE, chain, &entry, "");
+            .tagged_rule(family, TABLE, chain, &entry, "", tag);
     }
     batch.nat_chain(family, TABLE, MASQUERADING, Hook::Postrouting, PRIORITY_SNAT);
-    batch
+    Ok(())
 }
 
 /// The rules of one container's address: chain and steps.

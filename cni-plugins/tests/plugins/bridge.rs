@@ -167,6 +167,25 @@ fn what_leaves_the_network_comes_from_the_machine() {
 }
 
 #[test]
+fn common_rules_are_replaced_only_when_they_are_not_ours() {
+    let machine = Machine::new();
+    let config = network(&machine, "net");
+    let chain = || machine.run("nft -a list chain inet cni_plugins_masquerade postrouting");
+    let attach = |id| add(Ours, &config, id).pod(&machine.pod(id)).done(&machine);
+    attach("one");
+    let first = chain();
+    assert_eq!(first.matches("# handle").count(), 1 + 3, "{first}");
+    attach("two");
+    assert_eq!(chain(), first);
+    machine.run("nft add rule inet cni_plugins_masquerade postrouting counter");
+    attach("three");
+    assert_eq!(chain().matches("# handle").count(), 1 + 3, "{}", chain());
+    add(Upstream, &config, "four").pod(&machine.pod("four")).done(&machine);
+    attach("five");
+    assert_eq!(chain().matches("# handle").count(), 1 + 3, "{}", chain());
+}
+
+#[test]
 fn isolated_ports_reach_the_machine_but_not_each_other() {
     let machine = Machine::new();
     let mut config = network(&machine, "net");

@@ -208,7 +208,7 @@ fn a_plugin_that_hangs_is_killed_with_everything_it_started() {
         conf_dir: folder.join("conf"),
         bin_dirs: vec![folder.join("bin")],
         cache_dir: folder.join("cache"),
-        exec_timeout: Duration::from_millis(700),
+        exec_timeout: Duration::from_secs(1),
     };
     scene.network = Network::new(config);
     let pids = folder.join("pids");
