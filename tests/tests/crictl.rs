@@ -151,6 +151,13 @@ fn wrong_requests_are_named_and_leave_nothing() {
     assert!(message.contains("/no/such/program"), "{message}");
     let status = inspect(&world, "inspect", &id);
     assert_eq!((&status["status"]["reason"], &status["status"]["exitCode"]), (&json!("StartError"), &json!(128)));
+    // SELinux options are looked at, and not applied.
+    let options = |level: &str| json!({"metadata": {"name": level}, "linux": {"security_context": {"selinux_options": {"type": "no_such_t", "level": level}}}});
+    let (_, labelled) = files(&world, "labelled", &["true"], options("s0:c1,c2"));
+    run(world.crictl().args(["create", &sandbox, &labelled, &pod]));
+    let (_, labelled) = files(&world, "mislabelled", &["true"], options("high"));
+    let message = refuse(world.crictl().args(["create", &sandbox, &labelled, &pod]));
+    assert!(message.contains("selinux_options.level") && message.contains("high"), "{message}");
     let (pod_two, two) = files(&world, "two", &["true"], json!({"image": {"image": "localhost/nothing:9"}}));
     let message = refuse(world.crictl().args(["create", &sandbox, &two, &pod_two]));
     assert!(message.contains("localhost/nothing:9"), "{message}");

@@ -10,7 +10,7 @@ use orlop_proto::cri;
 
 use crate::devices::{self, HostDevice};
 use crate::user::ResolvedUser;
-use crate::{SpecError, check_path, sandbox, security, user_namespace, wrong};
+use crate::{SpecError, check_path, sandbox, security, selinux, user_namespace, wrong};
 
 /// Where programs are looked for when the image doesn't say.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -83,6 +83,7 @@ pub fn container_config(inputs: &ContainerInputs<'_>) -> Result<Config, SpecErro
     let context = linux.security_context.clone().unwrap_or_default();
     let asked = linux.resources.clone().unwrap_or_default();
     let mappings = user_mappings(inputs, &context)?;
+    selinux::check("config.linux.security_context", context.selinux_options.as_ref())?;
     let bounding = security::capabilities(&context)?;
     let process = Process {
         terminal: config.tty,

@@ -5,6 +5,7 @@ mod container;
 pub mod devices;
 pub mod sandbox;
 mod security;
+mod selinux;
 pub mod user;
 pub mod user_namespace;
 

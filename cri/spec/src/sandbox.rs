@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use orlop_container::protocol::{NamespaceSource, SandboxSpec};
 use orlop_proto::cri;
 
-use crate::{SpecError, check_name, check_path, user_namespace, wrong};
+use crate::{SpecError, check_name, check_path, selinux, user_namespace, wrong};
 
 /// Bytes of a pod's `/dev/shm`.
 const SHM_BYTES: u64 = 64 << 20;
@@ -35,6 +35,8 @@ pub fn check(config: &cri::PodSandboxConfig) -> Result<&cri::PodSandboxMetadata,
     if config.hostname.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err(wrong("config.hostname", "holds white space or control characters"));
     }
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    selinux::check("config.linux.security_context", security.and_then(|security| security.selinux_options.as_ref()))?;
     Ok(metadata)
 }
 

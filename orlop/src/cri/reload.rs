@@ -88,6 +88,7 @@ struct Change {
 fn changes(before: &Table, after: &Table) -> Vec<Change> {
     let mut keys = Vec::new();
     compare("", before, after, &mut keys);
+    keys.sort();
     let live = |key: &String| LIVE.iter().any(|table| key.split('.').next() == Some(table));
     keys.into_iter().map(|key| Change { live: live(&key), key }).collect()
 }
