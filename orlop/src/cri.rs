@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use orlop_cri_server::{CriConfig, RuntimeProgram, serve};
+use orlop_cri_server::{CriConfig, RuntimeProgram, TracingConfig, serve};
 use orlop_image::{HostConfig, ImageConfig};
 use orlop_network::NetworkConfig;
 use tokio_util::sync::CancellationToken;
 
-use self::file::{CriFile, DevicesPart, ImagesPart, LogPart, MetricsPart, NetworkPart, RuntimePart, StreamingPart};
+use self::file::{
+    CriFile, DevicesPart, ImagesPart, LogPart, MetricsPart, NetworkPart, RuntimePart, StreamingPart, TracingPart,
+};
 pub use self::reload::configuration;
 use crate::layout::{Instance, Layout};
 use crate::{log_filter, network};
@@ -163,6 +165,7 @@ fn settings(layout: &Layout, arguments: &Arguments) -> Result<Settings> {
         cdi_dirs: file.devices.cdi_dirs.unwrap_or_else(|| CDI_DIRS.map(PathBuf::from).into()),
         runtimes: runtimes(&layout.run.join("cri"), file.runtimes)?,
         metrics: file.metrics.address,
+        tracing: tracing(file.tracing)?,
         images: images(ImageConfig::new(&state_dir), layout, arguments, file.images, file.registries),
         state_dir,
     };
@@ -175,6 +178,21 @@ fn listed(flags: &[PathBuf], file: Option<Vec<PathBuf>>, default: PathBuf) -> Ve
         [] => file.unwrap_or_else(|| vec![default]),
         given => given.to_vec(),
     }
+}
+
+/// Where traces go, if anywhere.
+fn tracing(file: TracingPart) -> Result<Option<TracingConfig>> {
+    let rate = file.sampling_rate_per_million.unwrap_or_default();
+    if rate > 1_000_000 {
+        bail!("tracing.sampling_rate_per_million: {rate} is more than a million");
+    }
+    let Some(endpoint) = file.endpoint else { return Ok(None) };
+    if !endpoint.starts_with("http://") {
+        bail!(
+            "tracing.endpoint: {endpoint:?} must begin with http://; spans are sent in the clear, so keep it on loopback"
+        );
+    }
+    Ok(Some(TracingConfig { endpoint, samples_per_million: rate }))
 }
 
 /// The runtime programs, each with a folder for what it keeps.
@@ -243,6 +261,12 @@ impl Settings {
             streaming: StreamingPart { address: Some(config.streaming) },
             devices: DevicesPart { cdi_dirs: Some(config.cdi_dirs.clone()) },
             metrics: MetricsPart { address: config.metrics },
+            tracing: TracingPart {
+                endpoint: config.tracing.as_ref().map(|tracing| tracing.endpoint.clone()),
+                sampling_rate_per_million: Some(
+                    config.tracing.as_ref().map_or(0, |tracing| tracing.samples_per_million),
+                ),
+            },
             runtimes: config
                 .runtimes
                 .iter()

@@ -8,6 +8,8 @@ use orlop_container::protocol::RuntimeProgram;
 use orlop_image::ImageConfig;
 use orlop_network::NetworkConfig;
 
+use crate::traces::TracingConfig;
+
 /// Where the server keeps things and what it runs.
 #[derive(Clone, Debug)]
 pub struct CriConfig {
@@ -33,6 +35,8 @@ pub struct CriConfig {
     pub runtimes: BTreeMap<String, RuntimeProgram>,
     /// Where `/metrics` is served; nowhere when absent.
     pub metrics: Option<SocketAddr>,
+    /// Where traces go; nowhere when absent.
+    pub tracing: Option<TracingConfig>,
 }
 
 impl CriConfig {

@@ -20,7 +20,7 @@ use crate::record::{ContainerRecord, Encoded, UserRecord, version};
 use crate::sandbox::Sandbox;
 use crate::server::{Server, blocking, new_id, now};
 use crate::shim::{self, unexpected};
-use crate::{container_cdi, container_devices, container_user, signals};
+use crate::{container_cdi, container_devices, container_user, signals, traces};
 
 /// Bytes of a seccomp profile.
 const PROFILE_BYTES_MAX: u64 = 1 << 20;
@@ -91,7 +91,8 @@ async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, plan: Plan) -> Resul
         object: format!("{} in {}", record.0.id, sandbox.pod()),
         source,
     };
-    let reply = shim::call(&sandbox.folder, &Request::Create { id: record.0.id.clone() }).await.map_err(failed)?;
+    let call = Request::Create { id: record.0.id.clone() };
+    let reply = traces::step("shim", shim::call(&sandbox.folder, &call)).await.map_err(failed)?;
     let (mut record, config) = record;
     match reply {
         Reply::Created { pid } => record.pid = pid,

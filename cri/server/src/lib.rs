@@ -61,9 +61,11 @@ mod signals;
 mod store;
 mod stream_urls;
 mod streams;
+mod traces;
 mod usage;
 
 pub use config::CriConfig;
 pub use orlop_container::protocol::RuntimeProgram;
 pub use reload::Reload;
 pub use serve::{CriError, remove_all, serve};
+pub use traces::TracingConfig;

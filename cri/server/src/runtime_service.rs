@@ -19,7 +19,7 @@ use crate::{
     container_create, container_exec, container_list, container_remove, container_reopen_log, container_start,
     container_stats, container_status, container_stop, container_update, metric_table, runtime_status, sandbox_list,
     sandbox_metrics, sandbox_remove, sandbox_run, sandbox_stats, sandbox_status, sandbox_stop, sandbox_update,
-    stream_urls,
+    stream_urls, traces,
 };
 
 /// The RuntimeService on a server.
@@ -37,7 +37,7 @@ type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Finishes what was begun, whoever waits for it.
 async fn finish<T: Send + 'static>(work: impl Future<Output = Result<T, RpcError>> + Send + 'static) -> Answer<T> {
-    let done = tokio::spawn(work).await.map_err(|error| Status::from(RpcError::Task(error)))?;
+    let done = tokio::spawn(traces::carry(work)).await.map_err(|error| Status::from(RpcError::Task(error)))?;
     Ok(Response::new(done?))
 }
 

@@ -16,6 +16,7 @@ use orlop_proto::cri;
 use crate::error::{RpcError, argument, chain, file};
 use crate::sandbox::Sandbox;
 use crate::server::{Server, blocking, new_id, now};
+use crate::traces::step;
 use crate::{sandbox_stop, shim, shim_watch};
 
 /// Makes a sandbox, or leaves nothing of it.
@@ -53,14 +54,15 @@ async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, runtime: Option<Runt
     blocking(move || prepare(&planned, &spec)).await?;
     let (added, subscription) = if sandbox::has_user_namespace(&sandbox.config) {
         // The network namespace belongs to the pod's user namespace, which the shim makes: it comes first.
-        let subscription = start(server, sandbox).await?;
+        let subscription = step("shim", start(server, sandbox)).await?;
         let (netns, pod) = (sandbox.netns.clone().unwrap_or_default(), sandbox.pod());
         blocking(move || namespace::raise_loopback(&netns).map_err(|source| RpcError::Namespace { pod, source }))
             .await?;
-        (attach(server, sandbox).await?, subscription)
+        (step("network", attach(server, sandbox)).await?, subscription)
     } else {
         // Neither needs the other. Both are waited for, so that the undo meets nothing that is still being made.
-        let (network, shim) = tokio::join!(attach(server, sandbox), start(server, sandbox));
+        let (network, shim) =
+            tokio::join!(step("network", attach(server, sandbox)), step("shim", start(server, sandbox)));
         (network?, shim?)
     };
     {

@@ -34,6 +34,7 @@ use crate::server::Server;
 use crate::shim;
 use crate::store::Store;
 use crate::streams::Streams;
+use crate::traces::Traces;
 
 /// Bytes of a message, as clients of the CRI have it.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -84,6 +85,15 @@ pub enum CriError {
         #[source]
         source: std::io::Error,
     },
+    /// Traces can't be sent.
+    #[error("send traces to {endpoint:?}; it must be a collector of OTLP by gRPC, as http://HOST:PORT")]
+    Traces {
+        /// Where.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: opentelemetry_otlp::ExporterBuildError,
+    },
     /// What was there before can't be taken up.
     #[error("take up what was there before")]
     Recovery(#[source] RpcError),
@@ -107,6 +117,10 @@ pub async fn serve(
         }
     }
     let _lock = prepare(&config)?;
+    let traces = Traces::start(config.tracing.as_ref()).map_err(|source| {
+        let endpoint = config.tracing.as_ref().map(|tracing| tracing.endpoint.clone()).unwrap_or_default();
+        CriError::Traces { endpoint, source }
+    })?;
     let server = open(config).await?;
     let listener = listen(&server, &cancel).await?;
     tokio::spawn(reload::follow(server.clone(), reloads));
@@ -117,14 +131,16 @@ pub async fn serve(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     tracing::info!(socket = ?server.config.socket, "the CRI server is ready");
-    tonic::transport::Server::builder()
+    let served = tonic::transport::Server::builder()
+        .layer(traces.layer())
         .layer(CountRpcs(server.metrics.clone()))
         .layer(Deadlines)
         .add_service(runtime)
         .add_service(images)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), cancel.cancelled_owned())
-        .await
-        .map_err(CriError::Serve)
+        .await;
+    traces.end().await;
+    served.map_err(CriError::Serve)
 }
 
 /// Stops and removes every sandbox, without serving anybody. Returns how many there were.

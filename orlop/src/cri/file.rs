@@ -39,6 +39,8 @@ pub struct CriFile {
     pub devices: DevicesPart,
     /// Metrics.
     pub metrics: MetricsPart,
+    /// Traces.
+    pub tracing: TracingPart,
     /// Runtime programs by the name of their handler.
     pub runtimes: BTreeMap<String, RuntimePart>,
     /// Settings of single registries, by `host[:port]`.
@@ -97,6 +99,16 @@ pub struct DevicesPart {
 pub struct MetricsPart {
     /// Address of `/metrics`.
     pub address: Option<SocketAddr>,
+}
+
+/// Traces.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TracingPart {
+    /// A collector that takes OTLP by gRPC.
+    pub endpoint: Option<String>,
+    /// How many of a million calls are followed whose caller says nothing of it.
+    pub sampling_rate_per_million: Option<u32>,
 }
 
 /// Images and registries.

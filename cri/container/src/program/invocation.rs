@@ -245,15 +245,16 @@ impl Drop for Console {
     }
 }
 
-/// The last error of a log in JSON, one object a line; a program that writes another format is quoted by its last line.
+/// The last error of a log in JSON, whose objects stand in lines or right behind one another; a program that writes another
+/// format is quoted by its last line.
 fn last_error(log: &str) -> Option<String> {
-    let read = |line: &str| {
-        let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+    let read = |entry: serde_json::Value| {
         let level = entry.get("level")?.as_str()?.to_lowercase();
         let text = entry.get("msg")?.as_str()?.trim().to_string();
         matches!(level.as_str(), "error" | "fatal" | "panic" | "warning").then_some((level != "warning", text))
     };
-    let entries: Vec<(bool, String)> = log.lines().filter_map(read).collect();
+    let objects = |line| serde_json::Deserializer::from_str(line).into_iter().map_while(Result::ok);
+    let entries: Vec<(bool, String)> = log.lines().flat_map(objects).filter_map(read).collect();
     let error = entries.iter().rev().find(|(error, _)| *error).or(entries.last());
     error.map(|(_, text)| text.clone()).or_else(|| last_line(log))
 }
@@ -278,6 +279,7 @@ mod tests {
                 Some("no such file"),
             ),
             (r#"{"msg":"crun's way","level":"error","time":"t"}"#, Some("crun's way")),
+            (r#"{"msg":"one","level":"error"}{"msg":"two","level":"error"}"#, Some("two")),
         ] {
             assert_eq!(last_error(log).as_deref(), words, "{log}");
         }
