@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-pub use self::images::storage;
+pub use self::images::{IMAGES, storage};
 pub use self::report::{End, Spec};
 pub use self::table::{compare, describe};
 use crate::census::{Census, remove_empty_cgroups};

@@ -18,6 +18,8 @@ use crate::world::{Daemon, World};
 const RECIPE: u32 = 5;
 /// Port of the registry on loopback, in every world.
 pub const REGISTRY_PORT: u16 = 5000;
+/// What the images of this module are called together.
+pub const ORDINARY: &str = "ordinary";
 /// How long the registry may take to listen.
 const REGISTRY_TIME: Duration = Duration::from_secs(20);
 
@@ -74,6 +76,8 @@ pub(crate) const PLAIN: Recipe = Recipe {
 
 /// Images that are built together.
 pub(crate) struct Set<'a> {
+    /// What it is called where all is made already.
+    pub name: &'static str,
     /// What they are built from and by which recipe: another key gives other images.
     pub key: Vec<u8>,
     /// The busybox of all of them.
@@ -121,7 +125,7 @@ const RECIPES: &[Recipe] = &[
 pub fn storage() -> PathBuf {
     let mut key = versions(&["busybox-static", "nginx-light", "redis-server", "python3.11", "libc6"]);
     key.extend(RECIPE.to_le_bytes());
-    Set { key, busybox: &debian("busybox", "busybox-static"), recipes: RECIPES }.storage()
+    Set { name: ORDINARY, key, busybox: &debian("busybox", "busybox-static"), recipes: RECIPES }.storage()
 }
 
 /// Versions of Debian packages, a line for each.
@@ -140,9 +144,13 @@ pub(crate) fn versions(packages: &[&str]) -> Vec<u8> {
 }
 
 impl Set<'_> {
-    /// The storage of a registry that holds the images; builds it unless it is there.
+    /// The storage of a registry that holds the images; builds it unless it is there. A guest gets what was made outside,
+    /// whatever its own packages are.
     pub(crate) fn storage(&self) -> PathBuf {
         need_root();
+        if let Some(made) = std::env::var_os("ORLOP_IMAGES") {
+            return PathBuf::from(made).join(self.name);
+        }
         let _ = debian("skopeo", "skopeo");
         let _ = debian("umoci", "umoci");
         let folder = cache().join("images").join(hex::encode(&Sha256::digest(&self.key)[..8]));

@@ -11,7 +11,7 @@ use orlop_container::protocol::{
     ContainerSpec, ExitRecord, NamespaceSource, PidSource, Reply, Request, SandboxSpec, UserMappings,
 };
 
-use crate::census::Census;
+use crate::census::{Census, remove_empty_cgroups};
 use crate::place::{busybox_root, private_mounts, programs};
 
 /// How long anything may take here.
@@ -321,11 +321,9 @@ impl Drop for ShimPod {
         if !self.ended {
             let _ = Client::call(&self.folder, &Request::Shutdown, DEADLINE);
         }
-        let pod = self.cgroup.trim_start_matches('/');
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let folder = hierarchy.path().join(pod);
-            let _ = std::fs::remove_dir(&folder);
-            let _ = folder.parent().map(std::fs::remove_dir);
+        // It lies in a cgroup of the test's own.
+        if let Some(own) = self.cgroup.split('/').nth(1) {
+            remove_empty_cgroups(own);
         }
     }
 }

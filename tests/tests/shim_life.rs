@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use orlop_container::protocol::{FailureKind, PidSource, Reply, Request, SandboxState};
 use orlop_container::sandbox;
+use orlop_tests::census::{Census, remove_empty_cgroups};
 use orlop_tests::place::{private_mounts, programs};
 use orlop_tests::shim::{DEADLINE, ShimPod, with_pod};
 
@@ -173,10 +174,8 @@ fn a_sandbox_that_can_not_be_made_says_why_and_leaves_nothing() {
         assert!(!output.status.success() && said.contains(words) && said.lines().count() == 1, "{said}");
         let names: BTreeSet<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(!names.contains(std::ffi::OsStr::new("shim.sock")), "{names:?}");
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            assert!(!hierarchy.path().join(&mark).join("sandbox").exists());
-            let _ = std::fs::remove_dir(hierarchy.path().join(&mark));
-        }
+        assert!(Census::take(&format!("/{mark}/sandbox")).cgroups.is_empty());
+        remove_empty_cgroups(&mark);
     }
     std::fs::write(folder.join("sandbox.json"), "{").unwrap();
     let output = Command::new(programs().join("orlop-shim")).arg(&folder).output().unwrap();

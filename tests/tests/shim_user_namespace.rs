@@ -7,6 +7,7 @@ use std::process::Command;
 use orlop_container::config::{Config, Device, IdMapping, Mount};
 use orlop_container::protocol::{NamespaceSource, PidSource, Reply, Request, SandboxSpec, SandboxState, UserMappings};
 use orlop_kernel::namespace;
+use orlop_tests::census::{Census, remove_empty_cgroups};
 use orlop_tests::place::{private_mounts, programs};
 use orlop_tests::shim::{ShimPod, with_pod_of};
 
@@ -423,9 +424,7 @@ fn a_sandbox_that_can_not_have_its_ids_says_why_and_leaves_nothing() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(words) && said.lines().count() == 1, "{words}: {said}");
         assert!(!fresh.exists() && !folder.join("shim.sock").exists(), "{words}");
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            assert!(!hierarchy.path().join(&mark).join("sandbox").exists(), "{words}");
-            let _ = std::fs::remove_dir(hierarchy.path().join(&mark));
-        }
+        assert!(Census::take(&format!("/{mark}/sandbox")).cgroups.is_empty(), "{words}");
+        remove_empty_cgroups(&mark);
     }
 }

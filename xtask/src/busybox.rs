@@ -18,7 +18,7 @@ const RECIPE: u32 = 1;
 const PACKAGE: &str = "busybox-static";
 
 /// The archive's keys, of the package that every Debian has.
-const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Builds `bin/busybox` in the cache unless it is there.
 pub fn build() -> Result<()> {
@@ -81,7 +81,7 @@ fn fetch(work: &Path, version: &str) -> Result<()> {
 }
 
 /// `URI suite component` of Debian's own archives, one per line.
-fn archives() -> Result<String> {
+pub fn archives() -> Result<String> {
     let ask = || {
         let format = "$(REPO_URI) $(RELEASE) $(COMPONENT)";
         read(Command::new("apt-get").args([

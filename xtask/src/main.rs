@@ -5,6 +5,7 @@ mod busybox;
 mod conform;
 mod down;
 mod foreign;
+mod guest;
 mod lint;
 mod packages;
 mod programs;
@@ -56,6 +57,11 @@ enum Task {
         #[command(subcommand)]
         suite: conform::Suite,
     },
+    /// Run tests in an emulated machine with cgroup v2, systemd and AppArmor.
+    Guest {
+        #[command(subcommand)]
+        what: guest::What,
+    },
     /// Check formatting, clippy and the rules of the house.
     Lint,
     /// Build our programs and say where they are.
@@ -74,6 +80,7 @@ fn main() -> anyhow::Result<()> {
         Task::Down { root } => down::run(root.as_deref()),
         Task::Bench { what } => bench::run(&what),
         Task::Conform { suite } => conform::run(&suite),
+        Task::Guest { what } => guest::run(&what),
         Task::Lint => lint::run(),
         Task::Build => {
             let programs = programs::build()?;

@@ -47,6 +47,14 @@ pub const TEST: &[Package] = &[
 /// To measure: ISA-L's gzip is the floor of unpacking.
 pub const BENCH: &[Package] = &[Package { name: "isal", shown_by: "igzip" }];
 
+/// To make a guest and to run it.
+pub const GUEST: &[Package] = &[
+    Package { name: "qemu-system-x86", shown_by: "qemu-system-x86_64" },
+    Package { name: "mmdebstrap", shown_by: "mmdebstrap" },
+    Package { name: "e2fsprogs", shown_by: "mke2fs" },
+    Package { name: "debian-archive-keyring", shown_by: "/usr/share/keyrings/debian-archive-keyring.gpg" },
+];
+
 /// Installs what is missing of the packages.
 pub fn ensure(packages: &[Package]) -> Result<()> {
     let missing: Vec<&str> = packages

@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 use crate::images::{Compiled, PLAIN, Recipe, Set, versions};
 use crate::place::foreign;
 
+/// What these images are called together.
+pub const IMAGES: &str = "critest";
 /// Raised when what is below changes the images.
 const RECIPE: u32 = 2;
 
@@ -139,5 +141,5 @@ pub fn storage() -> PathBuf {
     key.extend(Sha256::digest(std::fs::read(&busybox).unwrap()));
     key.extend(b"critest");
     key.extend(RECIPE.to_le_bytes());
-    Set { key, busybox: &busybox, recipes: RECIPES }.storage()
+    Set { name: IMAGES, key, busybox: &busybox, recipes: RECIPES }.storage()
 }
