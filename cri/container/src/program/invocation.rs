@@ -293,9 +293,11 @@ mod tests {
         let program = folder.join("program");
         let runtime = RuntimeProgram { program: program.clone(), root: folder.join("state") };
         let tell = |script: &str| {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+            // Written by another process: one that a test beside this one starts could hold it open for writing.
+            let text = folder.join("script");
+            std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+            let install = Command::new("install").args(["-m", "755"]).args([&text, &program]).status();
+            assert!(install.unwrap().success());
             let told = Invocation::new(&runtime, &folder, "start").tell(
                 &["start".as_ref()],
                 "c1",
