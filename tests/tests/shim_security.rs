@@ -199,10 +199,11 @@ fn the_runtimes_program_can_not_be_written() {
             let open = || std::fs::OpenOptions::new().write(true).open(&path).unwrap_err();
             // Other tests may run the same program at this moment.
             let until = Instant::now() + DEADLINE;
-            while open().kind() == std::io::ErrorKind::ExecutableFileBusy && Instant::now() < until {
+            let mut refused = open();
+            while refused.kind() == std::io::ErrorKind::ExecutableFileBusy && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(5));
+                refused = open();
             }
-            let refused = open();
             assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{refused}");
         }
     });

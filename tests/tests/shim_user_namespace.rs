@@ -411,7 +411,7 @@ fn a_sandbox_that_can_not_have_its_ids_says_why_and_leaves_nothing() {
         (maps(1000, 10), serde_json::json!("host"), "new", "kernel.shm_rmid_forced", "network namespace"),
         (maps(1000, 10), fresh_network.clone(), "host", "net.core.somaxconn", "ipc namespace"),
         (maps(1000, 10), serde_json::json!({"path": there}), "new", "net.core.somaxconn", "network namespace"),
-        (maps(1000, 10), serde_json::json!({"bound": there}), "new", "net.core.somaxconn", "there"),
+        (maps(1000, 10), serde_json::json!({"bound": there}), "new", "net.ipv4.ip_forward", "there"),
         (maps(1000, 10), fresh_network.clone(), "new", "net.no.such", "net.no.such"),
     ] {
         let spec = serde_json::json!({
