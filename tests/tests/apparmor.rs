@@ -25,8 +25,9 @@ sleep 100 & try signal kill $!";
 
 /// A world with a CRI server, an image and a pod in which containers can be made.
 struct Pod {
-    world: World,
+    /// Ends first: the world takes down what is left of the pod, which it can't beside a server.
     _daemon: Daemon,
+    world: World,
     file: String,
     id: String,
 }
@@ -49,7 +50,7 @@ impl Pod {
             }),
         );
         let id = read(world.crictl().args(["runp", &file]));
-        Pod { world, _daemon: daemon, file, id }
+        Pod { _daemon: daemon, world, file, id }
     }
 
     /// The file that describes a container with this security context.
