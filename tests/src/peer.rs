@@ -90,6 +90,12 @@ impl Peer {
         Peer { name, client, images, helpers, mark, folder, daemon, registries: vec![registry] }
     }
 
+    /// Number of the daemon.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
     /// The daemon and what stands by its pods, without the pods' own programs.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {

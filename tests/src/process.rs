@@ -69,11 +69,20 @@ impl Cpu {
 /// What the children that a process has reaped took (`cutime` and `cstime`).
 fn reaped(pid: u32) -> Option<(PathBuf, u64)> {
     let file = PathBuf::from(format!("/proc/{pid}/stat"));
-    let text = std::fs::read_to_string(&file).ok()?;
-    // After the name, which may hold anything, come the fields from the third on.
+    Some((file, ticks(pid, 13)? * TICK))
+}
+
+/// CPU time of a process so far, with threads that have ended and without its children, to the tick.
+#[must_use]
+pub fn cpu_of(pid: u32) -> Duration {
+    Duration::from_nanos(ticks(pid, 11).unwrap_or(0) * TICK)
+}
+
+/// Two fields of `/proc/PID/stat` added up. They are counted from the one after the name, which may hold anything.
+fn ticks(pid: u32, first: usize) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
-    let ticks = fields.get(13)?.parse::<u64>().ok()? + fields.get(14)?.parse::<u64>().ok()?;
-    Some((file, ticks * TICK))
+    Some(fields.get(first)?.parse::<u64>().ok()? + fields.get(first + 1)?.parse::<u64>().ok()?)
 }
 
 /// The daemon `root`, and processes that have one of the names (of which the kernel keeps 15 bytes) and whose command
