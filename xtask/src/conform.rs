@@ -40,8 +40,7 @@ pub struct Cri {
 impl Cri {
     /// What `cargo xtask test` runs: every spec, then streams once more over WebSockets.
     pub fn of_every_test() -> [Suite; 2] {
-        let streams =
-            Cri { streaming: Streaming::Websocket, focus: Some("Streaming".into()), ..Cri::default() };
+        let streams = Cri { streaming: Streaming::Websocket, focus: Some("Streaming".into()), ..Cri::default() };
         [Cri::default(), streams].map(Suite::Cri)
     }
 }
