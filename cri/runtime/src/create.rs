@@ -129,7 +129,7 @@ pub fn create(
     let (place, held) = store.make(id)?;
     let mut job = Job {
         place,
-        record: new_record(id, &bundle, &mut config)?,
+        record: first_record(id, &bundle, &mut config)?,
         config,
         cgroups: Cgroups::detect().step("find the cgroups")?,
         request,
@@ -146,7 +146,7 @@ pub fn create(
 }
 
 /// The first record, and the specification with what every container gets.
-fn new_record(id: &str, bundle: &Path, config: &mut Config) -> Result<Record, Failure> {
+pub fn first_record(id: &str, bundle: &Path, config: &mut Config) -> Result<Record, Failure> {
     let rootfs = alone::root_of(bundle, config);
     let linux = &mut config.linux;
     linux.cgroups_path = match linux.cgroups_path.as_str() {

@@ -1,5 +1,7 @@
 //! `kill` and `delete`: signals to a container, and the end of all that it has.
 
+use std::path::Path;
+
 use orlop_container::hook;
 use orlop_container::stage::Step;
 use orlop_kernel::cgroup::Cgroups;
@@ -8,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::arguments::Arguments;
+use crate::create;
 use crate::failure::{Failure, Outcome, failed};
 use crate::log::Log;
 use crate::store::{Place, Record, Status, Store};
@@ -115,7 +118,10 @@ pub fn delete(store: &Store, arguments: &Arguments, log: &Log) -> Outcome {
         match place.read() {
             Ok(Some(record)) => end(&record, &cgroups),
             Ok(None) => {}
-            Err(error) => log.warn(&error.to_string()),
+            Err(error) => {
+                log.warn(&error.to_string());
+                end(&salvage(&place, id), &cgroups);
+            }
         }
     }
     let held = match place.lock(id) {
@@ -123,11 +129,7 @@ pub fn delete(store: &Store, arguments: &Arguments, log: &Log) -> Outcome {
         held => held?,
     };
     let (record, status) = match place.look(id) {
-        // A record that can't be read tells of nothing that could be ended.
-        Err(Failure::Step(_)) if force => {
-            place.remove()?;
-            return Ok(0);
-        }
+        Err(Failure::Step(_)) if force => (salvage(&place, id), Status::Creating),
         looked => looked?,
     };
     let allowed = force || matches!(status, Status::Created | Status::Stopped);
@@ -142,6 +144,13 @@ pub fn delete(store: &Store, arguments: &Arguments, log: &Log) -> Outcome {
     remove(&place, &record, &cgroups, log)?;
     drop(held);
     Ok(0)
+}
+
+/// What is still known of a container whose record can't be read: its specification names its cgroup and its hooks.
+fn salvage(place: &Place, id: &str) -> Record {
+    let record = Record { id: id.into(), ..Record::default() };
+    let Ok(mut config) = place.config() else { return record };
+    create::first_record(id, Path::new("/"), &mut config).unwrap_or(record)
 }
 
 /// Kills all that is known of a container, and doesn't wait.
@@ -168,7 +177,7 @@ pub fn remove(place: &Place, record: &Record, cgroups: &Cgroups, log: &Log) -> R
     }
     place.remove()?;
     for one in &record.hooks.poststop {
-        if let Err(error) = hook::run(one, &record.hook_state("stopped", 0), std::path::Path::new("/")) {
+        if let Err(error) = hook::run(one, &record.hook_state("stopped", 0), Path::new("/")) {
             log.warn(&format!("run the poststop hook {}: {error}", one.path.display()));
         }
     }

@@ -107,7 +107,10 @@ pub struct Place {
 
 /// A lock on a container's folder.
 #[derive(Debug)]
-pub struct Held(#[allow(dead_code)] File);
+pub struct Held {
+    /// Unlocked when it is closed.
+    _folder: File,
+}
 
 /// Refuses an id that is no plain name.
 pub fn check_id(id: &str) -> Result<(), Failure> {
@@ -190,7 +193,7 @@ impl Place {
         }
         let same = |other: &std::fs::Metadata| folder.metadata().is_ok_and(|own| own.ino() == other.ino());
         match std::fs::metadata(&self.folder) {
-            Ok(now) if same(&now) => Ok(Held(folder)),
+            Ok(now) if same(&now) => Ok(Held { _folder: folder }),
             _ => Err(Failure::Missing),
         }
     }
