@@ -44,16 +44,6 @@ use namespaces::{Holder, Namespaces, Space};
 
 pub use namespaces::user_of;
 
-/// Devices that every container has: path and number.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-];
-
 /// What a container is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
@@ -93,15 +83,7 @@ pub struct Making {
 /// The devices that every container has and this one does not list.
 #[must_use]
 pub fn missing_devices(listed: &[Device]) -> Vec<Device> {
-    let missing = DEVICES.iter().filter(|(path, ..)| !listed.iter().any(|device| device.path == Path::new(path)));
-    let make = |(path, major, minor): &(&str, u32, u32)| Device {
-        path: path.into(),
-        kind: "c".into(),
-        major: *major,
-        minor: *minor,
-        ..Device::default()
-    };
-    missing.map(make).collect()
+    devices::usual().into_iter().filter(|usual| !listed.iter().any(|device| device.path == usual.path)).collect()
 }
 
 /// The absolute path of a container's root.
@@ -289,7 +271,7 @@ mod tests {
     fn devices_that_are_listed_are_not_made_twice() {
         let own = Device { path: "/dev/zero".into(), kind: "c".into(), major: 1, minor: 5, ..Device::default() };
         let missing = missing_devices(&[own]);
-        assert_eq!(missing.len(), DEVICES.len() - 1);
+        assert_eq!(missing.len(), devices::usual().len() - 1);
         assert!(missing.iter().all(|device| device.path != Path::new("/dev/zero") && device.major > 0));
     }
 }

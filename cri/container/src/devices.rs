@@ -21,10 +21,26 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
+/// Devices that every container has: path and number.
+const USUAL: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
 /// `TMPFS_MAGIC`.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// `DEVPTS_SUPER_MAGIC`.
 const DEVPTS_MAGIC: i64 = 0x1cd1;
+
+/// The devices that every container has.
+#[must_use]
+pub fn usual() -> [Device; 6] {
+    USUAL.map(|(path, major, minor)| Device { path: path.into(), kind: "c".into(), major, minor, ..Device::default() })
+}
 
 /// Fills `/dev`, which is a fresh tmpfs or a folder of the root itself, and returns its `null`, checked to be the real one.
 /// A `/dev` that somebody mounts from the machine is left as it is. Nodes elsewhere are made in the root itself.

@@ -47,7 +47,7 @@ pub mod clock;
 pub mod config;
 mod confine;
 mod create;
-mod devices;
+pub mod devices;
 mod exec;
 pub mod hook;
 pub mod id_check;

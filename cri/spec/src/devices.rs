@@ -1,19 +1,10 @@
 //! Devices of a container: those that all have, and those of the machine that are handed on.
 
 use orlop_container::config::Device;
+use orlop_container::devices;
 use orlop_kernel::cgroup::DeviceRule;
 
 use crate::{SpecError, wrong};
-
-/// Devices of every container.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-];
 
 /// A device of the machine that a container gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,14 +30,7 @@ pub fn check_access(field: &str, access: &str) -> Result<String, SpecError> {
 
 /// Nodes below `/dev`: the usual ones, which nothing takes the place of, and those of the machine.
 pub(crate) fn nodes(host: &[HostDevice]) -> Vec<Device> {
-    let usual = DEVICES.map(|(path, major, minor)| Device {
-        path: path.into(),
-        kind: "c".into(),
-        major,
-        minor,
-        ..Device::default()
-    });
-    let mut all = Vec::from(usual);
+    let mut all = Vec::from(devices::usual());
     for device in host {
         if all.iter().all(|known| known.path != device.node.path) {
             all.push(device.node.clone());
@@ -71,7 +55,8 @@ pub(crate) fn rules(privileged: bool, host: &[HostDevice]) -> Vec<DeviceRule> {
     let number = |value: u32| Some(i64::from(value));
     let mut rules = vec![rule(false, "a", None, None, "rwm")];
     rules.extend(["c", "b"].map(|kind| rule(true, kind, None, None, "m")));
-    rules.extend(DEVICES.map(|(_, major, minor)| rule(true, "c", number(major), number(minor), "rwm")));
+    rules
+        .extend(devices::usual().map(|usual| rule(true, &usual.kind, number(usual.major), number(usual.minor), "rwm")));
     // The terminals: ptmx and everything on devpts.
     rules.push(rule(true, "c", Some(5), Some(2), "rwm"));
     rules.push(rule(true, "c", Some(136), None, "rwm"));
@@ -93,7 +78,7 @@ mod tests {
         let host =
             [HostDevice { node: node.clone(), access: "rw".into() }, HostDevice { node: null, access: "rwm".into() }];
         let nodes = nodes(&host);
-        assert_eq!(nodes.len(), DEVICES.len() + 1, "the usual ones stay what they are");
+        assert_eq!(nodes.len(), devices::usual().len() + 1, "the usual ones stay what they are");
         assert_eq!(nodes.last(), Some(&node));
         let allowed = rules(false, &host[..1]);
         let last = allowed.last().unwrap();
