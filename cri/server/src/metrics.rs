@@ -187,9 +187,7 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let response = answer.await?;
-            // A failed call ends with its status in the first headers; one that succeeded says so in the trailers.
-            let status = response.headers().get("grpc-status").map(|status| status.as_bytes());
-            let code = Code::from_bytes(status.unwrap_or(b"0"));
+            let code = code_of(&response);
             // Names that we don't serve are the callers' invention: they must not grow the table.
             if code != Code::Unimplemented {
                 let method = Method { grpc_service, grpc_method };
@@ -202,6 +200,12 @@ where
             Ok(response)
         })
     }
+}
+
+/// How an RPC ended. A failed one has its status in the first headers; one that succeeded says so in the trailers.
+pub(crate) fn code_of<R>(response: &http::Response<R>) -> Code {
+    let status = response.headers().get("grpc-status");
+    Code::from_bytes(status.map_or(b"0", |status| status.as_bytes()))
 }
 
 /// A code as gRPC's own servers write it.

@@ -17,6 +17,8 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 use tonic::Code;
 use tower::{Layer, Service};
 
+use crate::metrics::code_of;
+
 /// Name of the spans' maker, and of the service.
 const NAME: &str = "orlop-cri";
 /// How long a collector may take for one message.
@@ -120,9 +122,7 @@ where
         let Some(context) = span else { return Box::pin(answer) };
         Box::pin(async move {
             let answer = answer.with_context(context.clone()).await;
-            // A failed call ends with its status in the first headers; one that succeeded says so in the trailers.
-            let status = answer.as_ref().ok().and_then(|response| response.headers().get("grpc-status"));
-            let code = Code::from_bytes(status.map_or(b"0", |status| status.as_bytes()));
+            let code = answer.as_ref().map_or(Code::Ok, code_of);
             let span = context.span();
             span.set_attribute(KeyValue::new("rpc.grpc.status_code", code as i64));
             if code != Code::Ok {
