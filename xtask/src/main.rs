@@ -12,6 +12,7 @@ mod programs;
 mod test;
 mod up;
 mod workspace;
+mod youki;
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Create, start, end and delete of single containers: `orlop-runtime` beside runc, crun and, where it is installed, youki.
+//! Create, start, end and delete of single containers: `orlop-runtime` beside runc, crun and youki.
 //! `cargo xtask bench runtime` builds what it needs and runs it.
 
 use std::os::fd::OwnedFd;
@@ -78,20 +78,16 @@ fn main() {
     remove_empty_cgroups(&place.mark);
 }
 
-/// The programs that are there.
+/// The programs that are measured.
 fn subjects() -> Vec<Subject> {
     let subject = |name, program, first| Subject { name, program, first };
-    let mut all = vec![
+    vec![
         subject("orlop-runtime", programs().join("orlop-runtime"), &[][..]),
         subject("orlop runtime", programs().join("orlop"), &["runtime"]),
         subject("runc 1.5.2", foreign("runc"), &[]),
         subject("crun of Debian 12", debian("crun", "crun"), &[]),
-    ];
-    match std::env::var_os("ORLOP_BENCH_YOUKI").map(PathBuf::from) {
-        Some(youki) => all.push(subject("youki", youki, &[])),
-        None => println!("youki is not measured: ORLOP_BENCH_YOUKI names its program (cargo install youki)\n"),
-    }
-    all
+        subject("youki 0.7.0", foreign("youki"), &[]),
+    ]
 }
 
 impl Place {
