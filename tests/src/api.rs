@@ -1,14 +1,17 @@
 //! Objects of the API, read and written through the socket of a `kubectl proxy`: no process per look.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// How long an answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// How long a watch may be silent.
+const WATCH_TIME: Duration = Duration::from_secs(120);
 
 /// A way to the API with the administrator's rights.
 #[derive(Clone, Debug)]
@@ -47,6 +50,21 @@ impl Api {
         let code = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
         let code = code.ok_or_else(|| std::io::Error::other(format!("not HTTP: {head:?}")))?;
         Ok((code, serde_json::from_str(rest).unwrap_or_else(|_| Value::String(rest.to_string()))))
+    }
+
+    /// Follows the changes of a list, each with the moment at which it was heard of; ends with the connection, or after
+    /// a while without a word.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub fn watch(&self, path: &str) -> std::io::Result<impl Iterator<Item = (Instant, Value)> + use<>> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(WATCH_TIME))?;
+        write!(stream, "GET {path}?watch=true HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n")?;
+        let mut lines = BufReader::new(stream).lines();
+        // The head ends with an empty line.
+        while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+        Ok(lines.map_while(Result::ok).filter_map(|line| Some((Instant::now(), serde_json::from_str(&line).ok()?))))
     }
 
     /// An object or a list, if it is there.

@@ -161,6 +161,15 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// Waits until a pod is there, and returns it.
+    ///
+    /// # Panics
+    /// When it isn't in time.
+    pub fn until_present(&self, name: &str) -> Value {
+        let path = self.path("pods", name);
+        until(&format!("pod {name} is there"), || self.cluster.api.find(&path))
+    }
+
     /// Waits until a pod is ready.
     ///
     /// # Panics

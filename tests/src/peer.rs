@@ -20,7 +20,7 @@ use crate::{images, process};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The image of the peer's sandboxes.
-const PAUSE: &str = "localhost:5001/pause:1";
+pub const PAUSE: &str = "localhost:5001/pause:1";
 
 /// A runtime.
 pub struct Peer {
@@ -216,7 +216,11 @@ async fn connect(socket: &Path) -> (RuntimeServiceClient<Channel>, ImageServiceC
 }
 
 /// Our pause program as an image, so that both pay for the same one. The registry has to live while it is pulled.
-fn push_pause(world: &World) -> Daemon {
+///
+/// # Panics
+/// When it can't be served.
+#[must_use]
+pub fn push_pause(world: &World) -> Daemon {
     let storage = world.folder().join("pause-images");
     let registry = Daemon::of(images::serve(&storage, 5001, world.folder(), world.command("docker-registry"), false));
     let archive = world.folder().join("pause.tar").display().to_string();

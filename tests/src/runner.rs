@@ -21,6 +21,8 @@ const THREADS: usize = 6;
 pub enum Body {
     /// Runs in a namespace of the cluster that it shares with others.
     Shared(fn(&Case<'_>)),
+    /// The same, for what needs the controllers of a real control plane: runs with that backend alone.
+    Controlled(fn(&Case<'_>)),
     /// Makes a cluster of its own, because it breaks things.
     Own(fn(Backend)),
     /// Has nothing to do with the API.
@@ -52,6 +54,17 @@ struct Job {
     name: String,
     entry: Entry,
     backend: Backend,
+}
+
+impl Body {
+    /// Whether it runs in a cluster that it shares with others on this backend.
+    fn shares(&self, backend: Backend) -> bool {
+        match self {
+            Body::Shared(_) => true,
+            Body::Controlled(_) => backend == Backend::Kubernetes,
+            Body::Own(_) | Body::Alone(_) => false,
+        }
+    }
 }
 
 /// The clusters that cases share, each started by the first that needs it.
@@ -108,13 +121,13 @@ pub fn run(entries: &[Entry]) -> ExitCode {
 fn list(entries: &[Entry]) -> Vec<Job> {
     let mut jobs = Vec::new();
     for backend in Backend::ALL {
-        for entry in entries.iter().filter(|entry| matches!(entry.body, Body::Shared(_))) {
+        for entry in entries.iter().filter(|entry| entry.body.shares(backend)) {
             jobs.push(Job { name: format!("{}::{}", backend.name(), entry.name), entry: *entry, backend });
         }
     }
     for entry in entries {
         match entry.body {
-            Body::Shared(_) => {}
+            Body::Shared(_) | Body::Controlled(_) => {}
             Body::Own(_) => jobs.extend(Backend::ALL.map(|backend| Job {
                 name: format!("{}::{}", backend.name(), entry.name),
                 entry: *entry,
@@ -129,7 +142,7 @@ fn list(entries: &[Entry]) -> Vec<Job> {
 /// Runs the jobs on threads; what failed, with why.
 fn work(jobs: Vec<Job>, threads: usize) -> Vec<(String, String)> {
     let mut left = BTreeMap::new();
-    for job in jobs.iter().filter(|job| matches!(job.entry.body, Body::Shared(_))) {
+    for job in jobs.iter().filter(|job| job.entry.body.shares(job.backend)) {
         *left.entry(job.backend).or_insert(0) += 1;
     }
     let clusters = Arc::new(Clusters {
@@ -188,7 +201,7 @@ fn attempt(job: &Job, clusters: &Clusters) -> Result<(), String> {
     match job.entry.body {
         Body::Alone(body) => caught(body),
         Body::Own(body) => caught(|| body(job.backend)),
-        Body::Shared(body) => {
+        Body::Shared(body) | Body::Controlled(body) => {
             let cluster = clusters.get(job.backend)?;
             let case = &mut None;
             let result = caught(|| {
@@ -222,7 +235,7 @@ impl Clusters {
     }
 
     fn finish(&self, job: &Job) {
-        if matches!(job.entry.body, Body::Shared(_)) {
+        if job.entry.body.shares(job.backend) {
             *self.left.lock().unwrap().get_mut(&job.backend).expect("counted") -= 1;
             self.done.notify_all();
         }

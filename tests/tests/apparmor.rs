@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use orlop_kernel::lsm;
+use orlop_tests::cri::{start, write};
 use orlop_tests::world::{Daemon, World, read, refuse, run, until};
 use serde_json::{Value, json};
 
@@ -34,12 +35,7 @@ struct Pod {
 
 impl Pod {
     fn start() -> Pod {
-        let world = World::new();
-        let mut command = world.orlop();
-        command.arg("cri");
-        let daemon = Daemon::start(command, world.folder().join("cri.log"));
-        until("the socket is there", || world.socket().exists().then_some(()));
-        world.load_image();
+        let (world, daemon) = start();
         let file = write(
             &world,
             "pod",
@@ -87,12 +83,6 @@ impl Pod {
         let file = self.container(name, security, &["true"]);
         refuse(self.world.crictl().args(["create", &self.id, &file, &self.file]))
     }
-}
-
-fn write(world: &World, name: &str, value: &Value) -> String {
-    let path = world.folder().join(format!("{name}.json"));
-    std::fs::write(&path, value.to_string()).unwrap();
-    path.display().to_string()
 }
 
 /// What the field asks for, by the numbers of the CRI: 0 is the runtime's own, 1 none, 2 one of the machine's.

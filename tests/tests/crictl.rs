@@ -4,48 +4,10 @@ use std::io::Write;
 use std::process::Stdio;
 
 use orlop_tests::case::image;
+use orlop_tests::cri::{files, inspect, start};
 use orlop_tests::images;
 use orlop_tests::world::{Daemon, World, read, refuse, run, until};
 use serde_json::{Value, json};
-
-/// A world with a running CRI server and an image.
-fn start() -> (World, Daemon) {
-    let world = World::new();
-    let mut command = world.orlop();
-    command.arg("cri");
-    let daemon = Daemon::start(command, world.folder().join("cri.log"));
-    until("the socket is there", || world.socket().exists().then_some(()));
-    world.load_image();
-    (world, daemon)
-}
-
-/// Files that describe a pod and a container.
-fn files(world: &World, name: &str, args: &[&str], extra: Value) -> (String, String) {
-    let write = |file: String, value: Value| {
-        let path = world.folder().join(file);
-        std::fs::write(&path, value.to_string()).unwrap();
-        path.display().to_string()
-    };
-    let pod = json!({
-        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "attempt": 0},
-        "log_directory": world.folder().join("logs"),
-        "hostname": name,
-        "linux": {"cgroup_parent": format!("/orlop-test-{}/{name}", std::process::id())},
-    });
-    let mut container = json!({
-        "metadata": {"name": "c"},
-        "image": {"image": "localhost/test:1"},
-        "command": args,
-        "log_path": format!("{name}.log"),
-        "linux": {"security_context": {"namespace_options": {"pid": 1}}},
-    });
-    container.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap_or_default());
-    (write(format!("{name}-pod.json"), pod), write(format!("{name}-container.json"), container))
-}
-
-fn inspect(world: &World, verb: &str, id: &str) -> Value {
-    serde_json::from_str(&read(world.crictl().args([verb, id]))).unwrap()
-}
 
 #[test]
 fn a_pod_from_first_to_last() {

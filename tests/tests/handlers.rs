@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use orlop_tests::cri::{files, inspect, serve};
 use orlop_tests::place::{debian, foreign};
 use orlop_tests::world::{Daemon, World, read, refuse, run, until};
 use serde_json::{Value, json};
@@ -25,46 +26,14 @@ fn start() -> (World, Daemon) {
     for (name, program) in programs() {
         text.push_str(&format!("[runtimes.{name}]\nprogram = {program:?}\n"));
     }
-    std::fs::write(world.folder().join("cri.toml"), text).unwrap();
-    let daemon = serve(&world);
+    std::fs::write(configuration(&world), text).unwrap();
+    let daemon = serve(&world, &["--cri-config", &configuration(&world)]);
     world.load_image();
     (world, daemon)
 }
 
-fn serve(world: &World) -> Daemon {
-    let mut command = world.orlop();
-    command.args(["cri", "--cri-config"]).arg(world.folder().join("cri.toml"));
-    let daemon = Daemon::start(command, world.folder().join("cri.log"));
-    until("the server answers", || world.crictl().arg("version").output().unwrap().status.success().then_some(()));
-    daemon
-}
-
-/// Files that describe a pod and a container.
-fn files(world: &World, name: &str, args: &[&str], extra: Value) -> (String, String) {
-    let write = |file: String, value: Value| {
-        let path = world.folder().join(file);
-        std::fs::write(&path, value.to_string()).unwrap();
-        path.display().to_string()
-    };
-    let pod = json!({
-        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "attempt": 0},
-        "log_directory": world.folder().join("logs"),
-        "hostname": name,
-        "linux": {"cgroup_parent": format!("/orlop-test-{}/{name}", std::process::id())},
-    });
-    let mut container = json!({
-        "metadata": {"name": "c"},
-        "image": {"image": "localhost/test:1"},
-        "command": args,
-        "log_path": format!("{name}.log"),
-        "linux": {"security_context": {"namespace_options": {"pid": 1}}},
-    });
-    container.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap_or_default());
-    (write(format!("{name}-pod.json"), pod), write(format!("{name}-container.json"), container))
-}
-
-fn inspect(world: &World, verb: &str, id: &str) -> Value {
-    serde_json::from_str(&read(world.crictl().args([verb, id]))).unwrap()
+fn configuration(world: &World) -> String {
+    world.folder().join("cri.toml").display().to_string()
 }
 
 fn inspect_info(world: &World) -> Value {
@@ -109,7 +78,7 @@ fn a_pod_of_each_program_from_first_to_last() {
         assert_eq!(told, format!("life-{handler}"));
         // The server may end at any time; nothing of the pod does.
         daemon.kill();
-        daemon = serve(&world);
+        daemon = serve(&world, &["--cri-config", &configuration(&world)]);
         assert_eq!(inspect(&world, "inspectp", &sandbox)["status"]["runtimeHandler"], handler);
         exec(&world, &id, handler);
         run(world.crictl().args(["stop", "-t", "20", &id]));

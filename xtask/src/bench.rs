@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::workspace::{cache, cargo, run as run_command, run_tests_as_root, say};
-use crate::{foreign, packages, programs};
+use crate::{foreign, packages, programs, youki};
 
 /// What is measured.
 #[derive(clap::Subcommand)]
@@ -12,7 +12,9 @@ pub enum What {
     Pod(Profile),
     /// Pull of an image with one large gzip layer, beside containerd, with igzip as the floor.
     Unpack(Profile),
-    /// Single containers by orlop-runtime, beside runc, crun and, where ORLOP_BENCH_YOUKI names it, youki.
+    /// Pods as a watcher of a real control plane sees them, and probes, beside a Go kubelet on containerd.
+    Node(Profile),
+    /// Single containers by orlop-runtime, beside runc, crun and youki.
     Runtime(Profile),
 }
 
@@ -29,12 +31,19 @@ pub fn run(what: &What) -> Result<()> {
     let (name, Profile { profile }) = match what {
         What::Pod(profile) => ("pod", profile),
         What::Unpack(profile) => ("unpack", profile),
+        What::Node(profile) => ("node", profile),
         What::Runtime(profile) => ("runtime", profile),
     };
     packages::ensure(packages::TEST)?;
     packages::ensure(packages::BENCH)?;
     let programs = programs::build_with(profile)?;
-    foreign::build(&["cri-tools".into(), "cni".into(), "containerd".into(), "runc".into()])?;
+    foreign::build(&["cri-tools", "cni", "containerd", "runc"].map(String::from))?;
+    if let What::Node(_) = what {
+        foreign::build(&["kubernetes", "etcd"].map(String::from))?;
+    }
+    if let What::Runtime(_) = what {
+        youki::build()?;
+    }
     say("measuring");
     let mut command = cargo();
     command.args(["bench", "--quiet", "--package", "orlop-tests", "--bench", name, "--profile", "dev"]);

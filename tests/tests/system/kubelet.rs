@@ -2,86 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use orlop_kernel::cgroup::{Cgroups, Resources};
 use orlop_tests::images;
-use orlop_tests::place::foreign;
+use orlop_tests::kubelet::{self, OwnCgroup, Settings};
 use orlop_tests::world::{Daemon, World, read, run, until};
 use serde_json::{Value, json};
-
-/// What the kubelet writes for the whole machine; put back afterwards.
-const SYSCTLS: [&str; 5] = [
-    "/proc/sys/vm/overcommit_memory",
-    "/proc/sys/vm/panic_on_oom",
-    "/proc/sys/kernel/panic",
-    "/proc/sys/kernel/panic_on_oops",
-    "/proc/sys/kernel/keys/root_maxkeys",
-];
-
-/// The machine's settings, given back when the test ends, however it does.
-struct Settings(Vec<(&'static str, String)>);
-
-impl Settings {
-    fn keep() -> Settings {
-        Settings(SYSCTLS.iter().filter_map(|file| Some((*file, std::fs::read_to_string(file).ok()?))).collect())
-    }
-}
-
-impl Drop for Settings {
-    fn drop(&mut self) {
-        for (file, value) in &self.0 {
-            let _ = std::fs::write(file, value);
-        }
-    }
-}
-
-/// A cgroup of the kubelet's own in every hierarchy, those of no controller among them; removed at the end.
-struct OwnCgroup(String);
-
-impl OwnCgroup {
-    fn make() -> OwnCgroup {
-        let own = OwnCgroup(format!("orlop-kubelet-{}", std::process::id()));
-        Cgroups::detect().unwrap().create(&own.path(), &Resources::default()).unwrap();
-        for folder in own.folders() {
-            std::fs::create_dir_all(folder).unwrap();
-        }
-        own
-    }
-
-    fn path(&self) -> String {
-        format!("/{}", self.0)
-    }
-
-    /// Its folder in each hierarchy; the one there is, on v2.
-    fn folders(&self) -> Vec<PathBuf> {
-        match Cgroups::detect().unwrap() {
-            Cgroups::V2(mount) => vec![mount.join(&self.0)],
-            Cgroups::V1(_) => {
-                let entries = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
-                // Links are other names of the same.
-                let hierarchies = entries.filter(|entry| entry.file_type().unwrap().is_dir());
-                hierarchies.map(|entry| entry.path().join(&self.0)).collect()
-            }
-        }
-    }
-}
-
-impl Drop for OwnCgroup {
-    fn drop(&mut self) {
-        for folder in self.folders() {
-            remove(&folder);
-        }
-    }
-}
-
-/// Removes a cgroup with those below it.
-fn remove(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove(&entry.path());
-        }
-    }
-    let _ = std::fs::remove_dir(folder);
-}
 
 /// The Go kubelet runs the application: init container, sidecar, probes, host ports, volumes, logs; restarts what ends,
 /// and takes its pods up again after its own death and the runtime's.
@@ -92,7 +16,7 @@ pub fn kubelet_on_our_runtime() {
     let _registry = images::registry(&world, &storage);
     let mut runtime = start_runtime(&world);
     let before = world.count();
-    let mut kubelet = start_kubelet(&world, &cgroup.path());
+    let mut kubelet = start_kubelet(&world, &cgroup);
     let manifests = world.folder().join("manifests");
     write_application(&world, &manifests);
 
@@ -125,7 +49,7 @@ pub fn kubelet_on_our_runtime() {
     let running = containers(&world);
     assert_eq!(running.lines().count(), 4, "{running}");
     drop(kubelet);
-    kubelet = start_kubelet(&world, &cgroup.path());
+    kubelet = start_kubelet(&world, &cgroup);
     until("the kubelet has its pods again", || {
         let mut pods = world.command("curl");
         let answer = pods.args(["--silent", "--insecure", "https://127.0.0.1:10355/pods"]).output().unwrap();
@@ -154,41 +78,17 @@ fn start_runtime(world: &World) -> Daemon {
     runtime
 }
 
-fn start_kubelet(world: &World, cgroup: &str) -> Daemon {
-    let folder = world.folder().join("kubelet");
+fn start_kubelet(world: &World, cgroup: &OwnCgroup) -> Daemon {
     let manifests = world.folder().join("manifests");
-    for folder in [&folder, &manifests] {
-        std::fs::create_dir_all(folder).unwrap();
-    }
-    let config = json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "containerRuntimeEndpoint": format!("unix://{}", world.socket().display()),
+    std::fs::create_dir_all(&manifests).unwrap();
+    let more = json!({
         "staticPodPath": manifests,
         "fileCheckFrequency": "1s",
-        "podLogsDir": world.folder().join("pod-logs"),
-        "cgroupDriver": "cgroupfs",
-        "cgroupRoot": cgroup,
-        "failSwapOn": false,
-        "failCgroupV1": false,
-        "oomScoreAdj": 0,
         "address": "127.0.0.1",
         "port": 10355,
-        "healthzPort": 0,
-        "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
-        "authorization": {"mode": "AlwaysAllow"},
-        "readOnlyPort": 0,
         "enableDebuggingHandlers": true,
-        "makeIPTablesUtilChains": false,
-        "evictionHard": {"imagefs.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%"},
-        "resolvConf": "",
     });
-    let file = folder.join("config.json");
-    std::fs::write(&file, config.to_string()).unwrap();
-    let mut command = world.command(foreign("kubelet"));
-    command.current_dir(&folder).arg("--config").arg(&file).arg("--root-dir").arg(&folder);
-    command.arg("--cert-dir").arg(folder.join("pki")).args(["--hostname-override", "node", "--v", "2"]);
-    Daemon::start(command, world.folder().join("kubelet.log"))
+    kubelet::start(world, &world.socket(), cgroup, more, &["--hostname-override", "node"])
 }
 
 /// The shipped manifests as static pods, which can't name objects of an API: ConfigMaps become folders, Secrets values,

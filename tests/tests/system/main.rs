@@ -13,6 +13,7 @@ mod resources;
 mod restart;
 mod swaps;
 mod volumes;
+mod workloads;
 
 use orlop_tests::cases;
 use orlop_tests::runner::{Entry, run};
@@ -22,6 +23,7 @@ const CASES: &[Entry] = cases! {
     // They wait for minutes and work for seconds, so they begin first.
     Own faults: [a_plugin_that_hangs]
     Alone kubelet: [kubelet_on_our_runtime]
+    Controlled workloads: [jobs, deployments, stateful_sets, daemon_sets]
     Shared application: [several_parts]
     Shared pods: [the_sample_serves_its_page, phases_and_conditions, restart_policies, crash_loops_back_off]
     Shared probes: [readiness_by_exec, readiness_by_http, readiness_by_tcp, liveness_restarts, startup_comes_first]

@@ -1,0 +1,69 @@
+//! What a probe costs: CPU time of the whole machine with pods that are probed each second, and with the same pods that are
+//! not.
+
+use std::time::{Duration, Instant};
+
+use orlop_tests::case::image;
+use serde_json::{Value, json};
+
+use crate::pods::{Pods, ready};
+
+/// Pods that are probed.
+const PODS: usize = 10;
+/// How long the machine is looked at.
+const TIME: Duration = Duration::from_secs(20);
+/// How long pods stand before: what follows their start is not a probe's.
+const REST: Duration = Duration::from_secs(5);
+
+/// Kinds of probes.
+#[derive(Clone, Copy)]
+pub enum Probe {
+    /// Runs `true` in the container.
+    Exec,
+    /// Fetches a page of the container.
+    Http,
+}
+
+/// CPU time of one probe in milliseconds.
+pub fn cost(pods: &Pods<'_>, kind: Probe) -> f64 {
+    let probe = match kind {
+        Probe::Exec => json!({"exec": {"command": ["true"]}}),
+        Probe::Http => json!({"httpGet": {"path": "/", "port": 8080}}),
+    };
+    let (idle, busy) = (taken(pods, None), taken(pods, Some(probe)));
+    (busy - idle).max(0.0) * 1e3 / (PODS as f64 * TIME.as_secs_f64())
+}
+
+/// Seconds of CPU time that the machine takes while the pods stand.
+fn taken(pods: &Pods<'_>, probe: Option<Value>) -> f64 {
+    let names: Vec<String> = (0..PODS).map(|number| format!("probed-{number}")).collect();
+    for name in &names {
+        let script = "mkdir /w && echo page > /w/index.html && exec httpd -f -p 8080 -h /w";
+        let mut container = json!({"name": "c", "image": image("busybox"), "command": ["sh", "-c", script]});
+        if let Some(probe) = &probe {
+            container["readinessProbe"] = probe.clone();
+            container["readinessProbe"]["periodSeconds"] = 1.into();
+        }
+        let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [container]});
+        let began = pods.make(name, spec);
+        pods.until(name, began, ready);
+    }
+    // A measurement takes its time; nothing is waited for.
+    std::thread::sleep(REST);
+    let (before, began) = (busy(), Instant::now());
+    std::thread::sleep(TIME);
+    let taken = (busy() - before) * TIME.as_secs_f64() / began.elapsed().as_secs_f64();
+    for name in &names {
+        pods.delete(name);
+    }
+    taken
+}
+
+/// Seconds that the machine's processors have worked so far.
+fn busy() -> f64 {
+    let text = std::fs::read_to_string("/proc/stat").expect("read /proc/stat");
+    let line = text.lines().next().unwrap_or_default();
+    let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    // user, nice, system, then idle and waiting, then interrupts of both kinds.
+    [0, 1, 2, 5, 6].iter().filter_map(|at| fields.get(*at)).sum::<f64>() / 100.0
+}
