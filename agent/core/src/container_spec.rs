@@ -13,6 +13,7 @@ use crate::resources::{ResourcePolicy, container_resources};
 use crate::runtime::{ContainerSpec, DeviceSpec, MountSpec, Propagation};
 use crate::sandbox_spec::pod_labels;
 use crate::security::{ImageUser, NodeSecurity, container_security};
+use crate::user_namespaces::IdMapping;
 
 /// Where a container's termination message goes unless the pod says otherwise.
 pub const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
@@ -36,6 +37,14 @@ pub enum ContainerSpecError {
         /// The volume.
         volume: String,
     },
+    /// A mount can't be read-only all the way down.
+    #[error("volume {volume:?} requested recursive read-only mode, but {why}")]
+    RecursiveReadOnly {
+        /// The volume.
+        volume: String,
+        /// Why not.
+        why: String,
+    },
     /// A subPathExpr names a variable that is not there.
     #[error("missing value for {name:?} in subPathExpr of volume {volume:?}")]
     SubPathVariable {
@@ -57,11 +66,36 @@ pub struct MountPlan {
     pub sub_path: Option<String>,
 }
 
-/// The mounts and devices of a container's volumes.
+/// Whether a mount is read-only with all below it; `supported` is whether the runtime can do that.
+///
+/// # Errors
+/// When the mount asks for what can't be.
+pub fn recursive_read_only(mount: &VolumeMount, supported: bool) -> Result<bool, ContainerSpecError> {
+    let refuse = |why: String| Err(ContainerSpecError::RecursiveReadOnly { volume: mount.name.clone(), why });
+    let mode = match mount.recursive_read_only.as_deref() {
+        None | Some("Disabled") => return Ok(false),
+        Some(mode) => mode,
+    };
+    if mount.read_only != Some(true) {
+        return refuse("it is not read-only".to_owned());
+    }
+    if let Some(other) = mount.mount_propagation.as_deref().filter(|other| *other != "None") {
+        return refuse(format!("it is not compatible with propagation {other:?}"));
+    }
+    match mode {
+        "IfPossible" => Ok(supported),
+        "Enabled" if supported => Ok(true),
+        "Enabled" => refuse("it is not supported by the runtime".to_owned()),
+        other => refuse(format!("{other:?} is not Disabled, IfPossible or Enabled")),
+    }
+}
+
+/// The mounts and devices of a container's volumes; `supported` is whether mounts can be read-only recursively.
 pub fn plan_mounts(
     container: &SpecContainer<'_>,
     volumes: &BTreeMap<String, MountedVolume>,
     env: &[(String, String)],
+    supported: bool,
 ) -> Result<(Vec<MountPlan>, Vec<DeviceSpec>), ContainerSpecError> {
     let missing = |volume: &str| ContainerSpecError::NoVolume {
         volume: volume.to_owned(),
@@ -82,7 +116,7 @@ pub fn plan_mounts(
                     volume.host_path.to_string_lossy().into_owned()
                 },
                 read_only,
-                recursive_read_only: read_only && matches!(mount.recursive_read_only.as_deref(), Some("Enabled")),
+                recursive_read_only: recursive_read_only(mount, supported)?,
                 selinux_relabel: false,
                 propagation: match mount.mount_propagation.as_deref() {
                     Some("HostToContainer") => Propagation::HostToContainer,
@@ -151,6 +185,8 @@ pub struct ContainerContext<'a> {
     pub devices: Vec<DeviceSpec>,
     /// Id of the container whose processes an ephemeral one joins.
     pub target_id: Option<&'a str>,
+    /// Ids of the pod's user namespace.
+    pub user_namespace: Option<IdMapping>,
     /// The node's part in security.
     pub security: &'a NodeSecurity,
     /// The node's part in resources.
@@ -183,7 +219,14 @@ pub fn container_spec(pod: &Pod, container: &SpecContainer<'_>, context: Contain
         tty: definition.tty == Some(true),
         stop_signal: definition.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         resources: container_resources(pod, definition, container.kind, context.resources),
-        security: container_security(pod, definition, context.image_user, context.target_id, context.security),
+        security: container_security(
+            pod,
+            definition,
+            context.image_user,
+            context.target_id,
+            context.user_namespace,
+            context.security,
+        ),
         env: context.env,
     }
 }
@@ -253,7 +296,7 @@ mod tests {
         let env = vec![("A".to_owned(), "1".to_owned())];
         let volumes =
             BTreeMap::from([("v".to_owned(), volume("/v", None)), ("i".to_owned(), volume("", Some("img:1")))]);
-        let (mounts, _) = plan_mounts(&container, &volumes, &env).unwrap();
+        let (mounts, _) = plan_mounts(&container, &volumes, &env, true).unwrap();
         assert_eq!(
             (mounts[0].mount.container_path.as_str(), mounts[0].sub_path.as_deref(), mounts[0].mount.read_only),
             ("/data", Some("1/x"), true)
@@ -272,6 +315,7 @@ mod tests {
                 mounts: vec![],
                 devices: vec![],
                 target_id: None,
+                user_namespace: None,
                 security: &NodeSecurity::default(),
                 resources: &policy,
             },
@@ -284,13 +328,46 @@ mod tests {
     }
 
     #[test]
+    fn read_only_all_the_way_down() {
+        for (mode, read_only, propagation, supported, want) in [
+            (None, true, None, true, Some(false)),
+            (Some("Disabled"), false, None, true, Some(false)),
+            (Some("IfPossible"), true, None, true, Some(true)),
+            (Some("IfPossible"), true, None, false, Some(false)),
+            (Some("Enabled"), true, Some("None"), true, Some(true)),
+            (Some("Enabled"), true, None, false, None),
+            (Some("Enabled"), false, None, true, None),
+            (Some("Enabled"), true, Some("HostToContainer"), true, None),
+            (Some("Sometimes"), true, None, true, None),
+        ] {
+            let mount = VolumeMount {
+                recursive_read_only: mode.map(str::to_owned),
+                read_only: Some(read_only),
+                mount_propagation: propagation.map(str::to_owned),
+                ..VolumeMount::default()
+            };
+            assert_eq!(
+                recursive_read_only(&mount, supported).ok(),
+                want,
+                "{mode:?} {read_only} {propagation:?} {supported}"
+            );
+        }
+    }
+
+    #[test]
     fn mounts_that_can_not_be() {
         let pod = pod();
         let container = find_container(&pod, "c").unwrap();
-        assert!(matches!(plan_mounts(&container, &BTreeMap::new(), &[]), Err(ContainerSpecError::NoVolume { .. })));
+        assert!(matches!(
+            plan_mounts(&container, &BTreeMap::new(), &[], true),
+            Err(ContainerSpecError::NoVolume { .. })
+        ));
         let volumes = BTreeMap::from([("v".to_owned(), volume("/v", None)), ("i".to_owned(), volume("/i", None))]);
-        assert!(matches!(plan_mounts(&container, &volumes, &[]), Err(ContainerSpecError::SubPathVariable { .. })));
+        assert!(matches!(
+            plan_mounts(&container, &volumes, &[], true),
+            Err(ContainerSpecError::SubPathVariable { .. })
+        ));
         let up = vec![("A".to_owned(), "..".to_owned())];
-        assert!(matches!(plan_mounts(&container, &volumes, &up), Err(ContainerSpecError::SubPath { .. })));
+        assert!(matches!(plan_mounts(&container, &volumes, &up, true), Err(ContainerSpecError::SubPath { .. })));
     }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVarSource, ObjectFieldSelector, ResourceFieldSelector, Secret, Service,
+    ConfigMap, Container, EnvVarSource, FileKeySelector, ObjectFieldSelector, ResourceFieldSelector, Secret, Service,
 };
 
+use crate::env_file::value_in_file;
 use crate::expansion::expand;
 
 /// Why an environment can't be made; the text becomes the message of `CreateContainerConfigError`.
@@ -32,6 +33,26 @@ pub enum EnvError {
         /// Name of the object.
         name: String,
     },
+    /// A file of variables can't be used.
+    #[error("couldn't parse env file: {path} of volume {volume}: {why}")]
+    File {
+        /// The volume.
+        volume: String,
+        /// The file, within the volume.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A file of variables lacks a key.
+    #[error("environment variable key {key:?} not found in file {path:?} of volume {volume}")]
+    NoKeyInFile {
+        /// The key.
+        key: String,
+        /// The file, within the volume.
+        path: String,
+        /// The volume.
+        volume: String,
+    },
     /// A field of the pod can't be told.
     #[error("env {variable}: {message}")]
     Field {
@@ -49,6 +70,8 @@ pub struct EnvObjects {
     pub config_maps: BTreeMap<String, Option<Arc<ConfigMap>>>,
     /// Secrets.
     pub secrets: BTreeMap<String, Option<Arc<Secret>>>,
+    /// Files in volumes, by volume and path: what they say, none where there is no file, or why they can't be read.
+    pub files: BTreeMap<(String, String), Result<Option<String>, String>>,
 }
 
 /// Names of the ConfigMaps and of the Secrets that a container's environment refers to.
@@ -67,6 +90,15 @@ pub fn env_references(container: &Container) -> (Vec<String>, Vec<String>) {
         list.dedup();
     }
     (config_maps, secrets)
+}
+
+/// Volume and path of the files that a container's environment refers to.
+pub fn file_references(container: &Container) -> Vec<(String, String)> {
+    let sources = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
+    sources
+        .filter_map(|source| source.file_key_ref.as_ref())
+        .map(|file| (file.volume_name.clone(), file.path.clone()))
+        .collect()
 }
 
 /// How fields of the pod and of its resources are told.
@@ -201,7 +233,26 @@ fn from_source(
             .map(|value| String::from_utf8_lossy(&value.0).into_owned());
         return keyed(value, optional, &selector.key, "Secret", namespace, &selector.name);
     }
+    if let Some(selector) = &source.file_key_ref {
+        return from_file(selector, objects);
+    }
     Err(field_error("valueFrom names no source that this node knows".into()))
+}
+
+fn from_file(selector: &FileKeySelector, objects: &EnvObjects) -> Result<Option<String>, EnvError> {
+    let (volume, path) = (selector.volume_name.clone(), selector.path.clone());
+    let fail = |why: String| EnvError::File { volume: volume.clone(), path: path.clone(), why };
+    let optional = selector.optional == Some(true);
+    let text = match objects.files.get(&(volume.clone(), path.clone())) {
+        Some(Ok(Some(text))) => text,
+        Some(Ok(None)) if optional => return Ok(None),
+        Some(Err(why)) => return Err(fail(why.clone())),
+        Some(Ok(None)) | None => return Err(fail("there is no such file".to_owned())),
+    };
+    match value_in_file(text, &selector.key).map_err(|error| fail(error.to_string()))? {
+        None if !optional => Err(EnvError::NoKeyInFile { key: selector.key.clone(), path, volume }),
+        value => Ok(value),
+    }
 }
 
 fn keyed(
@@ -279,6 +330,11 @@ mod tests {
         EnvObjects {
             config_maps: BTreeMap::from([("cm".into(), Some(Arc::new(map))), ("gone".into(), None)]),
             secrets: BTreeMap::from([("s".into(), Some(Arc::new(secret)))]),
+            files: BTreeMap::from([
+                (("v".into(), "env".into()), Ok(Some("K='from file'".into()))),
+                (("v".into(), "none".into()), Ok(None)),
+                (("v".into(), "odd".into()), Ok(Some("K=1".into()))),
+            ]),
         }
     }
 
@@ -302,6 +358,9 @@ mod tests {
                 {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                 {"name": "PW", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}},
                 {"name": "OPT", "valueFrom": {"secretKeyRef": {"name": "none", "key": "p", "optional": true}}},
+                {"name": "FILE", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "env", "key": "K"}}},
+                {"name": "NO1", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "env", "key": "L", "optional": true}}},
+                {"name": "NO2", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "none", "key": "K", "optional": true}}},
                 {"name": "P_b", "value": "over"}
             ]}))
         .unwrap();
@@ -315,6 +374,7 @@ mod tests {
                 "B=x-10.0.0.1-1-$(NO)",
                 "POD=<metadata.name>",
                 "PW=secret",
+                "FILE=from file",
                 "DB_SERVICE_HOST=10.0.0.1"
             ]
         );
@@ -329,6 +389,18 @@ mod tests {
                 "couldn't find key k in ConfigMap ns/cm",
             ),
             (serde_json::json!({"secretKeyRef": {"name": "s", "key": "k"}}), "couldn't find key k in Secret ns/s"),
+            (
+                serde_json::json!({"fileKeyRef": {"volumeName": "v", "path": "env", "key": "L"}}),
+                "environment variable key \"L\" not found in file \"env\" of volume v",
+            ),
+            (
+                serde_json::json!({"fileKeyRef": {"volumeName": "v", "path": "none", "key": "K", "optional": false}}),
+                "couldn't parse env file: none of volume v: there is no such file",
+            ),
+            (
+                serde_json::json!({"fileKeyRef": {"volumeName": "v", "path": "odd", "key": "K", "optional": true}}),
+                "couldn't parse env file: odd of volume v: line 1: the value is not in single quotes",
+            ),
         ] {
             let error =
                 resolve(serde_json::json!({"name": "c", "env": [{"name": "X", "valueFrom": source}]})).unwrap_err();

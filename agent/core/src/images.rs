@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Secret};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::pull_records::PullSecret;
 
 /// Why an image name can't be used; waiting reason `InvalidImageName`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,13 +76,18 @@ pub fn image_name(image: &str) -> Result<String, ImageNameError> {
     Ok(if tag.is_none() && digest.is_none() { format!("{image}:latest") } else { image.to_owned() })
 }
 
-/// Pull policy of a container: as set, else Always for `:latest` and IfNotPresent for the rest.
+/// Pull policy of a container.
 pub fn pull_policy(container: &Container) -> PullPolicy {
-    match container.image_pull_policy.as_deref() {
+    policy_of(container.image_pull_policy.as_deref(), container.image.as_deref().unwrap_or_default())
+}
+
+/// A pull policy: as set, else Always for `:latest` and IfNotPresent for the rest.
+pub fn policy_of(set: Option<&str>, image: &str) -> PullPolicy {
+    match set {
         Some("Always") => PullPolicy::Always,
         Some("Never") => PullPolicy::Never,
         Some("IfNotPresent") => PullPolicy::IfNotPresent,
-        _ => match image_name(container.image.as_deref().unwrap_or_default()) {
+        _ => match image_name(image) {
             Ok(name) if name.ends_with(":latest") => PullPolicy::Always,
             _ => PullPolicy::IfNotPresent,
         },
@@ -99,6 +107,26 @@ pub struct RegistryAuth {
     pub registry_token: String,
     /// Key of the entry, as the file has it.
     pub server: String,
+    /// The pull secret that it is from; none for the node's own credentials.
+    pub source: Option<PullSecret>,
+}
+
+impl RegistryAuth {
+    /// What tells these credentials from others, in hex.
+    fn hash(&self) -> String {
+        let mut fields = serde_json::Map::new();
+        let parts = [
+            ("username", &self.username),
+            ("password", &self.password),
+            ("serveraddress", &self.server),
+            ("identitytoken", &self.identity_token),
+            ("registrytoken", &self.registry_token),
+        ];
+        for (name, value) in parts.into_iter().filter(|(_, value)| !value.is_empty()) {
+            fields.insert(name.to_owned(), value.clone().into());
+        }
+        hex::encode(Sha256::digest(serde_json::Value::Object(fields).to_string().as_bytes()))
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -131,23 +159,32 @@ impl Keyring {
     /// Adds the credentials of a pull secret. Returns whether it held any.
     pub fn add_secret(&mut self, secret: &Secret) -> bool {
         let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice());
-        match secret.type_.as_deref() {
-            Some("kubernetes.io/dockercfg") => data(".dockercfg").is_some_and(|bytes| self.add_legacy(bytes)),
-            _ => data(".dockerconfigjson").is_some_and(|bytes| self.add_config(bytes)),
-        }
+        let source = PullSecret {
+            uid: secret.metadata.uid.clone().unwrap_or_default(),
+            namespace: secret.metadata.namespace.clone().unwrap_or_default(),
+            name: secret.metadata.name.clone().unwrap_or_default(),
+            credential_hash: String::new(),
+        };
+        let entries = match secret.type_.as_deref() {
+            Some("kubernetes.io/dockercfg") => data(".dockercfg").and_then(|bytes| serde_json::from_slice(bytes).ok()),
+            _ => data(".dockerconfigjson")
+                .and_then(|bytes| serde_json::from_slice::<DockerConfig>(bytes).ok())
+                .map(|config| config.auths),
+        };
+        entries.is_some_and(|entries| self.add(entries, Some(&source)))
     }
 
     /// Adds a `config.json` (`{"auths": {...}}`).
     pub fn add_config(&mut self, bytes: &[u8]) -> bool {
-        serde_json::from_slice::<DockerConfig>(bytes).is_ok_and(|config| self.add(config.auths))
+        serde_json::from_slice::<DockerConfig>(bytes).is_ok_and(|config| self.add(config.auths, None))
     }
 
     /// Adds a legacy `.dockercfg`.
     pub fn add_legacy(&mut self, bytes: &[u8]) -> bool {
-        serde_json::from_slice::<BTreeMap<String, DockerEntry>>(bytes).is_ok_and(|entries| self.add(entries))
+        serde_json::from_slice::<BTreeMap<String, DockerEntry>>(bytes).is_ok_and(|entries| self.add(entries, None))
     }
 
-    fn add(&mut self, entries: BTreeMap<String, DockerEntry>) -> bool {
+    fn add(&mut self, entries: BTreeMap<String, DockerEntry>, source: Option<&PullSecret>) -> bool {
         let before = self.entries.len();
         for (server, entry) in entries {
             let (mut username, mut password) = (entry.username, entry.password);
@@ -158,13 +195,15 @@ impl Keyring {
                 password = secret.trim_end_matches('\0').to_owned();
             }
             let pattern = server_pattern(&server);
-            let auth = RegistryAuth {
+            let mut auth = RegistryAuth {
                 username,
                 password,
                 identity_token: entry.identity_token,
                 registry_token: entry.registry_token,
                 server,
+                source: None,
             };
+            auth.source = source.map(|source| PullSecret { credential_hash: auth.hash(), ..source.clone() });
             self.entries.push((pattern, auth));
         }
         self.entries.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.matches('/').count() * 1000 + pattern.len()));

@@ -7,6 +7,7 @@ pub mod containers;
 pub mod dns;
 pub mod downward;
 pub mod env;
+pub mod env_file;
 pub mod expansion;
 pub mod facts;
 pub mod hash;
@@ -18,6 +19,7 @@ pub mod naming;
 pub mod plan;
 pub mod ports;
 pub mod probe;
+pub mod pull_records;
 pub mod quantity;
 pub mod resources;
 pub mod restart;
@@ -26,6 +28,7 @@ pub mod sandbox_spec;
 pub mod security;
 pub mod static_pods;
 pub mod status;
+pub mod user_namespaces;
 
 #[cfg(test)]
 mod world;

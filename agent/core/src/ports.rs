@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodStatus, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodStatus, Secret, Service, Taint,
+};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -389,6 +391,31 @@ pub trait NodeFacts: Send + Sync {
     fn labels(&self) -> BTreeMap<String, String>;
     /// Why no new pod may be admitted (pressure, shutdown): reason and message.
     fn refusal(&self, pod: &Pod) -> Option<(String, String)>;
+    /// Taints of the Node object; none while unknown.
+    fn taints(&self) -> Vec<Taint> {
+        Vec::new()
+    }
+    /// The runtime can leave out the groups that an image gives to its user (`supplementalGroupsPolicy: Strict`).
+    fn strict_groups(&self) -> bool {
+        false
+    }
+    /// What a handler of the runtime can do; empty is the default handler.
+    fn handler(&self, _name: &str) -> HandlerFeatures {
+        HandlerFeatures::default()
+    }
+    /// Why pods can't have a network just now, in the runtime's words.
+    fn network_problem(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What a handler of the runtime can do for a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandlerFeatures {
+    /// Read-only mounts can hold for everything below them.
+    pub recursive_read_only: bool,
+    /// Pods can have a user namespace.
+    pub user_namespaces: bool,
 }
 
 /// A CSI driver that has registered on this node: found by `agent/plugins`, used by `agent/volumes`.

@@ -2,7 +2,9 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::containers::{ContainerKind, restart_policy};
+use crate::containers::{ContainerKind, app_containers, init_containers, restart_policy};
+use crate::facts::{ObservedContainer, ObservedPod};
+use crate::memory::PodMemory;
 
 /// What follows the end of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,28 @@ pub fn decide_restart(
         _ => true,
     };
     if again { RestartDecision::Restart } else { RestartDecision::Stay }
+}
+
+/// The instance whose end asks to start the whole pod again, as long as it is there.
+pub(crate) fn restart_all_source<'a>(
+    pod: &Pod,
+    observed: &'a ObservedPod,
+    memory: &PodMemory,
+) -> Option<&'a ObservedContainer> {
+    let sandbox = observed.sandbox()?;
+    init_containers(pod).chain(app_containers(pod)).find_map(|container| {
+        let instance = observed.latest_in(&sandbox.id, container.name()).filter(|instance| instance.exited())?;
+        let by_probe = memory.killed_by_probe.contains(&instance.id);
+        let decision = decide_restart(pod, container.kind, &container.container, instance.exit_code, by_probe);
+        (decision == RestartDecision::RestartAll).then_some(instance)
+    })
+}
+
+/// Whether some container has a rule that starts the whole pod again.
+pub(crate) fn may_restart_all(pod: &Pod) -> bool {
+    init_containers(pod).chain(app_containers(pod)).any(|container| {
+        container.container.restart_policy_rules.iter().flatten().any(|rule| rule.action == "RestartAllContainers")
+    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::admission::sysctl_name;
 use crate::containers::{all_containers, annotation, host_network, is_sidecar, name, namespace, spec, uid};
 use crate::dns::DnsSpec;
 use crate::labels;
@@ -13,6 +14,7 @@ use crate::resources::{
 };
 use crate::runtime::{PortMapping, SandboxSpec};
 use crate::security::{NodeSecurity, sandbox_security};
+use crate::user_namespaces::IdMapping;
 
 /// What a sandbox is made with besides the pod.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct SandboxContext<'a> {
     pub cgroup_parent: String,
     /// Handler of the RuntimeClass.
     pub runtime_handler: String,
+    /// Ids of the pod's user namespace.
+    pub user_namespace: Option<IdMapping>,
     /// The node's part in security.
     pub security: &'a NodeSecurity,
     /// The node's part in resources.
@@ -62,7 +66,7 @@ pub fn sandbox_spec(pod: &Pod, context: SandboxContext<'_>) -> SandboxSpec {
         .and_then(|spec| spec.security_context.as_ref()?.sysctls.as_ref())
         .into_iter()
         .flatten()
-        .map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone()))
+        .map(|sysctl| (sysctl_name(&sysctl.name), sysctl.value.clone()))
         .collect();
     SandboxSpec {
         name: name(pod).to_owned(),
@@ -78,7 +82,7 @@ pub fn sandbox_spec(pod: &Pod, context: SandboxContext<'_>) -> SandboxSpec {
         annotations,
         cgroup_parent: context.cgroup_parent,
         sysctls,
-        security: sandbox_security(pod, context.security),
+        security: sandbox_security(pod, context.user_namespace, context.security),
         resources: sum_of_resources(pod, context.resources),
         overhead: overhead(pod, context.resources),
         runtime_handler: context.runtime_handler,

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::containers::spec;
+use crate::user_namespaces::IdMapping;
 
 /// A seccomp or AppArmor profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct Namespaces {
     pub pid: NamespaceMode,
     /// System V IPC and message queues.
     pub ipc: NamespaceMode,
+    /// Ids of the pod's own user namespace; none for the node's.
+    pub user: Option<IdMapping>,
 }
 
 /// Security of the sandbox.
@@ -183,7 +186,7 @@ fn pod_context(pod: &Pod) -> Option<&PodSecurityContext> {
     spec(pod)?.security_context.as_ref()
 }
 
-fn namespaces(pod: &Pod) -> Namespaces {
+fn namespaces(pod: &Pod, user: Option<IdMapping>) -> Namespaces {
     let blank = Default::default();
     let spec = spec(pod).unwrap_or(&blank);
     let node = |flag: Option<bool>, other| if flag == Some(true) { NamespaceMode::Node } else { other };
@@ -194,6 +197,7 @@ fn namespaces(pod: &Pod) -> Namespaces {
             spec.host_pid,
             if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container },
         ),
+        user,
     }
 }
 
@@ -214,15 +218,15 @@ fn seccomp(profile: Option<&SeccompProfile>, node: &NodeSecurity) -> Profile {
     }
 }
 
-/// Security of a pod's sandbox.
-pub fn sandbox_security(pod: &Pod, node: &NodeSecurity) -> SandboxSecurity {
+/// Security of a pod's sandbox; `user` are the ids of its user namespace.
+pub fn sandbox_security(pod: &Pod, user: Option<IdMapping>, node: &NodeSecurity) -> SandboxSecurity {
     let context = pod_context(pod);
     let (supplemental_groups, strict_groups) = groups(pod);
     let privileged = crate::containers::all_containers(pod).any(|container| {
         container.container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true))
     });
     SandboxSecurity {
-        namespaces: namespaces(pod),
+        namespaces: namespaces(pod, user),
         selinux: context.and_then(|context| context.se_linux_options.clone()),
         run_as_user: context.and_then(|context| context.run_as_user),
         run_as_group: context.and_then(|context| context.run_as_user.and(context.run_as_group)),
@@ -259,6 +263,11 @@ pub fn check_non_root(pod: &Pod, container: &Container, image: &ImageUser) -> Re
     }
 }
 
+/// Whether the pod asks for a user namespace of its own.
+pub fn wants_user_namespace(pod: &Pod) -> bool {
+    spec(pod).and_then(|spec| spec.host_users) == Some(false)
+}
+
 /// Checks that the profiles of a container are ones. Manifests on the node are checked by nobody else.
 pub fn check_profiles(pod: &Pod, container: &Container) -> Result<(), SecurityError> {
     let own = container.security_context.as_ref();
@@ -287,12 +296,14 @@ pub fn check_profiles(pod: &Pod, container: &Container) -> Result<(), SecurityEr
     Ok(())
 }
 
-/// Security of a container; `target` is the id of the container whose processes an ephemeral one joins.
+/// Security of a container; `target` is the id of the container whose processes an ephemeral one joins, `user` are the
+/// ids of the pod's user namespace.
 pub fn container_security(
     pod: &Pod,
     container: &Container,
     image: &ImageUser,
     target: Option<&str>,
+    user: Option<IdMapping>,
     node: &NodeSecurity,
 ) -> ContainerSecurity {
     let blank = SecurityContext::default();
@@ -304,8 +315,9 @@ pub fn container_security(
     let capabilities = own.capabilities.as_ref().unwrap_or(&no_capabilities);
     let add_capabilities = capabilities.add.clone().unwrap_or_default();
     let admin = add_capabilities.iter().any(|name| matches!(name.trim_start_matches("CAP_"), "SYS_ADMIN"));
-    let mut namespaces = namespaces(pod);
-    if let Some(id) = target {
+    let mut namespaces = namespaces(pod, user);
+    // Where processes are the pod's or the node's, those of the target are among them.
+    if let Some(id) = target.filter(|_| namespaces.pid == NamespaceMode::Container) {
         namespaces.pid = NamespaceMode::Target(id.to_owned());
     }
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
@@ -427,14 +439,17 @@ mod tests {
         }));
         let node = NodeSecurity::default();
         let containers = &pod.spec.as_ref().unwrap().containers;
-        let a = container_security(&pod, &containers[0], &ImageUser::default(), None, &node);
+        let a = container_security(&pod, &containers[0], &ImageUser::default(), None, None, &node);
         assert_eq!((a.run_as_user, a.supplemental_groups.clone(), a.no_new_privileges), (Some(2), vec![8, 9], true));
         assert_eq!(
             (a.seccomp, a.namespaces.pid, a.masked_paths.len()),
             (Some(Profile::RuntimeDefault), NamespaceMode::Node, 12)
         );
-        let b = container_security(&pod, &containers[1], &ImageUser::default(), None, &node);
+        let b = container_security(&pod, &containers[1], &ImageUser::default(), None, None, &node);
         assert_eq!((b.seccomp, b.masked_paths.len(), b.run_as_user), (Some(Profile::Unconfined), 0, Some(1)));
-        assert!(sandbox_security(&pod, &node).privileged);
+        let mapping = IdMapping { host_id: 65_536, container_id: 0, length: 65_536 };
+        let sandbox = sandbox_security(&pod, Some(mapping), &node);
+        assert!(sandbox.privileged);
+        assert_eq!(sandbox.namespaces.user, Some(mapping));
     }
 }

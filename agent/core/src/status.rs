@@ -34,6 +34,8 @@ pub struct StatusInput<'a> {
     pub runtime: &'a str,
     /// Bounds of the restart back-off.
     pub bounds: BackoffBounds,
+    /// Read-only mounts of the pod's runtime can hold for everything below them.
+    pub recursive_read_only: bool,
     /// The time.
     pub now: Timestamp,
 }

@@ -55,6 +55,7 @@ impl World {
             host_ips: &["10.9.9.9".parse().unwrap()],
             runtime: "orlop",
             bounds: BackoffBounds::default(),
+            recursive_read_only: true,
             now: self.now,
         });
     }

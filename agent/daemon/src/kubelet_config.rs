@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use orlop_agent_core::pull_records::VerificationPolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::GoDuration;
@@ -102,6 +103,14 @@ pub struct KubeletConfiguration {
     pub resolv_conf: PathBuf,
     /// Containers without a seccomp profile get the runtime's.
     pub seccomp_default: bool,
+    /// Sysctls that pods may set besides the safe ones: names, or beginnings of names followed by `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// Ids of pods with a user namespace.
+    pub user_namespaces: UserNamespaces,
+    /// Whose access to images that are there is checked; empty for `NeverVerifyPreloadedImages`.
+    pub image_pull_credentials_verification_policy: String,
+    /// Images that need no check with `NeverVerifyAllowlistedImages`.
+    pub preloaded_images_verification_allowlist: Vec<String>,
     /// Back-off of restarts.
     pub crash_loop_back_off: CrashLoopBackOff,
 }
@@ -206,6 +215,20 @@ pub struct CrashLoopBackOff {
     pub max_container_restart_period: Option<GoDuration>,
 }
 
+/// `userNamespaces`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UserNamespaces {
+    /// Ids of each pod, a multiple of 65536.
+    pub ids_per_pod: u32,
+}
+
+impl Default for UserNamespaces {
+    fn default() -> Self {
+        Self { ids_per_pod: 65_536 }
+    }
+}
+
 impl Default for KubeletConfiguration {
     fn default() -> Self {
         Self {
@@ -249,12 +272,25 @@ impl Default for KubeletConfiguration {
             cluster_dns: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             seccomp_default: false,
+            allowed_unsafe_sysctls: Vec::new(),
+            user_namespaces: UserNamespaces::default(),
+            image_pull_credentials_verification_policy: "NeverVerifyPreloadedImages".to_owned(),
+            preloaded_images_verification_allowlist: Vec::new(),
             crash_loop_back_off: CrashLoopBackOff::default(),
         }
     }
 }
 
 impl KubeletConfiguration {
+    /// Whose access to images that are there is checked, from the two settings about it.
+    ///
+    /// # Errors
+    /// In words, naming the field.
+    pub fn image_verification(&self) -> Result<VerificationPolicy, String> {
+        let allowed = &self.preloaded_images_verification_allowlist;
+        VerificationPolicy::new(&self.image_pull_credentials_verification_policy, allowed)
+    }
+
     /// Image pulls at once, from the two settings about it.
     pub fn image_pulls_at_once(&self) -> usize {
         match self.max_parallel_image_pulls {

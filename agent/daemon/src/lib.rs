@@ -22,12 +22,14 @@ mod serve;
 mod standalone;
 mod storage;
 mod supervise;
+mod user_ids;
 
 pub use config::{AgentConfig, CONTAINER_LOGS};
 pub use duration::GoDuration;
 pub use kubelet_config::{
     AnonymousAuthentication, Authentication, AuthorizationConfig, ConfigError, CrashLoopBackOff, KubeletConfiguration,
-    LoadedConfig, TaintConfig, WebhookAuthentication, WebhookAuthorization, X509Authentication, load_config,
-    parse_config,
+    LoadedConfig, TaintConfig, UserNamespaces, WebhookAuthentication, WebhookAuthorization, X509Authentication,
+    load_config, parse_config,
 };
 pub use serve::{AgentError, serve};
+pub use user_ids::UserIdsError;

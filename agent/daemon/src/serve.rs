@@ -7,6 +7,7 @@ use std::time::Duration;
 use orlop_agent_api::{ApiClients, ClientError};
 use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, StatusSink};
 use orlop_agent_core::runtime::Runtime;
+use orlop_agent_core::user_namespaces::IdSpace;
 use orlop_agent_node::{AddressError, NodeAgent, NodeInputs};
 use orlop_agent_pods::{PodManager, PodPorts, PodsConfig};
 use orlop_agent_resources::{CgroupTree, CgroupTreeConfig};
@@ -27,6 +28,7 @@ use crate::machine::{NodeAmounts, ResourcesError, read_amounts};
 use crate::node_side::CSI_NODE_MISSING;
 use crate::standalone::Standalone;
 use crate::storage::{StorageParts, start_storage};
+use crate::user_ids::{UserIdsError, find_id_space};
 
 /// How long the parts may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -64,6 +66,9 @@ pub enum AgentError {
     /// The API server can't be spoken to.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// Pods can't have ids of their own.
+    #[error(transparent)]
+    UserIds(#[from] UserIdsError),
     /// The kubelet port can't be served.
     #[error(transparent)]
     Server(#[from] KubeletServerError),
@@ -99,6 +104,7 @@ pub async fn serve(config: AgentConfig, cancel: CancellationToken) -> Result<(),
         Ok((amounts, cgroups))
     })
     .await?;
+    let id_space = find_id_space(&config.kubelet).await?;
     // Parts that write to the API outlive those that have something to write.
     let (working, writing) = (cancel.child_token(), CancellationToken::new());
     let (api, writer) = match &config.kubeconfig {
@@ -109,7 +115,7 @@ pub async fn serve(config: AgentConfig, cancel: CancellationToken) -> Result<(),
         }
         None => (None, None),
     };
-    let parts = Parts { config, identity, runtime, amounts, cgroups, api };
+    let parts = Parts { config, identity, runtime, amounts, cgroups, id_space, api };
     let result = parts.run(&working).await;
     working.cancel();
     writing.cancel();
@@ -152,6 +158,7 @@ pub(crate) struct Parts {
     runtime: CriRuntime,
     amounts: NodeAmounts,
     cgroups: CgroupTree,
+    id_space: IdSpace,
     pub(crate) api: Option<ApiSide>,
 }
 
@@ -241,6 +248,10 @@ impl Parts {
             cpu_period_us: i64::try_from(kubelet.cpu_cfs_quota_period.0.as_micros()).unwrap_or(100_000),
             cgroup_v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             seccomp_default: kubelet.seccomp_default,
+            unsafe_sysctls: kubelet.allowed_unsafe_sysctls.clone(),
+            id_space: self.id_space,
+            // Checked when the settings were read.
+            image_verification: kubelet.image_verification().unwrap_or_default(),
             max_restart_period: restart.map_or(Duration::from_secs(300), |period| period.0),
             ..PodsConfig::new(&self.identity.name)
         }

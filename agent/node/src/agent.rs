@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, Patch, PatchParams};
-use orlop_agent_core::ports::{EventType, Events, NodeFacts};
+use orlop_agent_core::ports::{EventType, Events, HandlerFeatures, NodeFacts};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -365,5 +365,31 @@ impl NodeFacts for NodeAgent {
 
     fn refusal(&self, pod: &Pod) -> Option<(String, String)> {
         refusal(&self.inputs.borrow(), pod)
+    }
+
+    fn taints(&self) -> Vec<Taint> {
+        let object = self.object.borrow();
+        object.as_ref().and_then(|node| node.spec.as_ref()?.taints.clone()).unwrap_or_default()
+    }
+
+    // Before the runtime has answered once, nothing is refused for what it may well be able to do.
+    fn strict_groups(&self) -> bool {
+        let view = self.runtime.borrow();
+        view.answered.is_none() || view.state.supplemental_groups_policy
+    }
+
+    fn handler(&self, name: &str) -> HandlerFeatures {
+        let view = self.runtime.borrow();
+        let unknown = view.answered.is_none();
+        let known = view.state.handlers.iter().find(|handler| handler.name == name);
+        HandlerFeatures {
+            recursive_read_only: unknown || known.is_some_and(|handler| handler.recursive_read_only_mounts),
+            user_namespaces: unknown || known.is_some_and(|handler| handler.user_namespaces),
+        }
+    }
+
+    fn network_problem(&self) -> Option<String> {
+        let problem = self.runtime.borrow().state.network_problem.clone()?;
+        Some(format!("container runtime network not ready: NetworkReady=false {problem}"))
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, PodCgroups, StatusSink, Volumes};
+use orlop_agent_core::pull_records::VerificationPolicy;
 use orlop_agent_core::runtime::Runtime;
+use orlop_agent_core::user_namespaces::IdSpace;
 
 /// Settings of the pod manager.
 #[derive(Clone, Debug)]
@@ -41,6 +43,14 @@ pub struct PodsConfig {
     pub cgroup_v2: bool,
     /// Containers without seccomp profile get the runtime's.
     pub seccomp_default: bool,
+    /// Sysctls that pods may set besides the safe ones (`allowedUnsafeSysctls`).
+    pub unsafe_sysctls: Vec<String>,
+    /// The kernel enforces AppArmor profiles.
+    pub apparmor: bool,
+    /// Ids for pods with a user namespace of their own.
+    pub id_space: IdSpace,
+    /// Whose access to images that are there is checked.
+    pub image_verification: VerificationPolicy,
     /// Longest back-off of restarts (`maxContainerRestartPeriod`, 300 s).
     pub max_restart_period: Duration,
     /// Between two lists of everything in the runtime, as a safety net.
@@ -50,7 +60,7 @@ pub struct PodsConfig {
 }
 
 impl PodsConfig {
-    /// The kubelet's defaults for a node of that name.
+    /// The kubelet's defaults for a node of that name, on this kernel.
     pub fn new(node_name: impl Into<String>) -> PodsConfig {
         PodsConfig {
             node_name: node_name.into(),
@@ -68,6 +78,10 @@ impl PodsConfig {
             cpu_period_us: 100_000,
             cgroup_v2: false,
             seccomp_default: false,
+            unsafe_sysctls: Vec::new(),
+            apparmor: orlop_kernel::lsm::has_apparmor(),
+            id_space: IdSpace::default(),
+            image_verification: VerificationPolicy::default(),
             max_restart_period: Duration::from_secs(300),
             relist: Duration::from_secs(60),
             volume_refresh: Duration::from_secs(60),

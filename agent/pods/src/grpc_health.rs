@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use orlop_agent_core::probe::ProbeOutcome;
 
-use crate::http_client::connect;
+use crate::probe_stream::connect;
 
 /// Most bytes of an answer that are read; the message itself has two.
 const MAX_ANSWER: usize = 4096;

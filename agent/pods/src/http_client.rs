@@ -12,7 +12,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+
+use crate::probe_stream::connect;
 
 /// Most bytes of a body that are read.
 const MAX_BODY: usize = 10 << 10;
@@ -140,14 +141,6 @@ fn server_name(request: &HttpRequest) -> ServerName<'static> {
         .filter(|(_, port)| port.parse::<u16>().is_ok())
         .map_or(wanted.as_str(), |(host, _)| host);
     ServerName::try_from(bare.to_owned()).unwrap_or_else(|_| ServerName::IpAddress(IpAddr::from([127, 0, 0, 1]).into()))
-}
-
-/// Connects; the socket lingers one second at most when it is closed, so that a node with many probes does not fill
-/// up with sockets that wait.
-pub(crate) async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect((host, port)).await?;
-    let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::from_secs(1)));
-    Ok(stream)
 }
 
 async fn talk(

@@ -1,15 +1,19 @@
 //! Seeing that a container's image is there: policy, credentials, pull.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::containers::{self, SpecContainer};
-use orlop_agent_core::images::{Keyring, PullPolicy, RegistryAuth, image_name, pull_policy};
-use orlop_agent_core::ports::EventType;
+use orlop_agent_core::images::{Keyring, PullPolicy, RegistryAuth, image_name, policy_of, pull_policy};
+use orlop_agent_core::ports::{EventType, Events};
+use orlop_agent_core::pull_records::{ImageAccess, PullCredentials, PullSecret};
 use orlop_agent_core::runtime::ImageFact;
 use orlop_agent_core::security::ImageUser;
 
+use crate::pull_records::PullRecords;
 use crate::recorder::{container_event, pod_event};
 use crate::shared::Shared;
 
@@ -20,6 +24,8 @@ pub(crate) struct ReadyImage {
     pub reference: String,
     /// Its user.
     pub user: ImageUser,
+    /// References of images that the container mounts, by volume.
+    pub volumes: BTreeMap<String, String>,
 }
 
 /// Why an image is not there.
@@ -31,32 +37,55 @@ pub(crate) struct ImageFailure {
     pub message: String,
 }
 
-/// Looks for the image of a container and pulls it as its policy says.
+/// Sees that the image of a container is there, and those of the image volumes that it mounts.
 pub(crate) async fn ensure_image(
     shared: &Shared,
     pod: &Pod,
     container: &SpecContainer<'_>,
 ) -> Result<ReadyImage, ImageFailure> {
-    let events = &*shared.ports.events;
     let given = container.container.image.as_deref().unwrap_or_default();
+    let policy = pull_policy(&container.container);
+    let mut ready = ensure(shared, pod, container, given, policy).await?;
+    let mounted = |name: &str| container.container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+    for volume in containers::spec(pod).into_iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        let Some(source) = volume.image.as_ref().filter(|_| mounted(&volume.name)) else { continue };
+        let given = source.reference.as_deref().unwrap_or_default();
+        let policy = policy_of(source.pull_policy.as_deref(), given);
+        let image = ensure(shared, pod, container, given, policy).await?;
+        ready.volumes.insert(volume.name.clone(), image.reference);
+    }
+    Ok(ready)
+}
+
+/// Looks for an image and pulls it as its policy says.
+async fn ensure(
+    shared: &Shared,
+    pod: &Pod,
+    container: &SpecContainer<'_>,
+    given: &str,
+    policy: PullPolicy,
+) -> Result<ReadyImage, ImageFailure> {
+    let events = &*shared.ports.events;
     let name = image_name(given).map_err(|error| {
         let message = format!("Failed to apply default image tag {given:?}: {error}");
         container_event(events, pod, container, EventType::Warning, "InspectFailed", &message);
         ImageFailure { reason: "InvalidImageName", message }
     })?;
-    let policy = pull_policy(&container.container);
     let present = shared.ports.runtime.image(&name, "").await.map_err(|error| {
         let message = format!("Failed to inspect image {given:?}: {error}");
         container_event(events, pod, container, EventType::Warning, "InspectFailed", &message);
         ImageFailure { reason: "ImageInspectError", message }
     })?;
     match (policy, present) {
-        (PullPolicy::Never, None) => {
-            let message = format!("Container image {given:?} is not present with pull policy of Never");
-            container_event(events, pod, container, EventType::Warning, "ErrImageNeverPull", &message);
-            Err(ImageFailure { reason: "ErrImageNeverPull", message })
-        }
+        (PullPolicy::Never, None) => Err(never_pulled(events, pod, container, given)),
         (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) => {
+            if !may_use(shared, pod, given, &name, &image).await {
+                // Whether it is there is nobody's business who may not use it.
+                return match policy {
+                    PullPolicy::Never => Err(never_pulled(events, pod, container, given)),
+                    _ => pull(shared, pod, container, given, &name).await,
+                };
+            }
             let message =
                 format!("Container image {given:?} already present on machine and can be accessed by the pod");
             container_event(events, pod, container, EventType::Normal, "Pulled", &message);
@@ -66,9 +95,45 @@ pub(crate) async fn ensure_image(
     }
 }
 
+fn never_pulled(events: &dyn Events, pod: &Pod, container: &SpecContainer<'_>, given: &str) -> ImageFailure {
+    let message = format!("Container image {given:?} is not present with pull policy of Never");
+    container_event(events, pod, container, EventType::Warning, "ErrImageNeverPull", &message);
+    ImageFailure { reason: "ErrImageNeverPull", message }
+}
+
+/// Whether the pod may use an image that is there; its secrets are asked for only if that depends on them.
+async fn may_use(shared: &Shared, pod: &Pod, given: &str, name: &str, image: &ImageFact) -> bool {
+    if access(shared, given, &image.id, Vec::new()).await == ImageAccess::Granted {
+        return true;
+    }
+    let keyring = keyring(shared, pod).await;
+    let secrets: Vec<PullSecret> = keyring.lookup(name).into_iter().filter_map(|auth| auth.source).collect();
+    if secrets.is_empty() {
+        return false;
+    }
+    match access(shared, given, &image.id, secrets).await {
+        ImageAccess::Granted => true,
+        ImageAccess::Denied => false,
+        ImageAccess::GrantedBy(secret) => {
+            let credentials = PullCredentials { kubernetes_secrets: vec![secret], ..PullCredentials::default() };
+            let (records, given, id) = (shared.pull_records.clone(), given.to_owned(), image.id.clone());
+            let noted = tokio::task::spawn_blocking(move || records.note(&given, &id, Some(credentials))).await;
+            if !matches!(noted, Ok(Ok(()))) {
+                tracing::warn!(image = name, ?noted, "the credentials of an image can't be recorded");
+            }
+            true
+        }
+    }
+}
+
+async fn access(shared: &Shared, given: &str, id: &str, secrets: Vec<PullSecret>) -> ImageAccess {
+    let (records, given, id) = (shared.pull_records.clone(), given.to_owned(), id.to_owned());
+    tokio::task::spawn_blocking(move || records.access(&given, &id, &secrets)).await.unwrap_or(ImageAccess::Denied)
+}
+
 fn ready(name: &str, image: ImageFact) -> ReadyImage {
     let reference = if image.id.is_empty() { name.to_owned() } else { image.id };
-    ReadyImage { reference, user: image.user }
+    ReadyImage { reference, user: image.user, volumes: BTreeMap::new() }
 }
 
 async fn pull(
@@ -85,6 +150,7 @@ async fn pull(
         return Err(ImageFailure { reason: "ErrImagePull", message: "the agent is ending".into() });
     };
     container_event(events, pod, container, EventType::Normal, "Pulling", &format!("Pulling image {given:?}"));
+    let intent = Intent::note(shared, given).await?;
     let begun = Instant::now();
     let result = pull_with(shared, name, &keyring.lookup(name)).await;
     let taken = begun.elapsed();
@@ -104,11 +170,12 @@ async fn pull(
         container_event(events, pod, container, EventType::Warning, "Failed", &format!("Error: {reason}"));
         ImageFailure { reason, message }
     };
-    let reference = result.map_err(failed)?;
+    let (reference, source) = result.map_err(failed)?;
     let image = match shared.ports.runtime.image(&reference, "").await {
         Ok(Some(image)) => image,
         _ => ImageFact { id: reference.clone(), ..ImageFact::default() },
     };
+    intent.keep(&image.id, source).await;
     let message = format!(
         "Successfully pulled image {given:?} in {} ({} including waiting). Image size: {} bytes.",
         seconds(taken),
@@ -116,22 +183,71 @@ async fn pull(
         image.size
     );
     container_event(events, pod, container, EventType::Normal, "Pulled", &message);
-    Ok(ReadyImage { reference, user: image.user })
+    Ok(ReadyImage { reference, user: image.user, volumes: BTreeMap::new() })
 }
 
 fn seconds(taken: std::time::Duration) -> String {
     if taken.as_secs() == 0 { format!("{}ms", taken.as_millis()) } else { format!("{:.3}s", taken.as_secs_f64()) }
 }
 
-/// Tries the credentials one after the other, and none where there are none.
-async fn pull_with(shared: &Shared, name: &str, credentials: &[RegistryAuth]) -> Result<String, String> {
+/// A pull on record as being under way; dropped, it is over.
+struct Intent {
+    records: Arc<PullRecords>,
+    image: String,
+    kept: bool,
+}
+
+impl Intent {
+    async fn note(shared: &Shared, image: &str) -> Result<Intent, ImageFailure> {
+        let (records, name) = (shared.pull_records.clone(), image.to_owned());
+        let noted = tokio::task::spawn_blocking(move || records.intend(&name)).await;
+        match noted {
+            Ok(Ok(())) => Ok(Intent { records: shared.pull_records.clone(), image: image.to_owned(), kept: false }),
+            Ok(Err(error)) => Err(unrecorded(image, &error)),
+            Err(error) => Err(unrecorded(image, &error)),
+        }
+    }
+
+    /// The pull went well, with credentials from this secret or those that all pods have.
+    async fn keep(mut self, image_ref: &str, source: Option<PullSecret>) {
+        self.kept = true;
+        let credentials = match source {
+            Some(secret) => PullCredentials { kubernetes_secrets: vec![secret], ..PullCredentials::default() },
+            None => PullCredentials { node_pods_accessible: true, ..PullCredentials::default() },
+        };
+        let (records, image, image_ref) = (self.records.clone(), self.image.clone(), image_ref.to_owned());
+        let _ = tokio::task::spawn_blocking(move || records.pulled(&image, &image_ref, credentials)).await;
+    }
+}
+
+impl Drop for Intent {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.records.over(&self.image);
+        }
+    }
+}
+
+fn unrecorded(image: &str, error: &dyn std::fmt::Display) -> ImageFailure {
+    let message = format!("Failed to record image pull intent for container image {image:?}: {error}");
+    ImageFailure { reason: "ErrImagePull", message }
+}
+
+/// Tries the credentials one after the other, and none where there are none. Returns the image's reference and the pull
+/// secret that opened it.
+async fn pull_with(
+    shared: &Shared,
+    name: &str,
+    credentials: &[RegistryAuth],
+) -> Result<(String, Option<PullSecret>), String> {
     if credentials.is_empty() {
-        return shared.ports.runtime.pull_image(name, None, None).await.map_err(|error| error.message);
+        let pulled = shared.ports.runtime.pull_image(name, None, None).await;
+        return pulled.map(|reference| (reference, None)).map_err(|error| error.message);
     }
     let mut errors: Vec<String> = Vec::new();
     for auth in credentials {
         match shared.ports.runtime.pull_image(name, Some(auth), None).await {
-            Ok(reference) => return Ok(reference),
+            Ok(reference) => return Ok((reference, auth.source.clone())),
             Err(error) if errors.contains(&error.message) => {}
             Err(error) => errors.push(error.message),
         }

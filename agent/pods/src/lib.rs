@@ -12,7 +12,9 @@ mod manager;
 mod mirror;
 mod node_view;
 mod observed;
+mod probe_stream;
 mod probing;
+mod pull_records;
 mod recorder;
 mod sandbox;
 mod shared;
@@ -22,6 +24,7 @@ mod stop;
 mod sub_path;
 mod teardown;
 mod termination_message;
+mod user_namespaces;
 mod worker;
 
 pub use config::{PodPorts, PodsConfig};

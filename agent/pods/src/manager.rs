@@ -19,6 +19,7 @@ use crate::node_view::ViewOfPods;
 use crate::shared::{Shared, lock};
 use crate::static_source::{StaticSet, follow_folder};
 use crate::worker::{Desired, Worker};
+use admission::Admission;
 
 mod admission;
 mod orphans;
@@ -106,6 +107,8 @@ impl PodManager {
             () = cancel.cancelled() => return,
             _ = listed.wait_for(Option::is_some) => {}
         }
+        // An image whose pull was cut short must not pass for one that was there before.
+        self.shared.pull_records.clone().recover(&*self.shared.ports.runtime).await;
         let (mirror_sender, mut mirror_done) = mpsc::unbounded_channel();
         let keeper = self.shared.ports.mirrors.clone().map(|port| MirrorKeeper::new(port, mirror_sender));
         let mut roster = Roster::new(self.shared.clone(), keeper, cancel.clone());
@@ -121,6 +124,7 @@ impl PodManager {
                 Some(Command::End { uid, verdict, grace_seconds }) = self.commands.recv() => roster.end(&uid, verdict, grace_seconds),
                 Some((name, result)) = mirror_done.recv() => roster.mirror_ended(name, result),
                 () = self.shared.observed.appeared.notified() => {}
+                () = self.shared.room.notified() => {}
                 Some(_) = roster.workers.join_next() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -164,6 +168,8 @@ struct Roster {
     done: HashSet<String>,
     mirrors: Option<MirrorKeeper>,
     next_scan: Option<Instant>,
+    /// Pods that wait until others, which were told to end for them, have ended; all by uid.
+    preempting: HashMap<String, Vec<String>>,
     cancel: CancellationToken,
 }
 
@@ -176,6 +182,7 @@ impl Roster {
             done: HashSet::new(),
             mirrors,
             next_scan: None,
+            preempting: HashMap::new(),
             cancel,
         }
     }
@@ -194,6 +201,7 @@ impl Roster {
         }
         wanted.extend(statics.pods.iter().map(|(uid, pod)| (uid.as_str(), pod)));
         self.done.retain(|uid| wanted.contains_key(uid.as_str()));
+        self.preempting.retain(|uid, _| wanted.contains_key(uid.as_str()));
         self.update(&wanted, &mirrors, api.synced && statics.scanned);
         self.admit_new(&wanted, &mirrors);
         if api.synced
@@ -257,7 +265,7 @@ impl Roster {
                 with_status.status = Some(status);
                 pod = Arc::new(with_status);
             }
-            let verdict = self.admission(&pod);
+            let Admission::Decided(verdict) = self.admission(&pod) else { continue };
             let mirror_uid = mirror.and_then(|mirror| mirror.metadata.uid.clone());
             self.hire(Desired {
                 pod,

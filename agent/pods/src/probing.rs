@@ -8,7 +8,8 @@ use orlop_agent_core::runtime::{Runtime, RuntimeFailure};
 
 use crate::grpc_health::check_health;
 use crate::hooks::{http_request, resolve_port};
-use crate::http_client::{connect, get};
+use crate::http_client::get;
+use crate::probe_stream::connect;
 
 /// Most bytes of output that are kept.
 const MAX_OUTPUT: usize = 10 << 10;

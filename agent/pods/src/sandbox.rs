@@ -11,9 +11,38 @@ use orlop_agent_core::ports::EventType;
 use orlop_agent_core::resources::{pod_cgroup_limits, qos_class};
 use orlop_agent_core::runtime::SandboxSpec;
 use orlop_agent_core::sandbox_spec::{SandboxContext, sandbox_spec};
+use orlop_agent_core::security::wants_user_namespace;
+use orlop_agent_core::user_namespaces::IdMapping;
 
 use crate::recorder::pod_event;
 use crate::shared::Shared;
+
+/// Why a pod has no sandbox.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SandboxError {
+    /// The runtime has no network for pods; one on the node's network would start.
+    #[error("network is not ready: {0}")]
+    Network(String),
+    /// It can't be made.
+    #[error("Failed to create pod sandbox: {0}")]
+    Failed(String),
+}
+
+impl From<String> for SandboxError {
+    fn from(message: String) -> Self {
+        SandboxError::Failed(message)
+    }
+}
+
+impl SandboxError {
+    /// Reason of the event.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            SandboxError::Network(_) => "NetworkNotReady",
+            SandboxError::Failed(_) => "FailedCreatePodSandBox",
+        }
+    }
+}
 
 /// Prepares all that a sandbox needs and describes it. Idempotent: also used for a sandbox that is there already.
 pub(crate) async fn prepare_sandbox(shared: &Shared, pod: &Pod, attempt: u32) -> Result<SandboxSpec, String> {
@@ -35,6 +64,8 @@ pub(crate) async fn prepare_sandbox(shared: &Shared, pod: &Pod, attempt: u32) ->
     for (reason, message) in warnings {
         pod_event(&*shared.ports.events, pod, EventType::Warning, reason, &message);
     }
+    let handler = handler?;
+    let user_namespace = user_namespace(shared, pod, &handler).await?;
     let logs_root = shared.directories.logs_root().to_string_lossy().into_owned();
     Ok(sandbox_spec(
         pod,
@@ -44,7 +75,8 @@ pub(crate) async fn prepare_sandbox(shared: &Shared, pod: &Pod, attempt: u32) ->
             dns,
             logs_root: &logs_root,
             cgroup_parent,
-            runtime_handler: handler?,
+            runtime_handler: handler,
+            user_namespace,
             security: &shared.security,
             resources: &shared.resource_policy(),
         },
@@ -63,8 +95,27 @@ async fn runtime_handler(shared: &Shared, pod: &Pod) -> Result<String, String> {
     }
 }
 
+/// Ids of the pod's user namespace, if it asks for one. The pod's folder is there by now.
+async fn user_namespace(shared: &Shared, pod: &Pod, handler: &str) -> Result<Option<IdMapping>, String> {
+    if !wants_user_namespace(pod) {
+        return Ok(None);
+    }
+    if !shared.ports.node.handler(handler).user_namespaces {
+        let who = if handler.is_empty() { "runtime".to_owned() } else { format!("RuntimeClass handler {handler:?}") };
+        return Err(format!("can't set `spec.hostUsers: false`, {who} does not support user namespaces"));
+    }
+    let (ranges, uid) = (shared.user_namespaces.clone(), containers::uid(pod).to_owned());
+    match tokio::task::spawn_blocking(move || ranges.get_or_allocate(&uid)).await {
+        Ok(mapping) => mapping.map(Some).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Makes a sandbox and waits until the observed set shows it.
-pub(crate) async fn create_sandbox(shared: &Shared, pod: &Pod, attempt: u32) -> Result<Arc<SandboxSpec>, String> {
+pub(crate) async fn create_sandbox(shared: &Shared, pod: &Pod, attempt: u32) -> Result<Arc<SandboxSpec>, SandboxError> {
+    if let Some(problem) = shared.ports.node.network_problem().filter(|_| !containers::host_network(pod)) {
+        return Err(SandboxError::Network(problem));
+    }
     let spec = prepare_sandbox(shared, pod, attempt).await?;
     let begun = Timestamp::now();
     let id = shared.ports.runtime.run_sandbox(&spec).await.map_err(|error| error.message)?;

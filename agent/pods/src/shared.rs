@@ -10,11 +10,13 @@ use orlop_agent_core::dns::{NodeDns, parse_resolv_conf};
 use orlop_agent_core::quantity::units;
 use orlop_agent_core::resources::ResourcePolicy;
 use orlop_agent_core::security::NodeSecurity;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::config::{PodPorts, PodsConfig};
 use crate::directories::Directories;
 use crate::observed::ObservedSet;
+use crate::pull_records::PullRecords;
+use crate::user_namespaces::UserNamespaces;
 
 /// A pod as the kubelet port sees it.
 #[derive(Clone)]
@@ -35,10 +37,16 @@ pub(crate) struct Shared {
     pub security: NodeSecurity,
     /// Pods that hold resources of the node, by uid.
     pub admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
+    /// Told when a pod has given its room back.
+    pub room: Notify,
     /// Pods that have a worker, by uid.
     pub entries: Mutex<BTreeMap<String, PodEntry>>,
     /// Where a worker tells that it is done, by its uid.
     pub ended: mpsc::UnboundedSender<String>,
+    /// Ids of pods with a user namespace.
+    pub user_namespaces: Arc<UserNamespaces>,
+    /// What images were pulled with.
+    pub pull_records: Arc<PullRecords>,
     /// Bounds of the restart back-off.
     pub bounds: BackoffBounds,
 }
@@ -60,12 +68,22 @@ impl Shared {
             pulls: Semaphore::new(config.max_parallel_pulls.max(1)),
             observed: ObservedSet::new(),
             admitted: Mutex::default(),
+            room: Notify::new(),
             entries: Mutex::default(),
             bounds: BackoffBounds::with_max(max.max(SignedDuration::from_secs(1))),
+            user_namespaces: Arc::new(UserNamespaces::new(directories.pods(), config.id_space)),
+            pull_records: Arc::new(PullRecords::new(&config.kubelet_root, config.image_verification.clone())),
             directories,
             config,
             ports,
             ended,
+        }
+    }
+
+    /// A pod no longer holds resources of the node.
+    pub(crate) fn give_room(&self, uid: &str) {
+        if lock(&self.admitted).remove(uid).is_some() {
+            self.room.notify_one();
         }
     }
 

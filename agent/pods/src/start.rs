@@ -96,10 +96,10 @@ async fn start(shared: &Shared, request: &StartRequest, container: &SpecContaine
             None => prepare_sandbox(shared, pod, request.sandbox_attempt).await.map(Arc::new),
         }
     };
-    let (sandbox, env) = try_join(sandbox, environment(shared, pod, container))
+    let (sandbox, env) = try_join(sandbox, environment(shared, pod, container, &request.volumes))
         .await
         .map_err(|message| error("CreateContainerConfigError", message))?;
-    let spec = describe(shared, request, container, env).await?;
+    let spec = describe(shared, request, container, env, &sandbox).await?;
     let keep = |failure: StartError| StartError { sandbox: Some(sandbox.clone()), ..failure };
     let id = runtime
         .create_container(&request.sandbox_id, &spec, &sandbox)
@@ -123,11 +123,17 @@ async fn describe(
     request: &StartRequest,
     container: &SpecContainer<'_>,
     env: Vec<(String, String)>,
+    sandbox: &SandboxSpec,
 ) -> Result<ContainerSpec, StartError> {
     let pod = &*request.pod;
     let config_error = |message: String| error("CreateContainerConfigError", message);
-    let (plans, devices) =
-        plan_mounts(container, &request.volumes, &env).map_err(|refused| config_error(refused.to_string()))?;
+    let supported = shared.ports.node.handler(&sandbox.runtime_handler).recursive_read_only;
+    let (mut plans, devices) = plan_mounts(container, &request.volumes, &env, supported)
+        .map_err(|refused| config_error(refused.to_string()))?;
+    for plan in plans.iter_mut().filter(|plan| plan.mount.image.is_some()) {
+        // By the reference that was pulled, which the name may not stand for any more.
+        plan.mount.image = request.image.volumes.get(&plan.volume).cloned().or(plan.mount.image.take());
+    }
     let files = make_files(shared, request, container, plans).await.map_err(config_error)?;
     let uid = containers::uid(pod);
     let target_id = container.target.and_then(|target| {
@@ -145,6 +151,7 @@ async fn describe(
             mounts: files,
             devices,
             target_id: target_id.as_deref(),
+            user_namespace: sandbox.security.namespaces.user,
             security: &shared.security,
             resources: &shared.resource_policy(),
         },

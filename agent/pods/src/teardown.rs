@@ -40,7 +40,13 @@ pub(crate) async fn tear_down(shared: &Shared, pod: &Pod) -> Result<(), String> 
         }
     };
     let (volumes, cgroup) = tokio::join!(volumes, cgroup);
-    volumes.and(cgroup)
+    volumes.and(cgroup)?;
+    // Only now does nothing on the node carry the pod's ids any more.
+    let (ranges, owned) = (shared.user_namespaces.clone(), uid.to_owned());
+    match tokio::task::spawn_blocking(move || ranges.release(&owned)).await {
+        Ok(result) => result.map_err(|error| format!("ids of the pod's user namespace: {error}")),
+        Err(error) => Err(format!("ids of the pod's user namespace: {error}")),
+    }
 }
 
 /// Removes the pod's directory and logs, when the pod is gone from the API as well.

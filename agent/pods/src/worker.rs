@@ -13,13 +13,14 @@ use orlop_agent_core::facts::ObservedPod;
 use orlop_agent_core::lifecycle::{Lifecycle, LifecycleEvent};
 use orlop_agent_core::memory::{PodMemory, StepState, Verdict};
 use orlop_agent_core::plan::{PlanInput, plan};
-use orlop_agent_core::ports::MountedVolume;
+use orlop_agent_core::ports::{EventType, MountedVolume};
 use orlop_agent_core::runtime::SandboxSpec;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::image::ReadyImage;
+use crate::recorder::pod_event;
 use crate::shared::{Shared, lock};
 use operation::Done;
 
@@ -169,7 +170,7 @@ impl Worker {
             }
         }
         lock(&self.shared.entries).remove(&self.uid);
-        lock(&self.shared.admitted).remove(&self.uid);
+        self.shared.give_room(&self.uid);
         drop(self.observed);
         self.shared.observed.forget(&self.uid);
         let _ = self.shared.ended.send(self.uid);
@@ -202,11 +203,15 @@ impl Worker {
             });
             let before = self.memory.lifecycle;
             if let Some(verdict) = plan.stop {
+                if let Some(verdict) = &verdict {
+                    let events = &*self.shared.ports.events;
+                    pod_event(events, &self.pod, EventType::Normal, &verdict.reason, &verdict.message);
+                }
                 self.begin_stop(verdict, None, now);
             }
             if plan.stopped && !self.start_under_way() {
                 self.memory.lifecycle = self.memory.lifecycle.after(LifecycleEvent::Stopped);
-                lock(&self.shared.admitted).remove(&self.uid);
+                self.shared.give_room(&self.uid);
             }
             wake = earliest(wake, plan.wake_at);
             for action in plan.actions {

@@ -180,3 +180,64 @@ async fn pods_that_do_not_fit_are_refused() {
     );
     assert_eq!(world.runtime.count("run_sandbox"), 0);
 }
+
+#[tokio::test]
+async fn a_new_image_is_tried_without_the_back_off_of_the_old_one() {
+    let world = World::new();
+    let with_image = |image: &str| pod("u1", json!({"containers": [{"name": "a", "image": image}]}));
+    world.apply(with_image("x:1"));
+    world.until("running", |world| world.ready("u1")).await;
+    for starts in 1..3 {
+        world.until("started", |world| world.runtime.count("start_container") == starts && world.ready("u1")).await;
+        world.runtime.exit("u1", "a", 1);
+    }
+    world.until("backing off", |world| world.waiting("u1") == "CrashLoopBackOff").await;
+    let changed = Instant::now();
+    world.apply(with_image("y:1"));
+    world.until("the new image runs", |world| world.ready("u1")).await;
+    assert!(changed.elapsed().as_secs() < 8, "{:?}", changed.elapsed());
+    assert_eq!(world.runtime.last_container().user_image, "y:1");
+}
+
+#[tokio::test]
+async fn pods_wait_for_the_network_unless_they_use_the_nodes() {
+    let world = World::new();
+    *world.ports.network_problem.lock().unwrap() = Some("container runtime network not ready".into());
+    world.apply(pod("u1", json!({"containers": [{"name": "a", "image": "x:1"}]})));
+    world.apply(pod("u2", json!({"hostNetwork": true, "containers": [{"name": "a", "image": "x:1"}]})));
+    world.until("told", |world| world.has_event("pod-u1 NetworkNotReady: network is not ready: container")).await;
+    world.until("the other's sandbox", |world| world.runtime.calls().contains(&"run_sandbox u2".into())).await;
+    assert!(!world.runtime.calls().contains(&"run_sandbox u1".into()));
+    *world.ports.network_problem.lock().unwrap() = None;
+    world.until("ready", |world| world.ready("u1")).await;
+}
+
+#[tokio::test]
+async fn images_that_are_mounted_are_pulled_and_named_by_their_reference() {
+    let world = World::new();
+    let spec = json!({
+        "containers": [{"name": "a", "image": "x:1", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "volumes": [{"name": "v", "image": {"reference": "z:1", "pullPolicy": "IfNotPresent"}}]
+    });
+    world.apply(pod("u1", spec.clone()));
+    world.until("ready", |world| world.ready("u1")).await;
+    assert!(world.has_event("pod-u1 Pulled: Successfully pulled image \"z:1\""));
+    let mount = world.runtime.last_container().mounts.into_iter().find(|mount| mount.container_path == "/v").unwrap();
+    assert!(mount.image.is_some() && mount.read_only, "{mount:?}");
+    let mut never = spec;
+    never["volumes"][0]["image"] = json!({"reference": "other:1", "pullPolicy": "Never"});
+    world.apply(pod("u2", never));
+    world.until("refused", |world| world.waiting("u2") == "ErrImageNeverPull").await;
+}
+
+#[tokio::test]
+async fn a_pod_past_its_deadline_says_so() {
+    let world = World::new();
+    world.apply(pod(
+        "u1",
+        json!({"activeDeadlineSeconds": 1, "terminationGracePeriodSeconds": 1, "containers": [{"name": "a", "image": "x:1"}]}),
+    ));
+    world.until("failed", |world| world.phase("u1") == "Failed").await;
+    assert_eq!(world.status("u1").reason.as_deref(), Some("DeadlineExceeded"));
+    assert!(world.has_event("DeadlineExceeded: Pod was active on the node longer than the specified deadline"));
+}

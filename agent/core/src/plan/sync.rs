@@ -12,7 +12,7 @@ use crate::hash::container_hash;
 use crate::memory::{ImageState, StepState, Verdict};
 use crate::plan::{Action, Plan, PlanInput, StopReason, spec_grace_seconds, surplus_containers};
 use crate::probe::ProbeKind;
-use crate::restart::{RestartDecision, decide_restart};
+use crate::restart::{RestartDecision, decide_restart, restart_all_source};
 
 pub(super) fn plan_sync(input: &PlanInput<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -153,19 +153,7 @@ fn plan_old_sandboxes(input: &PlanInput<'_>, current: &ObservedSandbox, plan: &m
 
 /// A rule may ask to start all anew: everything is stopped at once, then removed, the container that asked last.
 fn restart_all(input: &PlanInput<'_>, sandbox: &ObservedSandbox, plan: &mut Plan) -> bool {
-    let asks = |container: &SpecContainer<'_>| {
-        let instance = input.observed.latest_in(&sandbox.id, container.name())?;
-        let by_probe = input.memory.killed_by_probe.contains(&instance.id);
-        let all = instance.exited()
-            && decide_restart(input.pod, container.kind, &container.container, instance.exit_code, by_probe)
-                == RestartDecision::RestartAll;
-        all.then_some(instance)
-    };
-    let Some(source) =
-        init_containers(input.pod).chain(app_containers(input.pod)).find_map(|container| asks(&container))
-    else {
-        return false;
-    };
+    let Some(source) = restart_all_source(input.pod, input.observed, input.memory) else { return false };
     let others: Vec<&ObservedContainer> =
         input.observed.containers.iter().filter(|c| c.sandbox_id == sandbox.id && c.id != source.id).collect();
     let running: Vec<_> = others.iter().filter(|container| container.running()).collect();

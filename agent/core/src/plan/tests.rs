@@ -255,8 +255,24 @@ fn a_rule_may_restart_all() {
     world.settle();
     world.exit("i", 0);
     world.settle();
+    assert_eq!(world.condition("AllContainersRestarting"), "False");
     world.exit("a", 88);
-    assert_eq!(world.settle(), ["stop b RestartAll 0s", "remove i0", "remove b0", "remove a0", "image i", "start i 1"]);
+    assert_eq!(world.pass(), ["stop b RestartAll 0s"]);
+    assert_eq!(world.condition("AllContainersRestarting"), "True RestartAllContainersStarted");
+    assert_eq!(world.states(), "i:RestartingAllContainers a:RestartingAllContainers b:RestartingAllContainers");
+    assert_eq!(world.settle(), ["remove i0", "remove b0", "remove a0", "image i", "start i 1"]);
+    assert_eq!(world.condition("AllContainersRestarting"), "False");
+    assert_eq!(world.condition("Initialized"), "True", "a pod that was initialized stays so");
+    world.exit("i", 0);
+    assert_eq!(world.settle(), ["image a", "image b", "start a 1", "start b 1"]);
+    let last = |name: &str| {
+        let statuses = world.status.container_statuses.iter().flatten();
+        let status = statuses.into_iter().find(|status| status.name == name).unwrap();
+        let end = status.last_state.clone().unwrap().terminated.unwrap();
+        (end.reason.unwrap(), end.exit_code, status.restart_count)
+    };
+    assert_eq!(last("a"), ("Error".into(), 88, 1));
+    assert_eq!(last("b"), ("RestartingAllContainers".into(), 137, 1));
 }
 
 #[test]

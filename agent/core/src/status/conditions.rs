@@ -3,9 +3,11 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::admission::{PREEMPTED, PREEMPTED_CONDITION};
 use crate::containers::{ContainerKind, host_network, init_containers};
 use crate::lifecycle::Lifecycle;
 use crate::memory::StepState;
+use crate::restart::{may_restart_all, restart_all_source};
 use crate::status::StatusInput;
 use crate::status::instances::Statuses;
 
@@ -35,10 +37,14 @@ pub(super) fn conditions(input: &StatusInput<'_>, phase: &str, statuses: &Status
         ("ContainersReady", containers_ready),
         ("PodScheduled", Finding::yes()),
     ];
+    if may_restart_all(input.pod) {
+        findings.push(("AllContainersRestarting", restarting(input, phase)));
+    }
     if let Some(verdict) = input.memory.verdict.as_ref().filter(|verdict| verdict.disruption) {
+        let message = if verdict.reason == PREEMPTED { PREEMPTED_CONDITION } else { &verdict.message };
         findings.push((
             "DisruptionTarget",
-            Finding { holds: true, reason: Some("TerminationByKubelet"), message: Some(verdict.message.clone()) },
+            Finding { holds: true, reason: Some("TerminationByKubelet"), message: Some(message.to_owned()) },
         ));
     }
     let mut conditions: Vec<PodCondition> =
@@ -105,10 +111,26 @@ fn initialized(input: &StatusInput<'_>, phase: &str, statuses: &Statuses) -> Fin
                 .map_or("", |status| status.name.as_str())
         })
         .collect();
-    if missing.is_empty() {
+    // Init containers that run again because all do have been through once.
+    let before = input.previous.conditions.iter().flatten().any(|c| c.type_ == "Initialized" && c.status == "True");
+    if missing.is_empty() || (before && may_restart_all(input.pod)) {
         return Finding::yes();
     }
     Finding::no("ContainersNotInitialized", Some(format!("containers with incomplete status: [{}]", missing.join(" "))))
+}
+
+/// A rule has asked to start all containers anew, and not all have been cleared away yet.
+fn restarting(input: &StatusInput<'_>, phase: &str) -> Finding {
+    match phase {
+        "Succeeded" => Finding::no("PodCompleted", None),
+        "Failed" => Finding::no("PodFailed", None),
+        _ if restart_all_source(input.pod, input.observed, input.memory).is_some() => Finding {
+            holds: true,
+            reason: Some("RestartAllContainersStarted"),
+            message: Some("container exited with restart policy rule".to_owned()),
+        },
+        _ => Finding { holds: false, reason: None, message: None },
+    }
 }
 
 fn containers_ready(input: &StatusInput<'_>, phase: &str, statuses: &Statuses) -> Finding {

@@ -2,18 +2,22 @@
 
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, LinuxContainerUser,
+    ContainerUser, LinuxContainerUser, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::backoff::{Backoff, format_delay};
+use crate::container_spec::recursive_read_only;
 use crate::containers::{ContainerKind, SpecContainer, all_containers, display, init_containers};
 use crate::facts::{ContainerFact, ObservedContainer};
 use crate::lifecycle::Lifecycle;
 use crate::memory::{ContainerMemory, ImageState};
 use crate::probe::ProbeKind;
-use crate::restart::{RestartDecision, decide_restart};
+use crate::restart::{RestartDecision, decide_restart, restart_all_source};
 use crate::status::StatusInput;
+
+/// Waiting reason of containers that a rule starts anew with all others, and reason of the end before.
+const CLEARED_AWAY: &str = "RestartingAllContainers";
 
 /// Statuses by the lists of the API.
 #[derive(Debug, Default)]
@@ -53,6 +57,7 @@ fn container_status(
         image: container.container.image.clone().unwrap_or_default(),
         allocated_resources: container.container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         resources: container.container.resources.clone(),
+        volume_mounts: volume_mounts(input, container),
         ..ContainerStatus::default()
     };
     match newest {
@@ -104,6 +109,13 @@ fn with_instance(
                 _ => started && memory.probe_passing(ProbeKind::Readiness, &newest.id) == Some(true),
             };
         }
+        ContainerFact::Exited if restarts_with_all(input, container) => {
+            status.started = Some(false);
+            let source = restart_all_source(input.pod, input.observed, input.memory);
+            let is_source = source.is_some_and(|source| source.id == newest.id);
+            status.last_state = Some(if is_source { terminated(input.runtime, newest) } else { removed() });
+            status.state = Some(waiting_state(cleared_away()));
+        }
         ContainerFact::Exited => {
             status.started = Some(false);
             status.ready = container.kind == ContainerKind::Init && newest.exit_code == 0;
@@ -140,6 +152,11 @@ fn without_instance(
         status.image_id.clone_from(&previous.image_id);
         status.container_id.clone_from(&previous.container_id);
     }
+    if restarts_with_all(input, container) && state.is_some_and(|state| state.waiting.is_none()) {
+        status.last_state = Some(removed());
+        status.state = Some(waiting_state(cleared_away()));
+        return;
+    }
     if let Some(state) = state.filter(|state| state.terminated.is_some()) {
         status.ready =
             container.kind == ContainerKind::Init && state.terminated.as_ref().is_some_and(|end| end.exit_code == 0);
@@ -154,6 +171,7 @@ fn without_instance(
     }
     if let Some(running) = state.and_then(|state| state.running.as_ref()) {
         status.last_state = Some(lost(
+            "ContainerStatusUnknown",
             "The container could not be located when the pod was deleted.  The container used to be Running",
             running.started_at.clone(),
         ));
@@ -177,7 +195,7 @@ fn waiting(
         let decision = decide_restart(input.pod, container.kind, &container.container, ended.exit_code, by_probe);
         match decision {
             RestartDecision::Stay if !input.memory.restart_regardless.contains(&ended.id) => return None,
-            RestartDecision::RestartAll => return Some(("RestartingAllContainers".into(), None)),
+            RestartDecision::RestartAll => return Some(cleared_away()),
             _ => {}
         }
         if container.kind == ContainerKind::Init && ended.exit_code == 0 {
@@ -207,6 +225,39 @@ fn waiting(
         display(input.pod)
     );
     Some(("CrashLoopBackOff".into(), Some(message)))
+}
+
+/// Whether the container is cleared away because a rule starts all containers anew.
+fn restarts_with_all(input: &StatusInput<'_>, container: &SpecContainer<'_>) -> bool {
+    input.memory.lifecycle == Lifecycle::Syncing
+        && container.kind != ContainerKind::Ephemeral
+        && restart_all_source(input.pod, input.observed, input.memory).is_some()
+}
+
+/// The end of a container that was cleared away, in the kubelet's words.
+fn removed() -> ContainerState {
+    lost(CLEARED_AWAY, "The container is removed because RestartAllContainers in place", None)
+}
+
+fn cleared_away() -> (String, Option<String>) {
+    (CLEARED_AWAY.to_owned(), None)
+}
+
+/// Mounts of volumes, with what becomes of their wish to be read-only all the way down.
+fn volume_mounts(input: &StatusInput<'_>, container: &SpecContainer<'_>) -> Option<Vec<VolumeMountStatus>> {
+    let mounts = container.container.volume_mounts.as_ref().filter(|mounts| !mounts.is_empty())?;
+    let status = |mount: &VolumeMount| {
+        let recursive = matches!(recursive_read_only(mount, input.recursive_read_only), Ok(true));
+        let read_only = mount.read_only == Some(true);
+        VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only: Some(read_only).filter(|set| *set),
+            recursive_read_only: read_only.then(|| if recursive { "Enabled" } else { "Disabled" }.to_owned()),
+            ..VolumeMountStatus::default()
+        }
+    };
+    Some(mounts.iter().map(status).collect())
 }
 
 fn default_waiting(input: &StatusInput<'_>, container: &SpecContainer<'_>) -> (String, Option<String>) {
@@ -241,11 +292,11 @@ fn terminated(runtime: &str, instance: &ObservedContainer) -> ContainerState {
     }
 }
 
-fn lost(message: &str, started_at: Option<Time>) -> ContainerState {
+fn lost(reason: &str, message: &str, started_at: Option<Time>) -> ContainerState {
     ContainerState {
         terminated: Some(ContainerStateTerminated {
             exit_code: 137,
-            reason: Some("ContainerStatusUnknown".into()),
+            reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
             started_at,
             ..ContainerStateTerminated::default()
@@ -278,7 +329,8 @@ pub(super) fn settle(input: &StatusInput<'_>, statuses: &mut Statuses) {
                 .as_ref()
                 .and_then(|state| state.running.as_ref())
                 .and_then(|running| running.started_at.clone());
-            status.state = Some(lost("The container could not be located when the pod was terminated", started_at));
+            let message = "The container could not be located when the pod was terminated";
+            status.state = Some(lost("ContainerStatusUnknown", message, started_at));
         }
     };
     if any_begun || (initialized && input.observed.sandbox().is_some()) {

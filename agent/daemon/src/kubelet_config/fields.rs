@@ -1,8 +1,7 @@
 //! Names of all fields of `KubeletConfiguration` v1beta1 in Kubernetes 1.36.
 
 /// Fields that a kubelet knows and this agent does not heed yet.
-pub(super) const UNHEEDED: [&str; 83] = [
-    "allowedUnsafeSysctls",
+pub(super) const UNHEEDED: [&str; 79] = [
     "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
     "containerLogMaxFiles",
@@ -36,7 +35,6 @@ pub(super) const UNHEEDED: [&str; 83] = [
     "imageGCLowThresholdPercent",
     "imageMaximumGCAge",
     "imageMinimumGCAge",
-    "imagePullCredentialsVerificationPolicy",
     "iptablesDropBit",
     "iptablesMasqueradeBit",
     "kernelMemcgNotification",
@@ -55,7 +53,6 @@ pub(super) const UNHEEDED: [&str; 83] = [
     "mergeDefaultEvictionSettings",
     "oomScoreAdj",
     "podCIDR",
-    "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
     "qosReserved",
     "readOnlyPort",
@@ -83,7 +80,6 @@ pub(super) const UNHEEDED: [&str; 83] = [
     "topologyManagerPolicyOptions",
     "topologyManagerScope",
     "tracing",
-    "userNamespaces",
     "volumePluginDir",
 ];
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use orlop_agent_core::admission::check_sysctl_pattern;
+use orlop_agent_core::user_namespaces::IdSpace;
 use serde_json::{Map, Value};
 
 use super::KubeletConfiguration;
@@ -154,6 +156,12 @@ fn check(config: &KubeletConfiguration) -> Result<(), String> {
     {
         return Err(format!("crashLoopBackOff.maxContainerRestartPeriod: {period} is not between 1s and 300s"));
     }
+    IdSpace::of_machine(config.user_namespaces.ids_per_pod, config.max_pods)
+        .map_err(|why| format!("userNamespaces.idsPerPod: {why}"))?;
+    config.image_verification()?;
+    for pattern in &config.allowed_unsafe_sysctls {
+        check_sysctl_pattern(pattern).map_err(|why| format!("allowedUnsafeSysctls: {why}"))?;
+    }
     if config.node_status_update_frequency.0.is_zero() {
         return Err("nodeStatusUpdateFrequency: must be more than 0".to_owned());
     }
@@ -225,6 +233,12 @@ evictionSoft: null
             (&format!("{HEAD}clusterDNS: [nowhere]\n"), "clusterDNS"),
             (&format!("{HEAD}tlsCertFile: /a\n"), "tlsPrivateKeyFile"),
             (&format!("{HEAD}cgroupRoot: a\n"), "cgroupRoot"),
+            (&format!("{HEAD}userNamespaces: {{idsPerPod: 1000}}\n"), "userNamespaces.idsPerPod"),
+            (
+                &format!("{HEAD}imagePullCredentialsVerificationPolicy: Sometimes\n"),
+                "imagePullCredentialsVerificationPolicy",
+            ),
+            (&format!("{HEAD}allowedUnsafeSysctls: [net.*, vm.swappiness]\n"), "allowedUnsafeSysctls"),
             (&format!("{HEAD}crashLoopBackOff: {{maxContainerRestartPeriod: 10m}}\n"), "maxContainerRestartPeriod"),
         ] {
             let error = parse_config(text).unwrap_err();

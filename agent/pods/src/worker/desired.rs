@@ -64,13 +64,18 @@ impl Worker {
         }
     }
 
-    /// Images of containers whose definition names another one by now are not what was looked for.
+    /// Images of containers whose definition names another one by now are not what was looked for, and their new image
+    /// has not failed yet.
     fn forget_images(&mut self, new: &Pod) {
         for container in containers::all_containers(new) {
             let changed = containers::find_container(&self.pod, container.name())
                 .is_some_and(|old| old.container.image != container.container.image);
             if changed && let Some(memory) = self.memory.containers.get_mut(container.name()) {
                 memory.image = ImageState::Unknown;
+                // What kept failing was the other image.
+                memory.crash_loop = None;
+                memory.failure = None;
+                self.start_errors.remove(container.name());
                 self.images.remove(container.name());
                 self.flips.remove(container.name());
             }

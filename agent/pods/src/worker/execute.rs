@@ -45,7 +45,7 @@ impl Worker {
                 self.memory.sandbox = StepState::Running;
                 let (shared, pod) = (self.shared.clone(), self.pod.clone());
                 let operation = async move { Done::Sandbox(create_sandbox(&shared, &pod, attempt).await) };
-                self.sandbox_operation = Some(self.spawn(Done::Sandbox(Err(PANICKED.into())), operation));
+                self.sandbox_operation = Some(self.spawn(Done::Sandbox(Err(PANICKED.to_owned().into())), operation));
             }
             Action::StopSandbox { id, changed } => self.stop_sandbox(id, changed, observed),
             Action::RemoveSandbox { id } => {

@@ -11,6 +11,7 @@ use orlop_agent_core::runtime::SandboxSpec;
 use tokio::task::AbortHandle;
 
 use crate::image::{ImageFailure, ReadyImage};
+use crate::sandbox::SandboxError;
 use crate::start::{StartError, Started};
 use crate::worker::Worker;
 
@@ -19,7 +20,7 @@ use crate::worker::Worker;
 pub(super) enum Done {
     Volumes(Result<BTreeMap<String, MountedVolume>, String>),
     Refreshed(Result<BTreeMap<String, MountedVolume>, String>),
-    Sandbox(Result<Arc<SandboxSpec>, String>),
+    Sandbox(Result<Arc<SandboxSpec>, SandboxError>),
     Image { container: String, image: String, result: Result<ReadyImage, ImageFailure> },
     Start { container: String, result: Result<Started, StartError> },
     Stop { id: String, result: Result<(), String> },

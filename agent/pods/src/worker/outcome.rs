@@ -8,15 +8,19 @@ use orlop_agent_core::backoff::{Backoff, BackoffBounds};
 use orlop_agent_core::lifecycle::{Lifecycle, LifecycleEvent};
 use orlop_agent_core::memory::{ImageState, StartFailure, StepState};
 use orlop_agent_core::ports::EventType;
+use orlop_agent_core::runtime::SandboxSpec;
 
 use crate::image::{ImageFailure, ReadyImage};
 use crate::recorder::pod_event;
+use crate::sandbox::SandboxError;
 use crate::start::{StartError, Started};
 use crate::worker::operation::Done;
 use crate::worker::{Worker, doubling};
 
 /// A failed pull is shown as such for so long, then as waiting for its back-off.
 const FLIP_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// Before a pod without a network looks for one again (kubelet's wait after "network is not ready").
+const NETWORK_RETRY: Duration = Duration::from_secs(1);
 /// Before a stop or removal that failed is tried again.
 const STOP_RETRY: SignedDuration = SignedDuration::from_secs(2);
 
@@ -97,23 +101,27 @@ impl Worker {
         }
     }
 
-    fn sandbox_created(&mut self, result: Result<Arc<orlop_agent_core::runtime::SandboxSpec>, String>, now: Timestamp) {
+    fn sandbox_created(&mut self, result: Result<Arc<SandboxSpec>, SandboxError>, now: Timestamp) {
         self.sandbox_operation = None;
-        match result {
+        let error = match result {
             Ok(spec) => {
                 self.sandbox = Some(spec);
                 self.sandbox_failures = 0;
                 self.memory.sandbox = StepState::Done;
+                return;
             }
-            Err(message) => {
-                let text = format!("Failed to create pod sandbox: {message}");
-                pod_event(&*self.shared.ports.events, &self.pod, EventType::Warning, "FailedCreatePodSandBox", &text);
-                self.sandbox_failures += 1;
-                let delay = doubling(Duration::from_secs(1), Duration::from_secs(10), self.sandbox_failures - 1);
-                self.memory.sandbox =
-                    StepState::Failed { failures: self.sandbox_failures, retry_at: now + delay, message };
-            }
-        }
+            Err(error) => error,
+        };
+        let (reason, text) = (error.reason(), error.to_string());
+        pod_event(&*self.shared.ports.events, &self.pod, EventType::Warning, reason, &text);
+        let (first, longest) = match &error {
+            SandboxError::Network(_) => (NETWORK_RETRY, NETWORK_RETRY),
+            SandboxError::Failed(_) => (Duration::from_secs(1), Duration::from_secs(10)),
+        };
+        self.sandbox_failures += 1;
+        let delay = doubling(first, longest, self.sandbox_failures - 1);
+        self.memory.sandbox =
+            StepState::Failed { failures: self.sandbox_failures, retry_at: now + delay, message: text };
     }
 
     fn image_ensured(

@@ -24,8 +24,14 @@ impl Worker {
             host_ips: &self.shared.ports.node.host_ips(),
             runtime: &self.shared.ports.runtime.name(),
             bounds: self.shared.bounds,
+            recursive_read_only: self.shared.ports.node.handler(self.runtime_handler()).recursive_read_only,
             now,
         })
+    }
+
+    /// Handler of the pod's sandbox; the default one while there is none.
+    fn runtime_handler(&self) -> &str {
+        self.sandbox.as_ref().map_or("", |sandbox| &sandbox.runtime_handler)
     }
 
     /// Publishes the status if it changed, and once that everything is gone.

@@ -24,17 +24,26 @@ pub struct Ports {
     pub events: Mutex<Vec<String>>,
     pub statuses: Mutex<Vec<StatusUpdate>>,
     pub config_maps: Mutex<BTreeMap<String, Arc<ConfigMap>>>,
+    pub secrets: Mutex<BTreeMap<String, Arc<Secret>>>,
     pub changes: Mutex<Option<tokio::sync::mpsc::UnboundedReceiver<(String, String, String)>>>,
     pub torn_down: Mutex<Vec<String>>,
     pub volumes_on_disk: Mutex<Vec<String>>,
     pub fail_volumes: Mutex<Option<String>>,
     pub allocatable: Mutex<BTreeMap<String, Quantity>>,
     pub mirrors: Mutex<Vec<String>>,
+    pub handler: Mutex<HandlerFeatures>,
+    pub network_problem: Mutex<Option<String>>,
     pub changed: tokio::sync::Notify,
 }
 
 fn missing<T>(kind: &'static str, name: &str) -> Result<T, PortError> {
     Err(PortError::NotFound { kind, name: name.to_owned() })
+}
+
+/// An image volume; others take no part here.
+fn image(volume: &k8s_openapi::api::core::v1::Volume) -> Option<(String, MountedVolume)> {
+    let image = volume.image.as_ref()?.reference.clone();
+    Some((volume.name.clone(), MountedVolume { host_path: "".into(), read_only: true, image }))
 }
 
 struct Changes(Option<tokio::sync::mpsc::UnboundedReceiver<(String, String, String)>>);
@@ -63,7 +72,8 @@ impl Objects for Ports {
         Box::pin(async move { found.map_or_else(|| missing("ConfigMap", name), Ok) })
     }
     fn secret<'a>(&'a self, _namespace: &'a str, name: &'a str) -> PortFuture<'a, Result<Arc<Secret>, PortError>> {
-        Box::pin(async move { missing("Secret", name) })
+        let found = self.secrets.lock().unwrap().get(name).cloned();
+        Box::pin(async move { found.map_or_else(|| missing("Secret", name), Ok) })
     }
     fn claim<'a>(
         &'a self,
@@ -98,15 +108,12 @@ impl Objects for Ports {
 }
 
 impl Volumes for Ports {
-    fn set_up<'a>(
-        &'a self,
-        _pod: &'a Arc<Pod>,
-    ) -> PortFuture<'a, Result<BTreeMap<String, MountedVolume>, VolumeError>> {
+    fn set_up<'a>(&'a self, pod: &'a Arc<Pod>) -> PortFuture<'a, Result<BTreeMap<String, MountedVolume>, VolumeError>> {
         let failure = self.fail_volumes.lock().unwrap().clone();
         Box::pin(async move {
             match failure {
                 Some(message) => Err(VolumeError::SetUp { volume: "v".into(), message }),
-                None => Ok(BTreeMap::new()),
+                None => Ok(pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(image).collect()),
             }
         })
     }
@@ -185,6 +192,12 @@ impl NodeFacts for Ports {
     }
     fn refusal(&self, _pod: &Pod) -> Option<(String, String)> {
         None
+    }
+    fn handler(&self, _name: &str) -> HandlerFeatures {
+        *self.handler.lock().unwrap()
+    }
+    fn network_problem(&self) -> Option<String> {
+        self.network_problem.lock().unwrap().clone()
     }
 }
 

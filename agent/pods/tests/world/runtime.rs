@@ -15,6 +15,8 @@ use tokio::sync::{Notify, broadcast};
 struct State {
     pods: BTreeMap<String, ObservedPod>,
     images: BTreeSet<String>,
+    /// Images that only this user may pull.
+    private: BTreeMap<String, String>,
     calls: Vec<String>,
     /// Calls that fail, by their first words.
     failing: BTreeMap<String, String>,
@@ -24,6 +26,9 @@ struct State {
     execs: BTreeMap<String, i32>,
     /// Containers that don't end by themselves when they are signalled.
     stubborn: BTreeSet<String>,
+    /// What sandboxes and containers were asked for as, the last ones.
+    sandbox: Option<SandboxSpec>,
+    container: Option<ContainerSpec>,
     serial: u32,
 }
 
@@ -59,6 +64,21 @@ impl FakeRuntime {
 
     pub fn calls(&self) -> Vec<String> {
         self.state.lock().unwrap().calls.clone()
+    }
+
+    /// From now on only this user may pull the image.
+    pub fn make_private(&self, image: &str, user: &str) {
+        self.state.lock().unwrap().private.insert(image.to_owned(), user.to_owned());
+    }
+
+    /// The sandbox that was asked for last.
+    pub fn last_sandbox(&self) -> SandboxSpec {
+        self.state.lock().unwrap().sandbox.clone().unwrap()
+    }
+
+    /// The container that was asked for last.
+    pub fn last_container(&self) -> ContainerSpec {
+        self.state.lock().unwrap().container.clone().unwrap()
     }
 
     pub fn count(&self, call: &str) -> usize {
@@ -177,6 +197,7 @@ impl Runtime for FakeRuntime {
     fn run_sandbox<'a>(&'a self, spec: &'a SandboxSpec) -> Answer<'a, String> {
         Box::pin(async move {
             self.enter(format!("run_sandbox {}", spec.uid)).await?;
+            self.state.lock().unwrap().sandbox = Some(spec.clone());
             let id = format!("{}-s{}", spec.uid, spec.attempt);
             let made = ObservedSandbox {
                 id: id.clone(),
@@ -232,6 +253,7 @@ impl Runtime for FakeRuntime {
             self.enter(format!("create_container {} {}", spec.name, spec.attempt)).await?;
             let serial = {
                 let mut state = self.state.lock().unwrap();
+                state.container = Some(spec.clone());
                 state.serial += 1;
                 state.serial
             };
@@ -335,11 +357,15 @@ impl Runtime for FakeRuntime {
     fn pull_image<'a>(
         &'a self,
         image: &'a str,
-        _auth: Option<&'a RegistryAuth>,
+        auth: Option<&'a RegistryAuth>,
         _sandbox: Option<&'a SandboxSpec>,
     ) -> Answer<'a, String> {
         Box::pin(async move {
             self.enter(format!("pull_image {image}")).await?;
+            let owner = self.state.lock().unwrap().private.get(image).cloned();
+            if owner.is_some_and(|owner| auth.is_none_or(|auth| auth.username != owner)) {
+                return Err(RuntimeError { failure: RuntimeFailure::Other, message: "unauthorized".into() });
+            }
             self.state.lock().unwrap().images.insert(image.to_owned());
             Ok(image.to_owned())
         })

@@ -1,9 +1,13 @@
 //! A container in CRI.
 
 use orlop_agent_core::runtime::{ContainerSpec, MountSpec, Propagation};
+use orlop_agent_core::user_namespaces::IdMapping;
 use orlop_proto::cri;
 
-use super::{resources::resources, security::container_security};
+use super::{
+    resources::resources,
+    security::{container_security, id_mapping},
+};
 
 /// The container's configuration.
 pub(crate) fn container_config(spec: &ContainerSpec) -> cri::ContainerConfig {
@@ -22,7 +26,8 @@ pub(crate) fn container_config(spec: &ContainerSpec) -> cri::ContainerConfig {
             .iter()
             .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone().into_bytes() })
             .collect(),
-        mounts: spec.mounts.iter().map(mount).collect(),
+        // Whatever is mounted is seen with the pod's ids, too.
+        mounts: spec.mounts.iter().map(|from| mount(from, spec.security.namespaces.user)).collect(),
         devices: spec
             .devices
             .iter()
@@ -52,7 +57,8 @@ pub(crate) fn container_config(spec: &ContainerSpec) -> cri::ContainerConfig {
     }
 }
 
-fn mount(from: &MountSpec) -> cri::Mount {
+fn mount(from: &MountSpec, ids: Option<IdMapping>) -> cri::Mount {
+    let mappings: Vec<cri::IdMapping> = ids.map(id_mapping).into_iter().collect();
     cri::Mount {
         container_path: from.container_path.clone(),
         host_path: from.host_path.clone(),
@@ -66,6 +72,7 @@ fn mount(from: &MountSpec) -> cri::Mount {
         recursive_read_only: from.recursive_read_only,
         image: from.image.as_ref().map(|image| cri::ImageSpec { image: image.clone(), ..Default::default() }),
         image_sub_path: from.image_sub_path.clone(),
-        ..Default::default()
+        uid_mappings: mappings.clone(),
+        gid_mappings: mappings,
     }
 }

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::SELinuxOptions;
 use orlop_agent_core::security::{ContainerSecurity, NamespaceMode, Namespaces, Profile, SandboxSecurity};
+use orlop_agent_core::user_namespaces::IdMapping;
 use orlop_proto::cri;
 
 fn mode(mode: &NamespaceMode) -> (i32, String) {
@@ -20,8 +21,17 @@ fn namespace_options(from: &Namespaces) -> cri::NamespaceOption {
         pid,
         ipc: mode(&from.ipc).0,
         target_id,
-        userns_options: None,
+        userns_options: from.user.map(|mapping| cri::UserNamespace {
+            mode: cri::NamespaceMode::Pod as i32,
+            uids: vec![id_mapping(mapping)],
+            gids: vec![id_mapping(mapping)],
+        }),
     }
+}
+
+/// A range of ids.
+pub(super) fn id_mapping(from: IdMapping) -> cri::IdMapping {
+    cri::IdMapping { host_id: from.host_id, container_id: from.container_id, length: from.length }
 }
 
 fn selinux(from: &Option<SELinuxOptions>) -> Option<cri::SeLinuxOption> {

@@ -1,0 +1,56 @@
+//! Images that not every pod may use.
+
+mod world;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::json;
+use world::{World, pod};
+
+fn secret(name: &str, user: &str) -> Arc<Secret> {
+    let config = format!(r#"{{"auths": {{"r.example": {{"username": "{user}", "password": "p"}}}}}}"#);
+    let data = k8s_openapi::ByteString(config.into_bytes());
+    Arc::new(Secret {
+        metadata: serde_json::from_value(json!({"name": name, "namespace": "ns", "uid": format!("uid-{name}")}))
+            .unwrap(),
+        type_: Some("kubernetes.io/dockerconfigjson".into()),
+        data: Some([(".dockerconfigjson".to_owned(), data)].into()),
+        ..Secret::default()
+    })
+}
+
+fn spec(policy: &str, secrets: &[&str]) -> serde_json::Value {
+    let secrets: Vec<_> = secrets.iter().map(|name| json!({"name": name})).collect();
+    json!({
+        "imagePullSecrets": secrets,
+        "containers": [{"name": "a", "image": "r.example/private:1", "imagePullPolicy": policy}]
+    })
+}
+
+#[tokio::test]
+async fn an_image_pulled_with_a_secret_is_for_those_who_have_it() {
+    let world = World::new();
+    world.runtime.make_private("r.example/private:1", "owner");
+    for (name, user) in [("good", "owner"), ("copy", "owner"), ("bad", "guest")] {
+        world.ports.secrets.lock().unwrap().insert(name.into(), secret(name, user));
+    }
+    world.apply(pod("u1", spec("IfNotPresent", &["good"])));
+    world.until("the owner's pod runs", |world| world.ready("u1")).await;
+    assert_eq!(world.runtime.count("pull_image"), 1);
+    let records = world.folder.path().join("kubelet/image_manager");
+    assert_eq!(std::fs::read_dir(records.join("pulled")).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(records.join("pulling")).unwrap().count(), 0);
+    for (uid, secret) in [("u2", "good"), ("u3", "copy")] {
+        world.apply(pod(uid, spec("IfNotPresent", &[secret])));
+        world.until("runs without a pull", |world| world.ready(uid)).await;
+    }
+    assert_eq!(world.runtime.count("pull_image"), 1);
+    world.apply(pod("u4", spec("Never", &["bad"])));
+    world.until("may not know that it is there", |world| world.waiting("u4") == "ErrImageNeverPull").await;
+    world.apply(pod("u5", spec("IfNotPresent", &["bad"])));
+    world.until("can't pull it", |world| world.has_event("pod-u5 Failed: Failed to pull image")).await;
+    world.apply(pod("u6", spec("IfNotPresent", &[])));
+    world.until("nor can who has nothing", |world| world.has_event("pod-u6 Failed: Failed to pull image")).await;
+    assert!(world.runtime.running("u5").is_empty() && world.runtime.running("u6").is_empty());
+}
