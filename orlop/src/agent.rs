@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use anyhow::Result;
-use orlop_agent_daemon::{AgentConfig, serve};
+use anyhow::{Context, Result};
+use orlop_agent_daemon::{AgentConfig, CredentialProviderPaths, load_config, serve};
 use orlop_apiserver::pki::Pki;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,15 @@ pub struct Arguments {
     /// Address of the node instead of the one that leads outside.
     #[arg(long, value_name = "IP")]
     pub node_ip: Option<IpAddr>,
+    /// The kubelet's settings (`KubeletConfiguration`); other flags go before it.
+    #[arg(long, value_name = "FILE")]
+    pub kubelet_config: Option<PathBuf>,
+    /// Which programs give credentials for registries (`CredentialProviderConfig`): a file, or a folder of them.
+    #[arg(long, value_name = "PATH", requires = "image_credential_provider_bin_dir")]
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// The folder with these programs.
+    #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
     /// Folder of static pods' manifests.
     #[arg(long, value_name = "DIR")]
     pub pod_manifest_path: Option<PathBuf>,
@@ -42,14 +51,32 @@ pub struct Arguments {
 
 /// Runs the agent until cancelled; containers run on after it.
 pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, cancel: CancellationToken) -> Result<()> {
-    Ok(serve(config(layout, instance, arguments), cancel).await?)
+    Ok(serve(config(layout, instance, arguments)?, cancel).await?)
 }
 
 /// The agent's configuration.
-pub fn config(layout: &Layout, instance: &Instance, arguments: Arguments) -> AgentConfig {
-    let own = || format!("unix://{}", layout.cri_socket().display());
-    let endpoint = arguments.container_runtime_endpoint.unwrap_or_else(own);
-    let mut config = AgentConfig::new(&endpoint).with_root(&layout.kubelet);
+///
+/// # Errors
+/// When the file of the kubelet's settings can't be read or is not one.
+pub fn config(layout: &Layout, instance: &Instance, arguments: Arguments) -> Result<AgentConfig> {
+    let own = format!("unix://{}", layout.cri_socket().display());
+    let mut config = AgentConfig::new(&own).with_root(&layout.kubelet);
+    if let Some(path) = &arguments.kubelet_config {
+        let loaded = load_config(path).context("the kubelet's settings")?;
+        for warning in loaded.warnings {
+            tracing::warn!(file = %path.display(), "{warning}");
+        }
+        config.kubelet = loaded.config;
+    }
+    if let Some(endpoint) = arguments.container_runtime_endpoint {
+        config.kubelet.container_runtime_endpoint = endpoint;
+    } else if config.kubelet.container_runtime_endpoint.is_empty() {
+        config.kubelet.container_runtime_endpoint = own;
+    }
+    config.credential_providers = arguments
+        .image_credential_provider_config
+        .zip(arguments.image_credential_provider_bin_dir)
+        .map(|(config, bin_dir)| CredentialProviderPaths { config, bin_dir });
     config.kubeconfig = arguments.kubeconfig;
     config.node_name = arguments.hostname_override.unwrap_or_default();
     config.node_ips = arguments.node_ip.into_iter().collect();
@@ -66,11 +93,12 @@ pub fn config(layout: &Layout, instance: &Instance, arguments: Arguments) -> Age
     if let Some(authority) = arguments.client_ca_file {
         config.kubelet.authentication.x509.client_ca_file = authority;
     }
-    let manifests = arguments.pod_manifest_path.unwrap_or_else(|| layout.manifests.clone());
-    if manifests.is_dir() {
+    let set = !config.kubelet.static_pod_path.as_os_str().is_empty();
+    let manifests = arguments.pod_manifest_path.or_else(|| (!set).then(|| layout.manifests.clone()));
+    if let Some(manifests) = manifests.filter(|manifests| manifests.is_dir()) {
         config.kubelet.static_pod_path = manifests;
     }
-    config
+    Ok(config)
 }
 
 /// The flags of the node that belongs to this instance's own API server.

@@ -26,7 +26,7 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
         network::prepare(layout, instance)?;
     }
     let (cri, reloads) = cri::configuration(layout, arguments.cri)?;
-    let agent = agent::config(layout, instance, arguments.agent);
+    let agent = agent::config(layout, instance, arguments.agent)?;
     let mut parts = JoinSet::new();
     let end = cancel.clone();
     parts.spawn(async move { orlop_cri_server::serve(cri, reloads, end).await.context("the CRI server") });

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Secret};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::credential_providers::{ProviderAnswer, UserAndPassword};
 use crate::pull_records::PullSecret;
 
 /// Why an image name can't be used; waiting reason `InvalidImageName`.
@@ -184,6 +185,15 @@ impl Keyring {
         serde_json::from_slice::<BTreeMap<String, DockerEntry>>(bytes).is_ok_and(|entries| self.add(entries, None))
     }
 
+    /// Adds what a credential program gives.
+    pub fn add_answer(&mut self, answer: &ProviderAnswer) {
+        let entry = |(image, auth): (&String, &UserAndPassword)| {
+            let (username, password) = (auth.username.clone(), auth.password.clone());
+            (image.clone(), DockerEntry { username, password, ..DockerEntry::default() })
+        };
+        self.add(answer.auth.iter().map(entry).collect(), None);
+    }
+
     fn add(&mut self, entries: BTreeMap<String, DockerEntry>, source: Option<&PullSecret>) -> bool {
         let before = self.entries.len();
         for (server, entry) in entries {
@@ -215,6 +225,16 @@ impl Keyring {
         let name = full_name(image);
         self.entries.iter().filter(|(pattern, _)| matches(pattern, &name)).map(|(_, auth)| auth.clone()).collect()
     }
+}
+
+/// Whether an image is one of those that a pattern (`host[:port][/path]`, `*` in parts of the host) stands for.
+pub(crate) fn matches_image(pattern: &str, image: &str) -> bool {
+    matches(&server_pattern(pattern), &full_name(image))
+}
+
+/// Registry of an image: `docker.io` where it names none.
+pub(crate) fn registry_of(image: &str) -> String {
+    full_name(image).split('/').next().unwrap_or_default().to_owned()
 }
 
 /// An image's name with its registry: `docker.io/library/x` for `x`.

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod backoff;
 pub mod container_spec;
 pub mod containers;
+pub mod credential_providers;
 pub mod dns;
 pub mod downward;
 pub mod env;

@@ -13,6 +13,15 @@ pub const CONTAINER_LOGS: &str = "/var/log/containers";
 /// The version of Kubernetes whose kubelet this agent stands for.
 const KUBERNETES_VERSION: &str = "v1.36.3";
 
+/// Where programs that give credentials for registries are told of, and where they are.
+#[derive(Clone, Debug)]
+pub struct CredentialProviderPaths {
+    /// A file (`CredentialProviderConfig`), or a folder of `.yaml`, `.yml` and `.json` files.
+    pub config: PathBuf,
+    /// The folder with the programs.
+    pub bin_dir: PathBuf,
+}
+
 /// Settings of one agent. Paths are explicit: several agents can live in one machine, even in one process.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -34,6 +43,8 @@ pub struct AgentConfig {
     pub node_labels: BTreeMap<String, String>,
     /// The node's hosts file, for pods on its network.
     pub hosts_file: PathBuf,
+    /// Programs that give credentials for registries; none asks none.
+    pub credential_providers: Option<CredentialProviderPaths>,
     /// Version as nodes report it.
     pub kubelet_version: String,
     /// How long the runtime may take to be there at the start.
@@ -57,6 +68,7 @@ impl AgentConfig {
             node_ips: Vec::new(),
             node_labels: BTreeMap::new(),
             hosts_file: "/etc/hosts".into(),
+            credential_providers: None,
             kubelet_version: KUBERNETES_VERSION.to_owned(),
             runtime_patience: Duration::from_secs(60),
             kubelet,

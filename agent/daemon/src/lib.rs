@@ -10,6 +10,7 @@
 
 mod api_side;
 mod config;
+mod credentials;
 mod duration;
 mod identity;
 mod images;
@@ -24,7 +25,8 @@ mod storage;
 mod supervise;
 mod user_ids;
 
-pub use config::{AgentConfig, CONTAINER_LOGS};
+pub use config::{AgentConfig, CONTAINER_LOGS, CredentialProviderPaths};
+pub use credentials::CredentialsError;
 pub use duration::GoDuration;
 pub use kubelet_config::{
     AnonymousAuthentication, Authentication, AuthorizationConfig, ConfigError, CrashLoopBackOff, KubeletConfiguration,

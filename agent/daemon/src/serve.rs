@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_agent_api::{ApiClients, ClientError};
+use orlop_agent_core::credential_providers::CredentialProvider;
 use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, StatusSink};
 use orlop_agent_core::runtime::Runtime;
 use orlop_agent_core::user_namespaces::IdSpace;
@@ -20,6 +21,7 @@ use tracing::{error, info};
 
 use crate::api_side::ApiSide;
 use crate::config::AgentConfig;
+use crate::credentials::{CredentialsError, load_credential_providers};
 use crate::identity::Identity;
 use crate::images::CriProbe;
 use crate::kubelet_config::KubeletConfiguration;
@@ -66,6 +68,9 @@ pub enum AgentError {
     /// The API server can't be spoken to.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The programs that give credentials can't be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// Pods can't have ids of their own.
     #[error(transparent)]
     UserIds(#[from] UserIdsError),
@@ -105,6 +110,13 @@ pub async fn serve(config: AgentConfig, cancel: CancellationToken) -> Result<(),
     })
     .await?;
     let id_space = find_id_space(&config.kubelet).await?;
+    let credentials = match config.credential_providers.clone() {
+        Some(paths) => {
+            let folder = paths.bin_dir.clone();
+            (folder, blocking(move || Ok(load_credential_providers(&paths)?)).await?)
+        }
+        None => (PathBuf::new(), Vec::new()),
+    };
     // Parts that write to the API outlive those that have something to write.
     let (working, writing) = (cancel.child_token(), CancellationToken::new());
     let (api, writer) = match &config.kubeconfig {
@@ -115,7 +127,7 @@ pub async fn serve(config: AgentConfig, cancel: CancellationToken) -> Result<(),
         }
         None => (None, None),
     };
-    let parts = Parts { config, identity, runtime, amounts, cgroups, id_space, api };
+    let parts = Parts { config, identity, runtime, amounts, cgroups, id_space, credentials, api };
     let result = parts.run(&working).await;
     working.cancel();
     writing.cancel();
@@ -159,6 +171,7 @@ pub(crate) struct Parts {
     amounts: NodeAmounts,
     cgroups: CgroupTree,
     id_space: IdSpace,
+    credentials: (PathBuf, Vec<CredentialProvider>),
     pub(crate) api: Option<ApiSide>,
 }
 
@@ -250,6 +263,7 @@ impl Parts {
             seccomp_default: kubelet.seccomp_default,
             unsafe_sysctls: kubelet.allowed_unsafe_sysctls.clone(),
             id_space: self.id_space,
+            credential_providers: self.credentials.clone(),
             // Checked when the settings were read.
             image_verification: kubelet.image_verification().unwrap_or_default(),
             max_restart_period: restart.map_or(Duration::from_secs(300), |period| period.0),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orlop_agent_core::credential_providers::CredentialProvider;
 use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, PodCgroups, StatusSink, Volumes};
 use orlop_agent_core::pull_records::VerificationPolicy;
 use orlop_agent_core::runtime::Runtime;
@@ -49,6 +50,8 @@ pub struct PodsConfig {
     pub apparmor: bool,
     /// Ids for pods with a user namespace of their own.
     pub id_space: IdSpace,
+    /// Programs that give credentials for registries, and the folder that they are in.
+    pub credential_providers: (PathBuf, Vec<CredentialProvider>),
     /// Whose access to images that are there is checked.
     pub image_verification: VerificationPolicy,
     /// Longest back-off of restarts (`maxContainerRestartPeriod`, 300 s).
@@ -81,6 +84,7 @@ impl PodsConfig {
             unsafe_sysctls: Vec::new(),
             apparmor: orlop_kernel::lsm::has_apparmor(),
             id_space: IdSpace::default(),
+            credential_providers: (PathBuf::new(), Vec::new()),
             image_verification: VerificationPolicy::default(),
             max_restart_period: Duration::from_secs(300),
             relist: Duration::from_secs(60),

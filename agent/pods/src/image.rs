@@ -106,7 +106,7 @@ async fn may_use(shared: &Shared, pod: &Pod, given: &str, name: &str, image: &Im
     if access(shared, given, &image.id, Vec::new()).await == ImageAccess::Granted {
         return true;
     }
-    let keyring = keyring(shared, pod).await;
+    let keyring = pod_keyring(shared, pod).await;
     let secrets: Vec<PullSecret> = keyring.lookup(name).into_iter().filter_map(|auth| auth.source).collect();
     if secrets.is_empty() {
         return false;
@@ -145,7 +145,8 @@ async fn pull(
 ) -> Result<ReadyImage, ImageFailure> {
     let events = &*shared.ports.events;
     let asked = Instant::now();
-    let keyring = keyring(shared, pod).await;
+    let mut keyring = pod_keyring(shared, pod).await;
+    shared.credential_plugins.add_to(&mut keyring, name).await;
     let Ok(_permit) = shared.pulls.acquire().await else {
         return Err(ImageFailure { reason: "ErrImagePull", message: "the agent is ending".into() });
     };
@@ -256,7 +257,7 @@ async fn pull_with(
 }
 
 /// Credentials of the node and of the pod's pull secrets. A secret that is missing does not stop the pull.
-async fn keyring(shared: &Shared, pod: &Pod) -> Keyring {
+async fn pod_keyring(shared: &Shared, pod: &Pod) -> Keyring {
     let mut keyring = Keyring::default();
     if let Ok(bytes) = tokio::fs::read(shared.config.kubelet_root.join("config.json")).await {
         keyring.add_config(&bytes);

@@ -1,6 +1,7 @@
 //! Pod workers: desired and observed sets, static pods, execution of plans, hooks, probes and orphans.
 
 mod config;
+mod credential_plugins;
 mod directories;
 mod environment;
 mod grpc_health;

@@ -13,6 +13,7 @@ use orlop_agent_core::security::NodeSecurity;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::config::{PodPorts, PodsConfig};
+use crate::credential_plugins::CredentialPlugins;
 use crate::directories::Directories;
 use crate::observed::ObservedSet;
 use crate::pull_records::PullRecords;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub ended: mpsc::UnboundedSender<String>,
     /// Ids of pods with a user namespace.
     pub user_namespaces: Arc<UserNamespaces>,
+    /// Programs that give credentials for registries.
+    pub credential_plugins: CredentialPlugins,
     /// What images were pulled with.
     pub pull_records: Arc<PullRecords>,
     /// Bounds of the restart back-off.
@@ -72,6 +75,10 @@ impl Shared {
             entries: Mutex::default(),
             bounds: BackoffBounds::with_max(max.max(SignedDuration::from_secs(1))),
             user_namespaces: Arc::new(UserNamespaces::new(directories.pods(), config.id_space)),
+            credential_plugins: {
+                let (folder, providers) = config.credential_providers.clone();
+                CredentialPlugins::new(folder, providers)
+            },
             pull_records: Arc::new(PullRecords::new(&config.kubelet_root, config.image_verification.clone())),
             directories,
             config,
