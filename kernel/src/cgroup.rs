@@ -8,6 +8,7 @@ mod block_io;
 mod device_filter;
 mod freezer;
 mod resources;
+pub mod unit;
 mod usage;
 
 use std::io::Write;
@@ -36,6 +37,9 @@ pub enum CgroupError {
     /// A path that would leave the hierarchy.
     #[error("cgroup path {0:?} must start with / and hold no . or .. parts")]
     Path(String),
+    /// A scope that systemd has not made, or has taken away.
+    #[error("systemd has no scope at {0}; it ends one as soon as no process is in it")]
+    NoScope(String),
     /// The kernel refused.
     #[error("cgroup: {step} {path:?}")]
     Step {
@@ -191,6 +195,24 @@ impl Cgroups {
         self.set(path, resources)
     }
 
+    /// Makes a cgroup as [`Cgroups::create`] does. One whose path is that of a scope is systemd's to make: it is taken as it
+    /// is, with the controllers that systemd doesn't know, and has to be there.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or there is no scope.
+    pub fn provide(&self, path: &str, resources: &Resources) -> Result<(), CgroupError> {
+        if unit::Scope::at(path).is_none() {
+            return self.create(path, resources);
+        }
+        if !self.exists(path) {
+            return Err(CgroupError::NoScope(path.to_string()));
+        }
+        if let Cgroups::V2(mount) = self {
+            apply::hand_down(mount, path);
+        }
+        self.set(path, resources)
+    }
+
     /// Sets the limits of a cgroup that exists. Limits that are not given stay as they are.
     ///
     /// # Errors
@@ -287,14 +309,14 @@ impl Cgroups {
         }
     }
 
-    /// How often the out-of-memory killer struck in the cgroup.
+    /// How often the out-of-memory killer struck in the cgroup and (on v2) in those below it; none when it is not there.
     #[must_use]
-    pub fn oom_kills(&self, path: &str) -> u64 {
+    pub fn oom_kills(&self, path: &str) -> Option<u64> {
         let file = match self {
             Cgroups::V1(_) => "memory.oom_control",
             Cgroups::V2(_) => "memory.events",
         };
-        self.read(path, "memory", file).as_deref().and_then(|text| keyed(text, "oom_kill")).unwrap_or(0)
+        self.read(path, "memory", file).as_deref().and_then(|text| keyed(text, "oom_kill"))
     }
 
     fn read(&self, path: &str, controller: &str, file: &str) -> Option<String> {

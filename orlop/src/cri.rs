@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use orlop_cri_server::{CriConfig, RuntimeProgram, TracingConfig, serve};
+use orlop_cri_server::{CriConfig, Driver, RuntimeProgram, TracingConfig, serve};
 use orlop_image::{HostConfig, ImageConfig};
 use orlop_network::NetworkConfig;
 use tokio_util::sync::CancellationToken;
@@ -155,6 +155,7 @@ fn settings(layout: &Layout, arguments: &Arguments) -> Result<Settings> {
         socket: arguments.socket.clone().or(file.socket).unwrap_or_else(|| layout.cri_socket()),
         shim_program: program(&arguments.shim, "orlop-shim")?,
         pause_program: program(&arguments.pause, "orlop-pause")?,
+        cgroup_driver: file.cgroup_driver.unwrap_or_default(),
         network: NetworkConfig {
             conf_dir: arguments.cni_conf_dir.clone().or(network.conf_dir).unwrap_or_else(|| layout.cni_conf.clone()),
             bin_dirs: listed(&arguments.cni_bin_dir, network.bin_dirs, layout.cni_bin.clone()),
@@ -170,6 +171,16 @@ fn settings(layout: &Layout, arguments: &Arguments) -> Result<Settings> {
         state_dir,
     };
     Ok(Settings { cri, log_filter })
+}
+
+/// Stops a node whose agent is ours: that makes the cgroups of pods by itself.
+pub fn refuse_systemd(config: &CriConfig) -> Result<()> {
+    if config.cgroup_driver == Driver::Systemd {
+        bail!(
+            "cgroup_driver = \"systemd\" is for `orlop cri` below a kubelet; this node's own agent has cgroupfs alone"
+        );
+    }
+    Ok(())
 }
 
 /// What flags say, then the file, then the default.
@@ -208,7 +219,7 @@ fn runtimes(run_dir: &Path, file: BTreeMap<String, RuntimePart>) -> Result<BTree
                 bail!("runtimes.{name}: {} must be an absolute path", path.display());
             }
         }
-        Ok((name, RuntimeProgram { program: part.program, root }))
+        Ok((name, RuntimeProgram { program: part.program, root, systemd_cgroup: false }))
     };
     file.into_iter().map(read).collect()
 }
@@ -253,6 +264,7 @@ impl Settings {
             version: Some(1),
             log: LogPart { filter: Some(self.log_filter.clone()) },
             socket: Some(config.socket.clone()),
+            cgroup_driver: Some(config.cgroup_driver),
             network: NetworkPart {
                 conf_dir: Some(config.network.conf_dir.clone()),
                 bin_dirs: Some(config.network.bin_dirs.clone()),

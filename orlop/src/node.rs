@@ -26,6 +26,7 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
         network::prepare(layout, instance)?;
     }
     let (cri, reloads) = cri::configuration(layout, arguments.cri)?;
+    cri::refuse_systemd(&cri)?;
     let agent = agent::config(layout, instance, arguments.agent)?;
     let mut parts = JoinSet::new();
     let end = cancel.clone();

@@ -65,6 +65,7 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
     prepared.config.ready = Some(ready.clone());
     let node = agent::own_node(layout, &prepared.pki, &prepared.node_name, address);
     let (cri, reloads) = cri::configuration(layout, cri::Arguments::default())?;
+    cri::refuse_systemd(&cri)?;
     let agent = agent::config(layout, instance, node)?;
 
     let mut parts = JoinSet::new();

@@ -12,7 +12,7 @@ const FILE_LINES_MAX: usize = 500;
 /// another.
 const LAYERS: &[(&str, &[&str])] = &[
     ("wire and kernel", &["orlop-proto", "orlop-kernel"]),
-    ("containers", &["orlop-container"]),
+    ("containers", &["orlop-container", "orlop-systemd"]),
     ("pure", &["orlop-agent-core", "orlop-cri-spec"]),
     (
         "rim",

@@ -60,7 +60,7 @@ pub fn run(what: &What) -> Result<()> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::GUEST)?;
     let programs = programs::build()?;
-    foreign::build(&["cri-tools".into(), "kubernetes".into(), "busybox".into()])?;
+    foreign::build(&["cri-tools".into(), "kubernetes".into(), "busybox".into(), "runc".into()])?;
     let system = System::build()?;
     let folder = target().join("guest");
     let payload = Payload::build(&folder, &programs, &steps)?;

@@ -101,6 +101,9 @@ pub struct RuntimeProgram {
     pub program: PathBuf,
     /// Folder in which it keeps the state of its containers (`--root`).
     pub root: PathBuf,
+    /// It asks systemd for their cgroups (`--systemd-cgroup`).
+    #[serde(default)]
+    pub systemd_cgroup: bool,
 }
 
 /// What a shim knows of its pause process: `state.json` of the sandbox.

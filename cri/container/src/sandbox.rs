@@ -63,7 +63,7 @@ pub fn start_pause(spec: &SandboxSpec, cgroups: &Cgroups) -> Result<Pause, Stage
 fn start(spec: &SandboxSpec, cgroups: &Cgroups) -> Result<Pause, StageError> {
     check_sysctls(spec)?;
     check_user(spec)?;
-    cgroups.create(&spec.cgroup, &Resources::default()).step("make the sandbox's cgroup")?;
+    cgroups.provide(&spec.cgroup, &Resources::default()).step("make the sandbox's cgroup")?;
     let program = rustix::fs::open(&spec.pause_program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(std::io::Error::from)
         .and_then(mount::read_only_view)

@@ -127,7 +127,7 @@ pub fn events(store: &Store, arguments: &Arguments) -> Outcome {
         if matches!(status, Status::Stopped | Status::Creating) {
             return if ooms.is_some() { Ok(0) } else { Err(Failure::NotRunning) };
         }
-        let now = cgroups.oom_kills(&record.cgroup);
+        let now = cgroups.oom_kills(&record.cgroup).unwrap_or(0);
         if ooms.is_some_and(|before| now > before) {
             println!("{}", json!({"type": "oom", "id": id}));
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use orlop_container::protocol::RuntimeProgram;
 use orlop_image::ImageConfig;
+use orlop_kernel::cgroup::unit::Driver;
 use orlop_network::NetworkConfig;
 
 use crate::traces::TracingConfig;
@@ -23,6 +24,8 @@ pub struct CriConfig {
     pub shim_program: PathBuf,
     /// The pause program, one process per pod.
     pub pause_program: PathBuf,
+    /// Who makes the cgroups of pods and containers.
+    pub cgroup_driver: Driver,
     /// The pods' network.
     pub network: NetworkConfig,
     /// Address of the streaming server; keep it on loopback.

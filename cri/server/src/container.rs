@@ -93,7 +93,7 @@ impl Container {
 
     /// Its cgroup, below each hierarchy.
     pub(crate) fn cgroup(&self) -> Option<String> {
-        orlop_cri_spec::sandbox::cgroup(&self.sandbox.config, &self.id).ok()
+        self.sandbox.cgroup(&self.id).ok()
     }
 
     /// Its limits, as last set.

@@ -6,9 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use orlop_container::config::Linux;
 use orlop_container::protocol::{ContainerSpec, PidSource, Reply, Request};
 use orlop_cri_spec::user::ResolvedUser;
-use orlop_cri_spec::{ContainerInputs, ImageDefaults, ImageVolume, check_name, container_config, sandbox};
+use orlop_cri_spec::{ContainerInputs, ImageDefaults, ImageVolume, check_name, container_config};
 use orlop_image::ImageRecord;
 use orlop_kernel::seccomp::Profile;
 use orlop_proto::cri;
@@ -20,7 +21,7 @@ use crate::record::{ContainerRecord, Encoded, UserRecord, version};
 use crate::sandbox::Sandbox;
 use crate::server::{Server, blocking, new_id, now};
 use crate::shim::{self, unexpected};
-use crate::{container_cdi, container_devices, container_user, signals, traces};
+use crate::{container_cdi, container_devices, container_user, handlers, scope, signals, traces};
 
 /// Bytes of a seccomp profile.
 const PROFILE_BYTES_MAX: u64 = 1 << 20;
@@ -85,15 +86,18 @@ async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, plan: Plan) -> Resul
     let (writable, pod) = (server.config.container_folder(&plan.id), sandbox.clone());
     let folders = server.live().cdi_dirs.clone();
     let apparmor = server.apparmor.default_profile().await;
-    let record = blocking(move || prepare(&pod, &writable, &folders, &volumes, apparmor, plan)).await?;
-    let failed = |source| RpcError::Shim {
-        step: "create the container",
-        object: format!("{} in {}", record.0.id, sandbox.pod()),
-        source,
+    let prepared = blocking(move || prepare(&pod, &writable, &folders, &volumes, apparmor, plan)).await?;
+    let Prepared { mut record, config, linux } = prepared;
+    let object = format!("{} in {}", record.id, sandbox.pod());
+    let holder = match handlers::is_built_in(&sandbox.runtime_handler) {
+        true => scope::hold(server, &linux.cgroups_path, &object, &linux.resources).await?,
+        // The program makes it.
+        false => None,
     };
-    let call = Request::Create { id: record.0.id.clone() };
+    let failed = |source| RpcError::Shim { step: "create the container", object, source };
+    let call = Request::Create { id: record.id.clone() };
     let reply = traces::step("shim", shim::call(&sandbox.folder, &call)).await.map_err(failed)?;
-    let (mut record, config) = record;
+    drop(holder);
     match reply {
         Reply::Created { pid } => record.pid = pid,
         other => {
@@ -105,6 +109,13 @@ async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, plan: Plan) -> Resul
     Ok(Container::new(record, config, sandbox.clone()))
 }
 
+/// What the shim has been told, and the record that is to be.
+struct Prepared {
+    record: ContainerRecord,
+    config: cri::ContainerConfig,
+    linux: Linux,
+}
+
 /// Writes everything that the shim reads. Blocking.
 fn prepare(
     sandbox: &Sandbox,
@@ -113,7 +124,7 @@ fn prepare(
     volumes: &[HeldVolume],
     apparmor: Result<&'static str, String>,
     plan: Plan,
-) -> Result<(ContainerRecord, cri::ContainerConfig), RpcError> {
+) -> Result<Prepared, RpcError> {
     let Plan { id, config, image, asked } = plan;
     let mut user = container_user::resolve(&config, &image)?;
     let context = security(&config);
@@ -144,7 +155,7 @@ fn prepare(
         more_env: &cdi.env,
         more_mounts: &cdi.mounts,
         hostname: &crate::sandbox::hostname(&sandbox.config),
-        cgroup: sandbox::cgroup(&sandbox.config, &id)?,
+        cgroup: sandbox.cgroup(&id)?,
     })?;
     make_sources(&config)?;
     let log_path = log_path(&sandbox.config, &config)?;
@@ -171,7 +182,7 @@ fn prepare(
     }
     let mut record = new_record(id, sandbox, &config, &image, &asked, &user, log_path);
     record.volume_refs = volumes.iter().map(|held| (held.view.image.clone(), held.image_ref.clone())).collect();
-    Ok((record, config))
+    Ok(Prepared { record, config, linux: spec.linux })
 }
 
 fn new_record(

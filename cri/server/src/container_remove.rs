@@ -59,6 +59,7 @@ pub(crate) async fn remove_parts(server: &Server, sandbox: &Sandbox, id: &str) -
             });
         }
     }
+    sandbox.end_scope(id).await?;
     remove_files(server, sandbox.folder.join("containers").join(id), id).await
 }
 

@@ -6,6 +6,7 @@ use orlop_proto::cri;
 
 use crate::container::{Container, Phase};
 use crate::error::{RpcError, argument, file};
+use crate::scope;
 use crate::server::{Server, blocking};
 
 /// Sets the limits that are given; the others stay. When the kernel refuses one, all are as before.
@@ -22,8 +23,7 @@ pub(crate) async fn update(
     let before = container.resources().unwrap_or_default();
     let after = merge(&before, &asked);
     if !matches!(container.phase(), Phase::Exited(_)) {
-        let (server, container, after) = (server.clone(), container.clone(), after.clone());
-        blocking(move || apply(&server, &container, &before, &after)).await?;
+        apply(&server, &container, before, &after).await?;
     }
     container.set_resources(after);
     container.save(&server.records).map_err(file("write the record of container", &container.id))?;
@@ -31,19 +31,40 @@ pub(crate) async fn update(
     Ok(cri::UpdateContainerResourcesResponse {})
 }
 
-fn apply(
-    server: &Server,
-    container: &Container,
-    before: &cri::LinuxContainerResources,
+/// Sets limits in the cgroup, where the kernel refuses what can't be had, and then tells systemd where that made the
+/// cgroup: it writes what it was told last over everything whenever it reads its files again.
+async fn apply(
+    server: &Arc<Server>,
+    container: &Arc<Container>,
+    before: cri::LinuxContainerResources,
     after: &cri::LinuxContainerResources,
 ) -> Result<(), RpcError> {
     let Some(path) = container.cgroup() else { return Ok(()) };
-    let set = |wanted: &cri::LinuxContainerResources| server.cgroups.set(&path, &orlop_cri_spec::resources(wanted));
-    set(after).map_err(|source| {
+    let write = |wanted: cri::LinuxContainerResources, before: cri::LinuxContainerResources| {
+        let (server, object, path) = (server.clone(), container.title(), path.clone());
+        blocking(move || write(&server, object, &path, &wanted, &before))
+    };
+    write(after.clone(), before.clone()).await?;
+    let told = scope::set(&path, &container.title(), &orlop_cri_spec::resources(after)).await;
+    if told.is_err() {
+        write(before.clone(), before).await?;
+    }
+    told
+}
+
+fn write(
+    server: &Server,
+    object: String,
+    path: &str,
+    wanted: &cri::LinuxContainerResources,
+    before: &cri::LinuxContainerResources,
+) -> Result<(), RpcError> {
+    let set = |wanted: &cri::LinuxContainerResources| server.cgroups.set(path, &orlop_cri_spec::resources(wanted));
+    set(wanted).map_err(|source| {
         if let Err(error) = set(before) {
-            tracing::warn!(container = container.title(), %error, "take back the limits that were set");
+            tracing::warn!(container = object, %error, "take back the limits that were set");
         }
-        RpcError::Limits { object: container.title(), source }
+        RpcError::Limits { object, source }
     })
 }
 

@@ -9,6 +9,7 @@ use orlop_kernel::cgroup::CgroupError;
 use orlop_kernel::namespace::NamespaceError;
 use orlop_network::NetworkError;
 use orlop_streaming::TooManyRequests;
+use orlop_systemd::SystemdError;
 use tonic::{Code, Status};
 
 use crate::shim::ShimError;
@@ -73,6 +74,17 @@ pub enum RpcError {
         /// Why.
         #[source]
         source: ShimError,
+    },
+    /// systemd does not do with a unit what it should.
+    #[error("{step} of {object}")]
+    Systemd {
+        /// What was done.
+        step: &'static str,
+        /// Pod or container.
+        object: String,
+        /// Why.
+        #[source]
+        source: SystemdError,
     },
     /// The pod's network can't be made or taken down.
     #[error("{step} of pod {pod}")]
@@ -193,6 +205,7 @@ impl From<RpcError> for Status {
                 // A program that can't be run is the caller's affair; the kubelet looks for no special code.
                 FailureKind::Start | FailureKind::Internal => Code::Unknown,
             },
+            RpcError::Systemd { .. } => Code::Unknown,
             RpcError::Shim { .. } | RpcError::Network { .. } | RpcError::Namespace { .. } => Code::Unknown,
             RpcError::Image { source, .. } => crate::image_service::to_status(source).code(),
             RpcError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {

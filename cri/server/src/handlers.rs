@@ -15,6 +15,11 @@ const BUILT_IN: &str = "orlop";
 /// The handlers that are configured, by name.
 pub(crate) struct Handlers(BTreeMap<String, RuntimeProgram>);
 
+/// Whether the handler of that name is the built-in runtime.
+pub(crate) fn is_built_in(name: &str) -> bool {
+    matches!(name, "" | BUILT_IN)
+}
+
 impl Handlers {
     /// Takes the configured ones, and tells of those whose program is missing.
     pub(crate) fn new(configured: &BTreeMap<String, RuntimeProgram>) -> Handlers {
@@ -30,7 +35,7 @@ impl Handlers {
 
     /// The program behind a handler; none for the built-in runtime.
     pub(crate) fn find(&self, name: &str) -> Result<Option<RuntimeProgram>, RpcError> {
-        if matches!(name, "" | BUILT_IN) {
+        if is_built_in(name) {
             return Ok(None);
         }
         let Some(runtime) = self.0.get(name) else {
@@ -65,7 +70,8 @@ mod tests {
 
     #[test]
     fn handlers_are_found_by_name() {
-        let runtime = |program: &str| RuntimeProgram { program: program.into(), root: "/r".into() };
+        let runtime =
+            |program: &str| RuntimeProgram { program: program.into(), root: "/r".into(), systemd_cgroup: false };
         let configured = [("there", "/bin/true"), ("gone", "/no/such/program")];
         let handlers = Handlers::new(&configured.map(|(name, path)| (name.to_string(), runtime(path))).into());
         for (name, words) in [("other", "gone, there, orlop"), ("gone", "/no/such/program")] {

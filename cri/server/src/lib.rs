@@ -53,6 +53,7 @@ mod sandbox_stats;
 mod sandbox_status;
 mod sandbox_stop;
 mod sandbox_update;
+mod scope;
 mod serve;
 mod server;
 mod shim;
@@ -66,6 +67,7 @@ mod usage;
 
 pub use config::CriConfig;
 pub use orlop_container::protocol::RuntimeProgram;
+pub use orlop_kernel::cgroup::unit::Driver;
 pub use reload::Reload;
 pub use serve::{CriError, remove_all, serve};
 pub use traces::TracingConfig;

@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use orlop_container::protocol::ExitRecord;
 use orlop_cri_spec::user::ResolvedUser;
+use orlop_kernel::cgroup::unit::Driver;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,9 @@ pub(crate) struct SandboxRecord {
     /// The runtime that it asked for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) runtime_handler: String,
+    /// Who makes its cgroups.
+    #[serde(default)]
+    pub(crate) cgroup_driver: Driver,
     /// Addresses that CNI gave.
     pub(crate) ips: Vec<IpAddr>,
     /// What CNI answered.
@@ -215,6 +219,7 @@ mod tests {
             created_at: 1,
             config: Encoded::new(&orlop_proto::cri::PodSandboxConfig { hostname: "h".into(), ..Default::default() }),
             runtime_handler: String::new(),
+            cgroup_driver: Driver::Systemd,
             ips: vec!["10.0.0.1".parse().unwrap()],
             cni_result: serde_json::Value::Null,
             stopped: false,

@@ -19,7 +19,7 @@ use crate::sandbox::Sandbox;
 use crate::server::Server;
 use crate::shim::{self, ShimCall, ShimError};
 use crate::shim_watch::{self, Listing};
-use crate::{container_remove, image_volumes, sandbox_remove, sandbox_stop};
+use crate::{container_remove, image_volumes, sandbox_remove, sandbox_stop, scope};
 
 /// Sandboxes that are looked at at the same time.
 const AT_ONCE: usize = 16;
@@ -164,6 +164,7 @@ async fn remove_sandbox(server: &Arc<Server>, id: &str) {
     let sandbox = Sandbox::new(id.to_string(), 0, orlop_proto::cri::PodSandboxConfig::default(), &server.config);
     let removed = async {
         sandbox_stop::tear_down(server, &sandbox).await?;
+        scope::end_sandbox(&sandbox.folder).await?;
         sandbox_remove::forget(server, &sandbox).await
     };
     if let Err(error) = removed.await {
@@ -172,7 +173,11 @@ async fn remove_sandbox(server: &Arc<Server>, id: &str) {
 }
 
 async fn remove_container(server: &Arc<Server>, folder: std::path::PathBuf, id: &str) {
-    if let Err(error) = container_remove::remove_files(server, folder, id).await {
+    let removed = async {
+        scope::end_container(&folder).await?;
+        container_remove::remove_files(server, folder.clone(), id).await
+    };
+    if let Err(error) = removed.await {
         tracing::warn!(
             container = id,
             error = chain(&error),

@@ -56,7 +56,7 @@ impl RuntimeService for RuntimeRpc {
     }
 
     async fn runtime_config(&self, _: Request<cri::RuntimeConfigRequest>) -> Answer<cri::RuntimeConfigResponse> {
-        Ok(Response::new(runtime_status::config()))
+        Ok(Response::new(runtime_status::config(&self.server)))
     }
 
     async fn run_pod_sandbox(&self, request: Request<cri::RunPodSandboxRequest>) -> Answer<cri::RunPodSandboxResponse> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use orlop_kernel::cgroup::unit::Driver;
 use orlop_proto::cri;
 use serde_json::json;
 
@@ -54,7 +55,7 @@ fn info(server: &Server) -> HashMap<String, String> {
         "cni": {"confDir": config.network.conf_dir, "binDirs": config.network.bin_dirs},
         "streamServerAddress": config.streaming.to_string(),
         "shim": config.shim_program,
-        "cgroupDriver": "cgroupfs",
+        "cgroupDriver": config.cgroup_driver,
     });
     let mut info = HashMap::from([("config".to_string(), places.to_string())]);
     match server.network.list() {
@@ -72,8 +73,12 @@ fn info(server: &Server) -> HashMap<String, String> {
 }
 
 /// What a kubelet has to know of the runtime: who drives the cgroups.
-pub(crate) fn config() -> cri::RuntimeConfigResponse {
-    let linux = cri::LinuxRuntimeConfiguration { cgroup_driver: cri::CgroupDriver::Cgroupfs.into() };
+pub(crate) fn config(server: &Server) -> cri::RuntimeConfigResponse {
+    let driver = match server.config.cgroup_driver {
+        Driver::Cgroupfs => cri::CgroupDriver::Cgroupfs,
+        Driver::Systemd => cri::CgroupDriver::Systemd,
+    };
+    let linux = cri::LinuxRuntimeConfiguration { cgroup_driver: driver.into() };
     cri::RuntimeConfigResponse { linux: Some(linux) }
 }
 

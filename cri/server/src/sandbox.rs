@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use orlop_container::protocol::SandboxState as ShimState;
-use orlop_cri_spec::sandbox;
+use orlop_cri_spec::{SpecError, sandbox};
+use orlop_kernel::cgroup::unit::Driver;
 use orlop_kernel::procfs;
 use orlop_network::Attachment;
 use orlop_proto::cri;
 use serde_json::{Map, Value, json};
 
 use crate::config::CriConfig;
+use crate::error::RpcError;
 use crate::record::{Encoded, SandboxRecord, version};
+use crate::scope;
 use crate::usage::Rate;
 
 /// The pod's interface, as all CNI callers name it.
@@ -27,6 +30,8 @@ pub(crate) struct Sandbox {
     pub(crate) config: cri::PodSandboxConfig,
     /// The runtime that it asked for.
     pub(crate) runtime_handler: String,
+    /// Who makes its cgroups, which stays as it was when the sandbox was made.
+    pub(crate) cgroup_driver: Driver,
     /// Folder that it shares with its shim.
     pub(crate) folder: PathBuf,
     /// File of its network namespace; none on the machine's network.
@@ -64,6 +69,7 @@ impl Sandbox {
             created_at,
             config,
             runtime_handler: String::new(),
+            cgroup_driver: places.cgroup_driver,
             operation: tokio::sync::Mutex::default(),
             state: Mutex::default(),
             rate: Rate::default(),
@@ -75,6 +81,7 @@ impl Sandbox {
         let config: cri::PodSandboxConfig = record.config.decode()?;
         let mut sandbox = Sandbox::new(record.id, record.created_at, config, places);
         sandbox.runtime_handler = record.runtime_handler;
+        sandbox.cgroup_driver = record.cgroup_driver;
         *sandbox.state() = SandboxState {
             ready: false,
             stopped: record.stopped,
@@ -94,6 +101,7 @@ impl Sandbox {
             created_at: self.created_at,
             config: Encoded::new(&self.config),
             runtime_handler: self.runtime_handler.clone(),
+            cgroup_driver: self.cgroup_driver,
             ips: state.ips,
             cni_result: state.cni_result,
             stopped: state.stopped,
@@ -120,6 +128,20 @@ impl Sandbox {
     pub(crate) fn name(&self) -> String {
         let cri::PodSandboxMetadata { name, namespace, uid, attempt } = self.metadata();
         format!("{name}_{namespace}_{uid}_{attempt}")
+    }
+
+    /// The cgroup of pause (by the sandbox's id) or of a container, below each hierarchy.
+    pub(crate) fn cgroup(&self, id: &str) -> Result<String, SpecError> {
+        sandbox::cgroup(&self.config, self.cgroup_driver, id)
+    }
+
+    /// Ends the scope of pause or of a container, where systemd has made one.
+    pub(crate) async fn end_scope(&self, id: &str) -> Result<(), RpcError> {
+        match self.cgroup(id) {
+            Ok(path) => scope::end(&path, &self.pod()).await,
+            // Nothing was ever made there.
+            Err(_) => Ok(()),
+        }
     }
 
     /// The pause process, while it is the one that the shim made.

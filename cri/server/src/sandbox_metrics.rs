@@ -148,7 +148,7 @@ impl Readings {
             self.put("container_memory_failures_total", &["pgfault", scope], memory.page_faults);
             self.put("container_memory_failures_total", &["pgmajfault", scope], memory.major_page_faults);
         }
-        self.put("container_oom_events_total", &[], server.cgroups.oom_kills(path));
+        self.put("container_oom_events_total", &[], server.cgroups.oom_kills(path).unwrap_or(0));
         for pages in server.cgroups.hugepage_usage(path) {
             self.put("container_hugetlb_usage_bytes", &[&pages.page_size], pages.usage);
             if let Some(peak) = pages.peak {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use orlop_container::protocol::RuntimeProgram;
 use orlop_cri_spec::sandbox;
+use orlop_kernel::cgroup::Resources;
+use orlop_kernel::cgroup::unit::Driver;
 use orlop_kernel::namespace;
 use orlop_network::AddResult;
 use orlop_proto::cri;
@@ -17,7 +19,7 @@ use crate::error::{RpcError, argument, chain, file};
 use crate::sandbox::Sandbox;
 use crate::server::{Server, blocking, new_id, now};
 use crate::traces::step;
-use crate::{sandbox_stop, shim, shim_watch};
+use crate::{sandbox_stop, scope, shim, shim_watch};
 
 /// Makes a sandbox, or leaves nothing of it.
 pub(crate) async fn run(
@@ -47,8 +49,9 @@ pub(crate) async fn run(
 }
 
 async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, runtime: Option<RuntimeProgram>) -> Result<(), RpcError> {
-    let mut spec = sandbox::spec(&sandbox.id, &sandbox.config, sandbox.netns.clone(), &server.config.pause_program)?;
-    spec.runtime = runtime;
+    let (id, driver, pause) = (&sandbox.id, sandbox.cgroup_driver, &server.config.pause_program);
+    let mut spec = sandbox::spec(id, &sandbox.config, driver, sandbox.netns.clone(), pause)?;
+    spec.runtime = runtime.map(|program| RuntimeProgram { systemd_cgroup: driver == Driver::Systemd, ..program });
     let spec = serde_json::to_vec(&spec).map_err(|error| file("encode", "sandbox.json")(error.into()))?;
     let planned = sandbox.clone();
     blocking(move || prepare(&planned, &spec)).await?;
@@ -87,6 +90,8 @@ async fn attach(server: &Server, sandbox: &Sandbox) -> Result<AddResult, RpcErro
 }
 
 async fn start(server: &Server, sandbox: &Sandbox) -> Result<shim::ShimCall, RpcError> {
+    let cgroup = sandbox.cgroup(&sandbox.id)?;
+    let _holder = scope::hold(server, &cgroup, &sandbox.pod(), &Resources::default()).await?;
     let started = async {
         shim::start(&server.config.shim_program, &sandbox.folder).await?;
         shim_watch::subscribe(&sandbox.folder).await

@@ -58,11 +58,10 @@ async fn stats_of(server: &Server, sandbox: &Arc<Sandbox>) -> cri::PodSandboxSta
 
 /// The cgroup of the pod where it has one of its own, else those of pause and its containers.
 pub(crate) fn cgroups_of(server: &Server, sandbox: &Sandbox) -> Vec<String> {
-    let parent = sandbox.config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
-    if !parent.is_empty() {
-        return vec![parent.to_string()];
+    if let Ok(Some(pod)) = sandbox::pod_cgroup(&sandbox.config, sandbox.cgroup_driver) {
+        return vec![pod];
     }
-    let pause = sandbox::cgroup(&sandbox.config, &sandbox.id).into_iter();
+    let pause = sandbox.cgroup(&sandbox.id).into_iter();
     pause.chain(server.store.containers_of(&sandbox.id).iter().filter_map(|container| container.cgroup())).collect()
 }
 

@@ -65,7 +65,7 @@ fn info(sandbox: &Sandbox) -> HashMap<String, String> {
         "config": orlop_proto::json::to_json("PodSandboxConfig", &sandbox.config),
         "runtimeSpec": {
             "linux": {
-                "cgroupsPath": sandbox::cgroup(&sandbox.config, &sandbox.id).unwrap_or_default(),
+                "cgroupsPath": sandbox.cgroup(&sandbox.id).unwrap_or_default(),
                 "namespaces": namespaces,
             },
         },

@@ -42,6 +42,7 @@ pub(crate) async fn stop_locked(server: &Arc<Server>, sandbox: &Arc<Sandbox>) ->
 /// Ends the processes and the network of a sandbox; every step may be repeated.
 pub(crate) async fn tear_down(server: &Server, sandbox: &Sandbox) -> Result<(), RpcError> {
     end_shim(sandbox).await?;
+    sandbox.end_scope(&sandbox.id).await?;
     let Some(netns) = sandbox.netns.clone() else { return Ok(()) };
     let mut attachment = sandbox.attachment();
     if !namespace::is_network(&netns) {

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use orlop_image::{ImageError, Images, admin};
+use orlop_kernel::cgroup::unit::Driver;
 use orlop_kernel::cgroup::{CgroupError, Cgroups};
 use orlop_network::Network;
 use orlop_proto::cri::RemovePodSandboxRequest;
 use orlop_proto::cri::image_service_server::ImageServiceServer;
 use orlop_proto::cri::runtime_service_server::RuntimeServiceServer;
 use orlop_streaming::{ServerError, StreamingConfig};
+use orlop_systemd::{Manager, SystemdError};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -70,6 +72,15 @@ pub enum CriError {
     /// The machine has no cgroups.
     #[error("find the cgroups of the machine")]
     Cgroups(#[source] CgroupError),
+    /// The cgroups are not those that systemd makes.
+    #[error(
+        "the cgroup driver systemd needs cgroup v2, and this machine has hierarchies of v1; boot it with \
+         systemd.unified_cgroup_hierarchy=1, or set cgroup_driver = \"cgroupfs\" (and cgroupDriver of the kubelet)"
+    )]
+    CgroupVersion,
+    /// systemd can't be asked for cgroups.
+    #[error("use the cgroup driver systemd")]
+    Systemd(#[source] SystemdError),
     /// The image store can't be opened.
     #[error("open the image store")]
     Images(#[source] ImageError),
@@ -172,6 +183,8 @@ async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
         tracing::info!(reason, "pods can't have user namespaces here");
     }
     let user_namespaces = checked.is_ok();
+    let cgroups = Cgroups::detect().map_err(CriError::Cgroups)?;
+    check_driver(&config, &cgroups).await?;
     let server = Arc::new(Server {
         network: Network::new(config.network.clone()),
         network_status: NetworkStatus::default(),
@@ -184,11 +197,24 @@ async fn open(config: CriConfig) -> Result<Arc<Server>, CriError> {
         user_namespaces,
         live: RwLock::new(Arc::new(Live::new(&config))),
         apparmor: AppArmor::default(),
-        cgroups: Cgroups::detect().map_err(CriError::Cgroups)?,
+        cgroups,
         config,
     });
     recovery::recover(&server).await.map_err(CriError::Recovery)?;
     Ok(server)
+}
+
+/// Looks for systemd where it is to make the cgroups.
+async fn check_driver(config: &CriConfig, cgroups: &Cgroups) -> Result<(), CriError> {
+    match (config.cgroup_driver, cgroups) {
+        (Driver::Cgroupfs, _) => Ok(()),
+        (Driver::Systemd, Cgroups::V1(_)) => Err(CriError::CgroupVersion),
+        (Driver::Systemd, Cgroups::V2(_)) => {
+            let version = Manager.version().await.map_err(CriError::Systemd)?;
+            tracing::info!(version, "systemd makes the cgroups");
+            Ok(())
+        }
+    }
 }
 
 /// Opens the sockets.

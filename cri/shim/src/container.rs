@@ -147,7 +147,7 @@ impl Container {
     }
 
     /// The record of its end, written to `exit.json` before anybody is told.
-    pub fn write_exit(&self, exit_code: i32, cgroups: &Cgroups) -> ExitRecord {
+    pub fn write_exit(&self, exit_code: i32, oom_killed: bool) -> ExitRecord {
         // A failed start has its own exit code, which the interface fixes.
         let exit_code = if self.failure.is_some() { 128 } else { exit_code };
         let record = ExitRecord {
@@ -156,7 +156,7 @@ impl Container {
             exit_code,
             started_at: self.started_at,
             finished_at: clock::now(),
-            oom_killed: cgroups.oom_kills(&self.config.linux.cgroups_path) > 0,
+            oom_killed,
             message: self.failure.clone(),
         };
         let written = serde_json::to_vec(&record).map_err(std::io::Error::from).and_then(|bytes| {

@@ -7,6 +7,9 @@
 //! `orlop-shim --check-user-namespaces <folder>` makes none of that: it ends with 0 when pods whose layers lie in the file
 //! system of that folder can have user namespaces, else with 1 and the reason. A daemon has too many threads to find out
 //! by itself.
+//!
+//! `orlop-shim --hold` does nothing until its standard input ends: the first process of a scope that systemd makes, until
+//! a process of the pod is in it.
 
 mod attach;
 mod connection;
@@ -14,6 +17,7 @@ mod container;
 mod driven;
 mod exec;
 mod log;
+mod oom;
 mod output;
 mod poller;
 mod record;
@@ -32,10 +36,13 @@ use shim::Shim;
 fn main() {
     let mut arguments = std::env::args_os().skip(1);
     let folder = match (arguments.next(), arguments.next(), arguments.next()) {
+        (Some(option), None, None) if option == HOLD => hold(),
         (Some(folder), None, None) => folder,
         (Some(option), Some(folder), None) if option == CHECK => check_user_namespaces(Path::new(&folder)),
         _ => {
-            eprintln!("usage: orlop-shim <sandbox folder>\n       orlop-shim {CHECK} <folder of the layers>");
+            eprintln!(
+                "usage: orlop-shim <sandbox folder>\n       orlop-shim {CHECK} <folder of the layers>\n       orlop-shim {HOLD}"
+            );
             eprintln!("One runs per pod; it is started by the CRI server.");
             std::process::exit(2);
         }
@@ -85,6 +92,15 @@ fn main() {
 
 /// The option that asks about the machine.
 const CHECK: &str = "--check-user-namespaces";
+
+/// The option that keeps a scope.
+const HOLD: &str = "--hold";
+
+/// Waits for the end of whoever holds the other end of standard input.
+fn hold() -> ! {
+    let ended = process::close_all_but(&[]).and_then(|()| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+    std::process::exit(i32::from(ended.is_err()))
+}
 
 fn check_user_namespaces(folder: &Path) -> ! {
     match orlop_container::id_check::check(folder) {

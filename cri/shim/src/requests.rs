@@ -136,7 +136,7 @@ impl Shim {
         };
         let path = &config.linux.cgroups_path;
         self.cgroups
-            .create(path, &config.linux.resources)
+            .provide(path, &config.linux.resources)
             .map_err(|error| internal(chain(&error)))
             .and_then(|()| {
                 create(spec, config, confinement, self.pod(), pid)

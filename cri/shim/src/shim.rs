@@ -17,6 +17,7 @@ use crate::connection::Connection;
 use crate::container::{Container, Phase};
 use crate::exec::Exec;
 use crate::log::Stream;
+use crate::oom::OomKills;
 use crate::poller::{Poller, Token};
 use crate::record;
 use orlop_container::clock;
@@ -67,6 +68,7 @@ pub struct Shim {
     /// Children that ended before a driver could name them: what a runtime program makes may be gone before it is.
     pub(crate) strays: HashMap<i32, i32>,
     pub(crate) buffer: Vec<u8>,
+    oom_kills: OomKills,
     listener: OwnedFd,
     signals: SignalFd,
     pub(crate) ending: bool,
@@ -116,6 +118,7 @@ impl Shim {
             .into();
             Ok((listener, poller, sources))
         };
+        let oom_kills = OomKills::begin(&cgroups, &spec.cgroup);
         let (listener, poller, sources) = set_up().map_err(|error| undo(format!("listen for the daemon: {error}")))?;
         Ok(Shim {
             folder: folder.to_path_buf(),
@@ -131,6 +134,7 @@ impl Shim {
             execs: HashMap::new(),
             strays: HashMap::new(),
             buffer: Vec::new(),
+            oom_kills,
             listener,
             signals,
             ending: false,
@@ -351,6 +355,9 @@ impl Shim {
     }
 
     pub(crate) fn container_ended(&mut self, id: &str, exit_code: i32) {
+        // First of all: the cgroup may be gone soon.
+        let path = self.containers.get(id).map(|container| container.config.linux.cgroups_path.as_str());
+        let oom_killed = path.is_some_and(|path| self.oom_kills.struck(&self.cgroups, path, exit_code));
         // Its last words come before its end; a start that nobody has heard of yet is one.
         for _ in 0..3 {
             if self.containers.get(id).is_some_and(|container| container.sync.is_some()) {
@@ -363,7 +370,7 @@ impl Shim {
         container.drain_outputs(&mut self.buffer, &mut self.poller, &mut self.sources);
         container.close_input(&mut self.poller, &mut self.sources);
         let before = std::mem::replace(&mut container.phase, Phase::Exited);
-        let record = container.write_exit(exit_code, &self.cgroups);
+        let record = container.write_exit(exit_code, oom_killed);
         let sessions: Vec<Token> = container.sessions.iter().map(|session| session.connection).collect();
         let failure = container.failure.clone();
         match before {

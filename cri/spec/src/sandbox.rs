@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use orlop_container::protocol::{NamespaceSource, SandboxSpec};
+use orlop_kernel::cgroup::unit::{Driver, Scope, slice_at, slice_path};
 use orlop_proto::cri;
 
 use crate::{SpecError, check_name, check_path, selinux, user_namespace, wrong};
@@ -59,15 +60,41 @@ pub fn is_host_network(config: &cri::PodSandboxConfig) -> bool {
     namespaces(config).network == cri::NamespaceMode::Node as i32
 }
 
-/// The cgroup of a container of the sandbox (or of its pause) below each hierarchy.
+/// Where the kubelet tells the pod's cgroup.
+const PARENT: &str = "config.linux.cgroup_parent";
+
+/// The cgroup of the pod below each hierarchy, without a slash at the end; none where the caller has made none, and the
+/// pod's processes are put beside those of others.
 ///
 /// # Errors
-/// When the parent is no cgroup path.
-pub fn cgroup(config: &cri::PodSandboxConfig, id: &str) -> Result<String, SpecError> {
-    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).filter(|parent| !parent.is_empty());
-    let parent = parent.unwrap_or("/orlop");
-    check_path("config.linux.cgroup_parent", parent)?;
-    Ok(format!("{}/{id}", parent.trim_end_matches('/')))
+/// When the parent is no cgroup path, or with systemd no slice.
+pub fn pod_cgroup(config: &cri::PodSandboxConfig, driver: Driver) -> Result<Option<String>, SpecError> {
+    let parent = config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str());
+    match driver {
+        _ if parent.is_empty() => Ok(None),
+        Driver::Cgroupfs => {
+            check_path(PARENT, parent)?;
+            Ok(Some(parent.trim_end_matches('/').into()))
+        }
+        Driver::Systemd => {
+            slice_at(parent).and_then(slice_path).map(Some).map_err(|error| wrong(PARENT, error.to_string()))
+        }
+    }
+}
+
+/// The cgroup of a container of the sandbox (or of its pause) below each hierarchy; with systemd that of a scope.
+///
+/// # Errors
+/// As [`pod_cgroup`].
+pub fn cgroup(config: &cri::PodSandboxConfig, driver: Driver, id: &str) -> Result<String, SpecError> {
+    let parent = pod_cgroup(config, driver)?;
+    match driver {
+        Driver::Cgroupfs => Ok(format!("{}/{id}", parent.as_deref().unwrap_or("/orlop"))),
+        Driver::Systemd => {
+            let scope = Scope::of(parent.as_deref().unwrap_or("orlop.slice"), id).and_then(|scope| scope.path());
+            scope.map_err(|error| wrong(PARENT, error.to_string()))
+        }
+    }
 }
 
 /// What the shim is told.
@@ -77,6 +104,7 @@ pub fn cgroup(config: &cri::PodSandboxConfig, id: &str) -> Result<String, SpecEr
 pub fn spec(
     id: &str,
     config: &cri::PodSandboxConfig,
+    driver: Driver,
     netns: Option<PathBuf>,
     pause: &Path,
 ) -> Result<SandboxSpec, SpecError> {
@@ -112,7 +140,7 @@ pub fn spec(
         uts: if host_network { NamespaceSource::Host } else { NamespaceSource::New },
         pid: if options.pid == cri::NamespaceMode::Pod as i32 { NamespaceSource::New } else { NamespaceSource::Host },
         sysctls,
-        cgroup: cgroup(config, id)?,
+        cgroup: cgroup(config, driver, id)?,
         pause_program: pause.to_path_buf(),
         shm_bytes: SHM_BYTES,
         mount_label: None,
@@ -138,4 +166,35 @@ pub fn resolv_conf(dns: &cri::DnsConfig) -> Option<String> {
         text.push_str(&format!("options {}\n", dns.options.join(" ")));
     }
     Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(parent: &str) -> cri::PodSandboxConfig {
+        let linux = cri::LinuxPodSandboxConfig { cgroup_parent: parent.into(), ..Default::default() };
+        cri::PodSandboxConfig { linux: Some(linux), ..Default::default() }
+    }
+
+    #[test]
+    fn each_driver_has_its_own_places() {
+        use Driver::{Cgroupfs, Systemd};
+        for (driver, parent, pod, container) in [
+            (Cgroupfs, "", None, "/orlop/0f"),
+            (Cgroupfs, "/kubepods/pod1/", Some("/kubepods/pod1"), "/kubepods/pod1/0f"),
+            (Systemd, "", None, "/orlop.slice/orlop-0f.scope"),
+            (Systemd, "a-b.slice", Some("/a.slice/a-b.slice"), "/a.slice/a-b.slice/orlop-0f.scope"),
+            (Systemd, "/a.slice/a-b.slice", Some("/a.slice/a-b.slice"), "/a.slice/a-b.slice/orlop-0f.scope"),
+        ] {
+            let config = config(parent);
+            assert_eq!(pod_cgroup(&config, driver).unwrap().as_deref(), pod, "{parent}");
+            assert_eq!(cgroup(&config, driver, "0f").unwrap(), container, "{parent}");
+        }
+        for (driver, parent) in [(Cgroupfs, "a-b.slice"), (Systemd, "/kubepods/pod1"), (Systemd, "/b.slice/a-b.slice")]
+        {
+            let said = cgroup(&config(parent), driver, "0f").expect_err(parent).to_string();
+            assert!(said.contains(PARENT), "{said}");
+        }
+    }
 }

@@ -45,15 +45,29 @@ fn fill_cpuset(folder: &Path, file: &str, hierarchy: &Hierarchy) -> Result<Strin
 pub(super) fn make_v2(mount: &Path, path: &str) -> Result<(), CgroupError> {
     let mut folder = mount.to_path_buf();
     for part in path.split('/').filter(|part| !part.is_empty()) {
-        let available = std::fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
-        for controller in available.split_ascii_whitespace() {
-            // One that can't be had here (threaded parents, realtime tasks) must not cost the others.
-            let _ = std::fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
-        }
+        give_controllers(&folder);
         folder.push(part);
         make_folder(&folder)?;
     }
     Ok(())
+}
+
+/// Gives each v2 folder above a path all controllers that its parent has.
+pub(super) fn hand_down(mount: &Path, path: &str) {
+    let mut folder = mount.to_path_buf();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        give_controllers(&folder);
+        folder.push(part);
+    }
+}
+
+/// Lets the folders below a v2 folder have all its controllers.
+fn give_controllers(folder: &Path) {
+    let available = std::fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+    for controller in available.split_ascii_whitespace() {
+        // One that can't be had here (threaded parents, realtime tasks) must not cost the others.
+        let _ = std::fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
 }
 
 fn make_folder(folder: &Path) -> Result<(), CgroupError> {

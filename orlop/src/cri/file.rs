@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use orlop_cri_server::Driver;
 use orlop_image::{HostConfig, ShortNames};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -27,6 +28,8 @@ pub struct CriFile {
     pub version: Option<u32>,
     /// Socket of the CRI services.
     pub socket: Option<PathBuf>,
+    /// Who makes the cgroups.
+    pub cgroup_driver: Option<Driver>,
     /// What is logged.
     pub log: LogPart,
     /// Network plugins.
@@ -234,6 +237,7 @@ mod tests {
         for (text, words) in [
             ("[images]\npined = []\n", "pined"),
             ("version = 2\n", "version is 2"),
+            ("cgroup_driver = 'system'\n", "systemd"),
             ("[images]\nparallel_layers = 'x'\n", "parallel_layers"),
             ("[[[", "no TOML"),
         ] {

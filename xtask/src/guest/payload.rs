@@ -9,7 +9,7 @@ use crate::packages::as_root;
 use crate::workspace::{cache, cargo, path, run, run_tests_as_root, say};
 
 /// Test programs whose tests are all run, and how long each may take there.
-const TESTS: [(&str, u64); 10] = [
+const TESTS: [(&str, u64); 12] = [
     ("apparmor", 900),
     ("cgroups", 300),
     ("shim", 600),
@@ -19,16 +19,20 @@ const TESTS: [(&str, u64); 10] = [
     ("shim_streams", 600),
     ("shim_user_namespace", 600),
     ("crictl", 1200),
+    ("systemd_units", 300),
+    ("systemd", 1200),
     ("up", 600),
 ];
 /// Those with steps of their own.
 const MORE_TESTS: [&str; 2] = ["node", "critest"];
 /// The crate whose own tests are run, and the program that they become.
 const KERNEL: (&str, &str) = ("orlop-kernel", "orlop_kernel");
+/// The step that runs them.
+const KERNEL_STEP: &str = "kernel";
 /// Cases of the node's test: pods of the embedded API whose limits are in cgroups.
 const CASES: [&str; 3] = ["limits", "security", "probes"];
 /// Foreign programs that are handed in.
-const PROGRAMS: [&str; 4] = ["busybox", "crictl", "critest", "kubectl"];
+const PROGRAMS: [&str; 5] = ["busybox", "crictl", "critest", "kubectl", "runc"];
 /// Room on the disk beside what is handed in: what tests write.
 const ROOM_MEGABYTES: u64 = 2048;
 
@@ -49,7 +53,7 @@ impl Step {
             step(name, format!("tests/{program} --test-threads 2 {filter}"), seconds)
         };
         let mut steps = vec![step("doctor", "programs/orlop doctor --root /var/tmp/doctor".into(), 120)];
-        steps.push(test("kernel", KERNEL.1, 300));
+        steps.push(test(KERNEL_STEP, KERNEL.1, 300));
         steps.extend(TESTS.map(|(name, seconds)| test(name, name, seconds)));
         let node = CASES.map(|case| format!("ORLOP_CASE={} tests/node --nocapture embedded", quote(case)));
         steps.push(step("node", node.join(" && "), 1800));
@@ -81,7 +85,7 @@ impl Payload {
             std::fs::create_dir_all(&place).with_context(|| format!("make {}", place.display()))?;
         }
         say("building the tests for the guest");
-        for (name, program) in tests()? {
+        for (name, program) in tests(steps)? {
             copy(&program, &staging.join("tests").join(name))?;
         }
         for entry in std::fs::read_dir(programs).with_context(|| format!("read {}", programs.display()))?.flatten() {
@@ -139,17 +143,24 @@ fn write_script(steps: &[Step]) -> String {
     script
 }
 
-/// The test programs by the names they get, built with the features of the whole workspace as `cargo xtask test` does.
-fn tests() -> Result<Vec<(String, PathBuf)>> {
-    let mut all = cargo();
-    all.args(["test", "--workspace"]);
-    for name in TESTS.iter().map(|(name, _)| *name).chain(MORE_TESTS) {
-        all.args(["--test", name]);
+/// The test programs of the steps by the names they get, built with the features of the whole workspace as
+/// `cargo xtask test` does.
+fn tests(steps: &[Step]) -> Result<Vec<(String, PathBuf)>> {
+    let has = |name: &str| steps.iter().any(|step| step.name == name);
+    let mut commands = Vec::new();
+    let names: Vec<&str> = TESTS.iter().map(|(name, _)| *name).chain(MORE_TESTS).filter(|name| has(name)).collect();
+    if !names.is_empty() {
+        let mut all = cargo();
+        all.args(["test", "--workspace"]).args(names.iter().flat_map(|name| ["--test", name]));
+        commands.push(all);
     }
-    let mut kernel = cargo();
-    kernel.args(["test", "--package", KERNEL.0, "--lib"]);
+    if has(KERNEL_STEP) {
+        let mut kernel = cargo();
+        kernel.args(["test", "--package", KERNEL.0, "--lib"]);
+        commands.push(kernel);
+    }
     let mut found = Vec::new();
-    for command in [&mut all, &mut kernel] {
+    for mut command in commands {
         command.args(["--no-run", "--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
         let output = command.output().context("run cargo")?;
         if !output.status.success() {

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use orlop_kernel::cgroup::Cgroups;
+use orlop_kernel::cgroup::unit::Scope;
 use orlop_kernel::mount::{self, Attributes, FsOption, Propagation};
 use orlop_kernel::namespace::{self, Kinds};
 use orlop_kernel::procfs::Procfs;
@@ -110,6 +111,11 @@ impl Bundle<'_> {
         config.root.path = Path::new(BENCH).join(ROOT);
         config.linux.rootfs_propagation = propagation(&mounts).or(config.linux.rootfs_propagation);
         config.linux.namespaces = self.namespaces(target);
+        if let Some(scope) = Scope::at(&config.linux.cgroups_path) {
+            // The program asks systemd for it by itself. crun would put the container and its limits into a cgroup below.
+            config.linux.cgroups_path = scope.for_program();
+            config.annotations.insert("run.oci.systemd.subgroup".into(), String::new());
+        }
         config.mounts = mounts;
         let process = process(&config.process);
         let mut document = json!(config);

@@ -60,6 +60,9 @@ impl<'a> Invocation<'a> {
         command.env_clear().env("PATH", PATH).current_dir("/");
         command.arg("--root").arg(&self.runtime.root);
         command.arg("--log").arg(self.file("log")).args(["--log-format", "json"]);
+        if self.runtime.systemd_cgroup {
+            command.arg("--systemd-cgroup");
+        }
         command
     }
 
@@ -291,7 +294,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("orlop-invocation-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let program = folder.join("program");
-        let runtime = RuntimeProgram { program: program.clone(), root: folder.join("state") };
+        let runtime = RuntimeProgram { program: program.clone(), root: folder.join("state"), systemd_cgroup: true };
         let tell = |script: &str| {
             // Written by another process: one that a test beside this one starts could hold it open for writing.
             let text = folder.join("script");
@@ -305,7 +308,7 @@ mod tests {
             );
             told.map_err(|error| error.to_string())
         };
-        assert_eq!(tell(r#"[ "$*" = "--root $2 --log $4 --log-format json start c1" ]"#), Ok(()));
+        assert_eq!(tell(r#"[ "$*" = "--root $2 --log $4 --log-format json --systemd-cgroup start c1" ]"#), Ok(()));
         for (script, words) in [
             ("echo of it >&2; echo '{\"level\":\"error\",\"msg\":\"the log\"}' > $4; exit 1", "the log"),
             ("echo printed; exit 3", "printed"),
