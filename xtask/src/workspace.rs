@@ -25,9 +25,15 @@ pub fn cache() -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".cache/orlop"))
 }
 
-/// The cargo that runs us.
+/// The cargo that runs us, without what it told us of our own crate: build scripts watch these variables, and would be run
+/// again, with all that is built on them, whenever `cargo` is called by us after it was called by a person.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            command.env_remove(name);
+        }
+    }
     command.current_dir(root());
     command
 }
