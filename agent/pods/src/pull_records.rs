@@ -106,20 +106,24 @@ impl PullRecords {
         }
     }
 
-    /// After a start: images whose pull was cut short count as pulled here, and records of images that are gone go.
+    /// After a start: images whose pull was cut short count as pulled here.
     pub(crate) async fn recover(self: Arc<Self>, runtime: &dyn Runtime) {
         let this = self.clone();
-        let found =
-            tokio::task::spawn_blocking(move || (all::<PullIntent>(&this.pulling), all::<PulledRecord>(&this.pulled)));
-        let Ok((intents, records)) = found.await else { return };
-        for intent in intents {
+        let found = tokio::task::spawn_blocking(move || all::<PullIntent>(&this.pulling)).await;
+        for intent in found.unwrap_or_default() {
             match runtime.image(&intent.image, "").await {
                 Ok(Some(image)) if self.note(&intent.image, &image.id, None).is_ok() => self.over(&intent.image),
                 Ok(None) => self.over(&intent.image),
                 _ => {}
             }
         }
-        for record in records {
+    }
+
+    /// After a start, beside everything else: records of images that are gone go.
+    pub(crate) async fn prune(self: Arc<Self>, runtime: &dyn Runtime) {
+        let this = self.clone();
+        let found = tokio::task::spawn_blocking(move || all::<PulledRecord>(&this.pulled)).await;
+        for record in found.unwrap_or_default() {
             if let Ok(None) = runtime.image(&record.image_ref, "").await
                 && let Err(error) = remove(&file(&self.pulled, &record.image_ref))
             {

@@ -54,3 +54,26 @@ async fn an_image_pulled_with_a_secret_is_for_those_who_have_it() {
     world.until("nor can who has nothing", |world| world.has_event("pod-u6 Failed: Failed to pull image")).await;
     assert!(world.runtime.running("u5").is_empty() && world.runtime.running("u6").is_empty());
 }
+
+#[tokio::test]
+async fn a_restart_keeps_the_records_of_images_that_are_there() {
+    let world = World::new();
+    world.runtime.make_private("r.example/private:1", "owner");
+    world.ports.secrets.lock().unwrap().insert("good".into(), secret("good", "owner"));
+    world.apply(pod("u1", spec("IfNotPresent", &["good"])));
+    world.until("runs", |world| world.ready("u1")).await;
+    let runtime = world.runtime.clone();
+    let folder = world.end().await;
+    let records = folder.path().join("kubelet/image_manager");
+    let gone = "{\"kind\":\"ImagePulledRecord\",\"apiVersion\":\"kubelet.config.k8s.io/v1beta1\",\"lastUpdatedTime\":\"2024-10-21T12:26:40Z\",\"imageRef\":\"gone:1\"}";
+    let name =
+        |image: &str| format!("sha256-{}", hex::encode(<sha2::Sha256 as sha2::Digest>::digest(image.as_bytes())));
+    std::fs::write(records.join("pulled").join(name("gone:1")), gone).unwrap();
+    // A pull that was cut short: the image is there, and nobody knows by whose credentials.
+    let intent = "{\"kind\":\"ImagePullIntent\",\"apiVersion\":\"kubelet.config.k8s.io/v1beta1\",\"image\":\"x:1\"}";
+    std::fs::write(records.join("pulling").join(name("x:1")), intent).unwrap();
+    let again = World::with(runtime, folder, Default::default(), None);
+    let has = |image: &str| records.join("pulled").join(name(image)).exists();
+    again.until("records are in order", |_| has("x:1") && has("r.example/private:1") && !has("gone:1")).await;
+    assert_eq!(std::fs::read_dir(records.join("pulling")).unwrap().count(), 0);
+}
