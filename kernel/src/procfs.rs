@@ -70,6 +70,15 @@ impl Procfs {
         self.open_file(path, OFlags::RDONLY)?.take(1 << 20).read_to_string(&mut text)?;
         Ok(text)
     }
+
+    /// This process's number in the PID namespace of the mount, whichever its own is.
+    ///
+    /// # Errors
+    /// When the kernel's text can't be read.
+    pub fn own_number(&self) -> std::io::Result<i32> {
+        let stat = self.read("self/stat")?;
+        stat.split(' ').next().unwrap_or_default().parse().map_err(std::io::Error::other)
+    }
 }
 
 /// When a process started, in clock ticks since boot; tells a process from a later one with the same number.

@@ -22,7 +22,8 @@ fn start() -> (World, Daemon) {
     if std::fs::read_to_string(mixed.join("cgroup.controllers")).is_ok_and(|text| !text.trim().is_empty()) {
         run(world.command("umount").arg(mixed));
     }
-    let mut text = "version = 1\n[runtimes.missing]\nprogram = \"/no/such/runtime\"\n".to_string();
+    let mut text = format!("version = 1\n[devices]\ncdi_dirs = [{:?}]\n", world.folder().join("cdi"));
+    text.push_str("[runtimes.missing]\nprogram = \"/no/such/runtime\"\n");
     for (name, program) in programs() {
         text.push_str(&format!("[runtimes.{name}]\nprogram = {program:?}\n"));
     }
@@ -236,6 +237,93 @@ fn what_a_killed_shim_leaves_is_removed() {
         let shim = inspect(&world, "inspectp", &sandbox)["info"]["shimPid"].as_i64().unwrap();
         run(world.command("kill").args(["-9", &shim.to_string()]));
         until("the sandbox is not ready", || read(world.crictl().arg("pods")).contains("NotReady").then_some(()));
+        run(world.crictl().args(["rmp", "-f", &sandbox]));
+        assert_eq!(kept(&world), Vec::<PathBuf>::new(), "{handler} has kept something");
+    }
+    assert_eq!(world.count(), before, "something was left behind");
+}
+
+/// Writes a CDI file with a device that has a hook per point, which note what they are told below a folder.
+fn describe_hooks(world: &World, name: &str, more: Value) -> PathBuf {
+    let notes = world.folder().join(name);
+    std::fs::create_dir_all(&notes).unwrap();
+    std::fs::create_dir_all(world.folder().join("cdi")).unwrap();
+    let points = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    let hook = |point: &&str| {
+        let place = if *point == "startContainer" { "/dev/shm".into() } else { notes.display().to_string() };
+        let script = format!("cat > {place}/{point}; echo {point} $A $SECRET >> {place}/order");
+        json!({"hookName": point, "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["A=b"], "timeout": 20})
+    };
+    let hooks: Vec<Value> = points.iter().map(hook).collect();
+    let edits = json!({"hooks": hooks, "additionalGids": [4711], "env": ["DEVICE=here"]});
+    let broken = json!({"hooks": [{"hookName": "createRuntime", "path": "/bin/sh", "args": ["sh", "-c", "echo of the device >&2; exit 3"]}]});
+    let devices = json!([
+        {"name": "good", "containerEdits": edits},
+        {"name": "broken", "containerEdits": broken},
+        {"name": "other", "containerEdits": more},
+    ]);
+    let file = json!({"cdiVersion": "0.6.0", "kind": format!("orlop.test/{name}"), "devices": devices});
+    std::fs::write(world.folder().join(format!("cdi/{name}.json")), file.to_string()).unwrap();
+    notes
+}
+
+#[test]
+fn hooks_of_devices_run_whatever_makes_the_container() {
+    let (world, mut daemon) = start();
+    let before = world.count();
+    for handler in ["", "runc", "crun", "newest", "own"] {
+        let name = format!("hooks{handler}");
+        let notes = describe_hooks(&world, &name, json!({"netDevices": [{"name": "eth1"}]}));
+        let order = || std::fs::read_to_string(notes.join("order")).unwrap_or_default();
+        let extra = json!({
+            "CDI_devices": [{"name": format!("orlop.test/{name}=good")}],
+            "envs": [{"key": "SECRET", "value": "c2VjcmV0"}, {"key": "A", "value": "eA=="}],
+        });
+        let (pod, container) = files(&world, &name, &["sleep", "600"], extra);
+        let sandbox = match handler {
+            "" => read(world.crictl().args(["runp", &pod])),
+            _ => run_pod(&world, handler, &pod),
+        };
+        let id = read(world.crictl().args(["create", &sandbox, &container, &pod]));
+        // runc runs poststart's when the container is made.
+        let early = order().replace("poststart b\n", "");
+        let lines: Vec<&str> = early.lines().map(str::trim).collect();
+        assert_eq!(lines, ["prestart b", "createRuntime b", "createContainer b"], "{handler}");
+        // What is due at the end is due whoever serves then.
+        daemon.kill();
+        daemon = serve(&world, &["--cri-config", &configuration(&world)]);
+        run(world.crictl().args(["start", &id]));
+        assert!(order().contains("poststart b"), "{handler}: {}", order());
+        let said = |script: &str| read(world.crictl().args(["exec", "-s", &id, "sh", "-c", script]));
+        assert_eq!(
+            said("cat /dev/shm/order; echo $DEVICE; id -G").split_whitespace().collect::<Vec<_>>().join(" "),
+            "startContainer b here 0 4711",
+            "{handler}"
+        );
+        let pid = inspect(&world, "inspect", &id)["info"]["pid"].as_i64();
+        for point in ["createRuntime", "poststart"] {
+            let state: Value = serde_json::from_slice(&std::fs::read(notes.join(point)).unwrap()).unwrap();
+            assert_eq!((state["id"].as_str(), state["pid"].as_i64()), (Some(id.as_str()), pid), "{handler} {point}");
+            let bundle = Path::new(state["bundle"].as_str().unwrap());
+            assert!(bundle.join("config.json").exists(), "{handler}: {bundle:?}");
+        }
+        run(world.crictl().args(["rm", "-f", &id]));
+        assert!(order().trim_end().ends_with("poststop b"), "{handler}: {}", order());
+        for (device, words) in
+            [("broken", ["createRuntime hook", "of the device"]), ("other", ["netDevices", "not there"])]
+        {
+            let extra =
+                json!({"metadata": {"name": device}, "CDI_devices": [{"name": format!("orlop.test/{name}={device}")}]});
+            let (_, container) = files(&world, &format!("{name}-{device}"), &["sleep", "600"], extra);
+            let refused = refuse(world.crictl().args(["create", &sandbox, &container, &pod]));
+            // Programs of others say it in their own words.
+            let words = match (device, handler) {
+                ("broken", "runc" | "newest") => ["hook", "of the device"],
+                ("broken", "crun") => ["hook", "/bin/sh"],
+                _ => words,
+            };
+            assert!(words.iter().all(|word| refused.contains(word)), "{handler}: {refused}");
+        }
         run(world.crictl().args(["rmp", "-f", &sandbox]));
         assert_eq!(kept(&world), Vec::<PathBuf>::new(), "{handler} has kept something");
     }

@@ -37,7 +37,7 @@ use rustix::fs::Mode;
 use crate::config::{Config, Device};
 use crate::confine::{self, Confinement};
 use crate::create::{begin_with, clone_into, hand_over};
-use crate::hook::{self, HookState};
+use crate::hook::OwnHooks;
 use crate::stage::{self, Message, StageError, Step};
 use crate::{devices, rootfs};
 use namespaces::{Holder, Namespaces, Space};
@@ -131,7 +131,7 @@ impl Child<'_> {
         };
         let (connection, error) = match self.wait() {
             Err(error) => return error,
-            Ok(connection) => match self.run_hooks("startContainer", number) {
+            Ok(connection) => match self.hooks(number).before_program() {
                 Err(error) => (connection, error),
                 Ok(()) => {
                     let error = self.plan.confinement.exec_with(&self.plan.config.process, self.plan.kept);
@@ -154,7 +154,7 @@ impl Child<'_> {
             .collect();
         begin_with(&kept, self.plan.keyring)?;
         let procfs = Procfs::open().step("open /proc")?;
-        let number = own_number(&procfs)?;
+        let number = procfs.own_number().step("read the own number")?;
         confine::set_oom_score(&procfs, config.process.oom_score_adj);
         confine::set_labels(&procfs, &config.process)?;
         cgroups.join(&config.linux.cgroups_path, 0).step("join the cgroup")?;
@@ -174,7 +174,7 @@ impl Child<'_> {
         let null = devices::fill(&root, config, mappings)?;
         let process = &config.process;
         let terminal = process.terminal.then(|| devices::open_terminal(&root, true)).transpose()?;
-        self.meet_hooks(number)?;
+        self.hooks(number).before_root(&self.sync)?;
         rootfs::mask(&root, config, null.as_fd())?;
         if process.cwd.starts_with('/') {
             let what = || format!("make the working folder {:?}", process.cwd);
@@ -188,37 +188,13 @@ impl Child<'_> {
             confine::check_program(process)?;
         }
         stage::send(&self.sync, &Message::Created(master)).step("tell that the container is made")?;
-        self.hear_start("wait for the record")?;
+        stage::hear_start(&self.sync, "wait for the record")?;
         Ok(number)
     }
 
-    /// Lets the hooks run that have to run before the root is entered.
-    fn meet_hooks(&self, number: i32) -> Result<(), StageError> {
-        let Some(hooks) = &self.plan.config.hooks else { return Ok(()) };
-        if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
-            stage::send(&self.sync, &Message::Ready).step("tell that hooks may run")?;
-            self.hear_start("wait for the hooks")?;
-        }
-        self.run_hooks("createContainer", number)
-    }
-
-    fn run_hooks(&self, kind: &str, number: i32) -> Result<(), StageError> {
+    fn hooks(&self, pid: i32) -> OwnHooks<'_> {
         let Plan { id, bundle, config, .. } = self.plan;
-        let Some(hooks) = &config.hooks else { return Ok(()) };
-        let (list, status, folder) = match kind {
-            "createContainer" => (&hooks.create_container, "creating", bundle),
-            _ => (&hooks.start_container, "created", Path::new("/")),
-        };
-        let oci_version = &config.oci_version;
-        let state = HookState { oci_version, id, status, pid: number, bundle, annotations: &config.annotations };
-        hook::run_all(kind, list, &state, folder)
-    }
-
-    fn hear_start(&self, what: &str) -> Result<(), StageError> {
-        match stage::receive(&self.sync).step(what)? {
-            Some(Message::Start) => Ok(()),
-            _ => Err("the runtime is gone").step(what),
-        }
+        OwnHooks { id, bundle, config, pid }
     }
 
     /// Makes the terminal this process's own, or starts a session with the streams that it has; returns the master.
@@ -255,12 +231,6 @@ impl Child<'_> {
             }
         }
     }
-}
-
-/// This process's number on the machine: `/proc` is the machine's.
-fn own_number(procfs: &Procfs) -> Result<i32, StageError> {
-    let stat = procfs.read("self/stat").step("read the own number")?;
-    stat.split(' ').next().unwrap_or_default().parse().step("read the own number")
 }
 
 #[cfg(test)]

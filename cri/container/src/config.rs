@@ -33,7 +33,7 @@ pub struct Config {
     pub mounts: Vec<Mount>,
     /// What only Linux has.
     pub linux: Linux,
-    /// Programs to be run at points of the container's life; refused for a container of a pod, see [`Config::check`].
+    /// Programs to be run at points of the container's life.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,
     /// Free text.
@@ -66,6 +66,63 @@ pub struct Hooks {
     /// On the machine, when the container is gone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub poststop: Vec<Hook>,
+}
+
+impl Hooks {
+    /// All of them, by the names of their points.
+    #[must_use]
+    pub fn lists(&self) -> [(&'static str, &Vec<Hook>); 6] {
+        [
+            ("prestart", &self.prestart),
+            ("createRuntime", &self.create_runtime),
+            ("createContainer", &self.create_container),
+            ("startContainer", &self.start_container),
+            ("poststart", &self.poststart),
+            ("poststop", &self.poststop),
+        ]
+    }
+
+    /// The same, to be changed.
+    pub fn lists_mut(&mut self) -> [&mut Vec<Hook>; 6] {
+        [
+            &mut self.prestart,
+            &mut self.create_runtime,
+            &mut self.create_container,
+            &mut self.start_container,
+            &mut self.poststart,
+            &mut self.poststop,
+        ]
+    }
+
+    /// Whether some are run while the container is made: its root then lies where they look for it.
+    #[must_use]
+    pub fn at_creation(&self) -> bool {
+        [&self.prestart, &self.create_runtime, &self.create_container].iter().any(|list| !list.is_empty())
+    }
+
+    /// Refuses what can't be run.
+    ///
+    /// # Errors
+    /// The point and the program.
+    pub fn check(&self) -> Result<(), String> {
+        let all = self.lists();
+        let mut each = all.iter().flat_map(|(name, list)| list.iter().map(move |hook| (name, hook)));
+        each.try_for_each(|(name, hook)| hook.check().map_err(|error| format!("hooks.{name}: {error}")))
+    }
+}
+
+impl Hook {
+    fn check(&self) -> Result<(), String> {
+        if !self.path.is_absolute() {
+            return Err(format!("path {:?} is not absolute", self.path));
+        }
+        match self.timeout {
+            Some(seconds) if seconds <= 0 => {
+                Err(format!("timeout of {} must be more than 0 s, not {seconds}", self.path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A program that is run with the container's state on its stdin.

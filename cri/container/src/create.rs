@@ -1,17 +1,19 @@
 //! Making a container up to the point where only the exec is missing.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use orlop_kernel::cgroup::Cgroups;
+use orlop_kernel::mount::{self, Propagation};
 use orlop_kernel::namespace::{self, Kinds};
 use orlop_kernel::procfs::Procfs;
-use orlop_kernel::{mount, path, process, socket};
+use orlop_kernel::{path, process, socket};
 use rustix::fs::Mode;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::config::Config;
+use crate::config::{Config, Hooks};
 use crate::confine::{self, Confinement};
+use crate::hook::OwnHooks;
 use crate::protocol::ContainerSpec;
 use crate::sandbox::Pause;
 use crate::stage::{self, Message, StageError, Step};
@@ -76,6 +78,8 @@ struct Child<'a> {
     config: &'a Config,
     confinement: &'a Confinement,
     pod: Pod<'a>,
+    /// Its folder, which is the bundle that hooks are told of.
+    folder: PathBuf,
     sync: OwnedFd,
 }
 
@@ -102,7 +106,8 @@ pub fn create(
             Ok(Created { pid, pidfd, sync, stdin: ours.stdin, stdout: ours.stdout, stderr: ours.stderr })
         }
         process::Side::Child => {
-            let child = Child { spec, config, confinement, pod, sync: theirs };
+            let folder = pod.folder.join("containers").join(&spec.id);
+            let child = Child { spec, config, confinement, pod, folder, sync: theirs };
             let error = child.run(streams);
             let _ = stage::send(&child.sync, &Message::Failed(error.to_string()));
             std::process::exit(127)
@@ -177,13 +182,23 @@ pub(crate) fn open_streams(spec: &ContainerSpec) -> Result<(Streams, Streams), S
 impl Child<'_> {
     /// Everything that the child does; it returns only when something failed.
     fn run(&self, streams: Streams) -> StageError {
-        match self.set_up(streams) {
+        match self.set_up(streams).and_then(|number| self.hooks(number).before_program()) {
             Err(error) => error,
             Ok(()) => self.confinement.exec(&self.config.process),
         }
     }
 
-    fn set_up(&self, streams: Streams) -> Result<(), StageError> {
+    fn hooks(&self, pid: i32) -> OwnHooks<'_> {
+        OwnHooks { id: &self.spec.id, bundle: &self.folder, config: self.config, pid }
+    }
+
+    /// Whether hooks look for the container's root while it is made.
+    fn shows_root(&self) -> bool {
+        self.config.hooks.as_ref().is_some_and(Hooks::at_creation)
+    }
+
+    /// Makes everything but the exec, tells so, waits for the start, and returns this process's number on the machine.
+    fn set_up(&self, streams: Streams) -> Result<i32, StageError> {
         let Pause { pidfd, shm, user, .. } = self.pod.pause;
         let kept: Vec<BorrowedFd<'_>> = [Some(&self.sync), Some(pidfd), Some(shm)]
             .into_iter()
@@ -196,6 +211,7 @@ impl Child<'_> {
         let process = &self.config.process;
         let cgroups = self.pod.cgroups;
         let procfs = Procfs::open().step("open /proc")?;
+        let number = procfs.own_number().step("read the own number")?;
         confine::set_oom_score(&procfs, process.oom_score_adj);
         confine::set_labels(&procfs, process)?;
         cgroups.join(&self.config.linux.cgroups_path, 0).step("join the cgroup")?;
@@ -210,9 +226,10 @@ impl Child<'_> {
             process::make_files_as(mappings.host_uid(0)?, mappings.host_gid(0)?)
                 .step("make files for the pod's root")?;
         }
-        let root = rootfs::build(sources, shm, self.config, mappings)?;
+        let root = rootfs::build_at(&self.root_place(), sources, Some(shm), self.config, mappings)?;
         let null = devices::fill(&root, self.config, mappings)?;
         let terminal = process.terminal.then(|| devices::open_terminal(&root, true)).transpose()?;
+        self.hooks(number).before_root(&self.sync)?;
         rootfs::mask(&root, self.config, null.as_fd())?;
         if process.cwd.starts_with('/') {
             let mode = Mode::from_raw_mode(0o755);
@@ -223,22 +240,39 @@ impl Child<'_> {
         let master = self.use_streams(terminal, streams, &null)?;
         self.confinement.apply(process, user.as_ref(), |user| hand_over(user, master.as_ref()))?;
         stage::send(&self.sync, &Message::Created(master)).step("tell that the container is made")?;
-        match stage::receive(&self.sync).step("wait for the start")? {
-            Some(Message::Start) => Ok(()),
-            _ => Err("the runtime is gone").step("wait for the start"),
-        }
+        stage::hear_start(&self.sync, "wait for the start")?;
+        Ok(number)
+    }
+
+    /// Where the root is built: over the pod's shared memory, or where hooks look for it.
+    fn root_place(&self) -> PathBuf {
+        if self.shows_root() { self.folder.join(&self.config.root.path) } else { "/".into() }
     }
 
     /// Joins the pod's namespaces, with a copy of the mount namespace of pause, which holds nothing but the pod's
-    /// shared memory: copying the machine's own costs time with each of its mounts. Returns the shared memory,
-    /// ready to be attached.
+    /// shared memory: copying the machine's own costs time with each of its mounts, so only a container whose hooks need
+    /// those gets that. Returns the shared memory, ready to be attached.
     fn join_pod(&self) -> Result<OwnedFd, StageError> {
+        let machine = self.shows_root().then(|| self.prepare_root()).transpose()?;
         let kinds =
             Kinds::NETWORK | Kinds::INTER_PROCESS_COMMUNICATION | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME | Kinds::MOUNT;
         namespace::join_process(&self.pod.pause.pidfd, kinds).step("join the pod's namespaces")?;
         let shm = mount::clone_fd(&self.pod.pause.shm, false).step("open the pod's shared memory")?;
+        if let Some(machine) = &machine {
+            namespace::join(machine, LinkNameSpaceType::Mount).step("leave the pod's mount namespace")?;
+        }
         unshare(UnshareFlags::NEWNS).step("make a mount namespace")?;
+        if machine.is_some() {
+            mount::set_propagation(c"/", Propagation::Slave).step("keep mounts from the machine")?;
+        }
         Ok(shm)
+    }
+
+    /// Makes the folder that the root covers, and opens the machine's mount namespace.
+    fn prepare_root(&self) -> Result<OwnedFd, StageError> {
+        let place = self.root_place();
+        std::fs::create_dir_all(&place).step(format!("make {place:?}"))?;
+        namespace::open(Path::new("/proc/self/ns/mnt")).step("open the machine's mount namespace")
     }
 
     /// Makes the terminal or the pipes this process's stdio; returns the terminal's master.

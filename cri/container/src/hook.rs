@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -18,8 +18,8 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::Serialize;
 
-use crate::config::Hook;
-use crate::stage::{StageError, Step};
+use crate::config::{Config, Hook, Hooks};
+use crate::stage::{self, Message, StageError, Step};
 
 /// How long a hook may take that has no limit of its own.
 const TIME: Duration = Duration::from_secs(600);
@@ -55,9 +55,55 @@ fn is_none(pid: &i32) -> bool {
 /// # Errors
 /// Names the first that fails; those after it are not run.
 pub fn run_all(kind: &str, hooks: &[Hook], state: &HookState<'_>, folder: &Path) -> Result<(), StageError> {
-    hooks.iter().enumerate().try_for_each(|(at, hook)| {
-        run(hook, state, folder).step(format!("run the {kind} hook {} ({})", at + 1, hook.path.display()))
-    })
+    hooks.iter().enumerate().try_for_each(|(at, hook)| run(hook, state, folder).step(title(kind, at, hook)))
+}
+
+/// What is said of a hook that fails.
+pub(crate) fn title(kind: &str, at: usize, hook: &Hook) -> String {
+    format!("run the {kind} hook {} ({})", at + 1, hook.path.display())
+}
+
+/// Gives each hook a limit, for programs of others that know none of ours.
+pub(crate) fn bound(hooks: &mut Hooks) {
+    for list in hooks.lists_mut() {
+        list.iter_mut().for_each(|hook| hook.timeout = hook.timeout.or(Some(TIME.as_secs() as i64)));
+    }
+}
+
+/// The hooks that the process which becomes the container meets.
+pub(crate) struct OwnHooks<'a> {
+    /// The container.
+    pub(crate) id: &'a str,
+    /// Its bundle.
+    pub(crate) bundle: &'a Path,
+    /// Its specification.
+    pub(crate) config: &'a Config,
+    /// This process, by its number on the machine.
+    pub(crate) pid: i32,
+}
+
+impl OwnHooks<'_> {
+    /// Lets those run on the machine that have to before the root is entered, then runs those of the container's
+    /// namespaces.
+    pub(crate) fn before_root(&self, sync: &OwnedFd) -> Result<(), StageError> {
+        let Some(hooks) = &self.config.hooks else { return Ok(()) };
+        if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
+            stage::send(sync, &Message::Ready).step("tell that hooks may run")?;
+            stage::hear_start(sync, "wait for the hooks")?;
+        }
+        run_all("createContainer", &hooks.create_container, &self.state("creating"), self.bundle)
+    }
+
+    /// Runs those that come just before the program.
+    pub(crate) fn before_program(&self) -> Result<(), StageError> {
+        let Some(hooks) = &self.config.hooks else { return Ok(()) };
+        run_all("startContainer", &hooks.start_container, &self.state("created"), Path::new("/"))
+    }
+
+    fn state<'a>(&'a self, status: &'a str) -> HookState<'a> {
+        let Config { oci_version, annotations, .. } = self.config;
+        HookState { oci_version, id: self.id, status, pid: self.pid, bundle: self.bundle, annotations }
+    }
 }
 
 /// How long a list of hooks may take.
@@ -75,6 +121,16 @@ fn limit(hook: &Hook) -> Duration {
 /// # Errors
 /// When it can't be run, fails or takes too long; it is killed then.
 pub fn run(hook: &Hook, state: &HookState<'_>, folder: &Path) -> Result<(), StageError> {
+    run_until(hook, state, folder, None)
+}
+
+/// The same, given up as soon as the other end of a socket is closed.
+pub(crate) fn run_until(
+    hook: &Hook,
+    state: &HookState<'_>,
+    folder: &Path,
+    stop: Option<BorrowedFd<'_>>,
+) -> Result<(), StageError> {
     let mut input = memory_file()?;
     input.write_all(&serde_json::to_vec(state).step("encode the state")?).step("write the state")?;
     input.rewind().step("rewind the state")?;
@@ -88,7 +144,7 @@ pub fn run(hook: &Hook, state: &HookState<'_>, folder: &Path) -> Result<(), Stag
     command.env_clear().envs(environment).current_dir(folder).process_group(0);
     command.stdin(input).stdout(copy()?).stderr(copy()?);
     let mut child = command.spawn().step("start it")?;
-    let ended = wait(&mut child, limit(hook));
+    let ended = wait(&mut child, limit(hook), stop);
     if ended.is_err() {
         if let Some(group) = Pid::from_raw(child.id() as i32) {
             let _ = kill_process_group(group, Signal::KILL);
@@ -111,14 +167,16 @@ fn memory_file() -> Result<File, StageError> {
     Ok(fd.into())
 }
 
-fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus, StageError> {
+fn wait(child: &mut Child, limit: Duration, stop: Option<BorrowedFd<'_>>) -> Result<ExitStatus, StageError> {
     let pid = Pid::from_raw(child.id() as i32).ok_or("it has no number").step("wait for it")?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).step("wait for it")?;
-    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+    fds.extend(stop.as_ref().map(|stop| PollFd::new(stop, PollFlags::IN)));
     let time = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
     loop {
         match poll(&mut fds, Some(&time)) {
             Ok(0) => return Err(format!("it has not ended within {} s", limit.as_secs())).step("wait for it"),
+            Ok(_) if fds[0].revents().is_empty() => return Err("nobody needs it any more").step("wait for it"),
             Ok(_) => return child.wait().step("wait for it"),
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno).step("wait for it"),

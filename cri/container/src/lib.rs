@@ -25,6 +25,11 @@
 //! is tiny, however many mounts the machine has, and shows nothing of the machine. The overlay and all binds are
 //! attached in the container's own namespace alone: the machine's mount table never changes.
 //!
+//! A container with hooks that run while it is made starts from a copy of the machine's mount namespace instead, which
+//! gives nothing back either: hooks are programs of the machine, and look for the container's root in its bundle. Between
+//! devices and masks the child says `Ready` and waits until the shim has had prestart and createRuntime run
+//! ([`pod_hooks`]), then runs createContainer; startContainer it runs after `Start`, just before the exec.
+//!
 //! In a pod with a user namespace stage 2 is done with the machine's rights too, in a mount namespace that belongs to the
 //! machine; only what is made is made as the pod's root. Stage 3 begins with `setns` (user) and a copy of the mount
 //! namespace, which then belongs to the pod and whose mounts are locked. The PID namespace of a single container, which is
@@ -51,6 +56,7 @@ pub mod devices;
 mod exec;
 pub mod hook;
 pub mod id_check;
+pub mod pod_hooks;
 pub mod program;
 pub mod protocol;
 mod rootfs;

@@ -29,9 +29,10 @@ use orlop_kernel::{process, procfs, socket};
 use rustix::fs::Uid;
 use rustix::io::Errno;
 
-use crate::config::{Config, Process};
+use crate::config::{Config, Hooks, Process};
 use crate::create::{Created, PidNamespace, Pod, begin, check_user, open_streams};
 use crate::exec::ExecProcess;
+use crate::hook;
 use crate::protocol::{ContainerSpec, PidSource, RuntimeProgram, SandboxSpec};
 use crate::stage::{self, Message, StageError, Step};
 use crate::user_namespace::UserNamespace;
@@ -150,7 +151,8 @@ pub fn create(
         bundle.build(target)?;
         let invocation = Invocation::new(place.runtime, &folder, "create");
         let bundle = folder.as_os_str();
-        invocation.make(&["create".as_ref(), "--bundle".as_ref(), bundle], &spec.id, stdio, STEP_TIME)
+        let limit = STEP_TIME + time_of(config, &["prestart", "createRuntime", "createContainer"]);
+        invocation.make(&["create".as_ref(), "--bundle".as_ref(), bundle], &spec.id, stdio, limit)
     })?;
     Ok(Created { pid, pidfd, sync, stdin: ours.stdin, stdout: ours.stdout, stderr: ours.stderr })
 }
@@ -177,10 +179,11 @@ fn own_streams(
 ///
 /// # Errors
 /// When the driver can't be made.
-pub fn start(runtime: &RuntimeProgram, folder: &Path, id: &str) -> Result<Driver, StageError> {
+pub fn start(runtime: &RuntimeProgram, folder: &Path, id: &str, config: &Config) -> Result<Driver, StageError> {
     let folder = bundle_folder(folder, id);
+    let limit = STEP_TIME + time_of(config, &["startContainer", "poststart"]);
     drive(&folder, &[], || {
-        Invocation::new(runtime, &folder, "start").tell(&["start".as_ref()], id, STEP_TIME)?;
+        Invocation::new(runtime, &folder, "start").tell(&["start".as_ref()], id, limit)?;
         Ok(Message::Done)
     })
 }
@@ -220,15 +223,22 @@ pub fn exec(
 ///
 /// # Errors
 /// When the driver can't be made.
-pub fn delete(runtime: &RuntimeProgram, folder: &Path, id: &str) -> Result<Driver, StageError> {
-    drive(&bundle_folder(folder, id), &[], || forget(runtime, folder, id).map(|()| Message::Done))
+pub fn delete(runtime: &RuntimeProgram, folder: &Path, id: &str, config: &Config) -> Result<Driver, StageError> {
+    drive(&bundle_folder(folder, id), &[], || forget(runtime, folder, id, Some(config)).map(|()| Message::Done))
+}
+
+/// How long a container's hooks may take at some points.
+fn time_of(config: &Config, kinds: &[&str]) -> Duration {
+    let lists = config.hooks.as_ref().map(Hooks::lists);
+    let asked = lists.iter().flatten().filter(|(kind, _)| kinds.contains(kind));
+    asked.map(|(_, list)| hook::time_of(list)).sum()
 }
 
 /// The same, in this process. Drivers that are still at work on the container are ended.
 ///
 /// # Errors
 /// When something of the program's is left.
-pub fn forget(runtime: &RuntimeProgram, folder: &Path, id: &str) -> Result<(), StageError> {
+pub fn forget(runtime: &RuntimeProgram, folder: &Path, id: &str, config: Option<&Config>) -> Result<(), StageError> {
     let folder = bundle_folder(folder, id);
     let state = runtime.root.join(id);
     if !folder.exists() && !state.exists() {
@@ -236,7 +246,8 @@ pub fn forget(runtime: &RuntimeProgram, folder: &Path, id: &str) -> Result<(), S
     }
     end_drivers(&folder);
     let arguments = ["delete".as_ref(), "--force".as_ref()];
-    let told = Invocation::new(runtime, &folder, "delete").tell(&arguments, id, DELETE_TIME);
+    let limit = DELETE_TIME + config.map_or(Duration::ZERO, |config| time_of(config, &["poststop"]));
+    let told = Invocation::new(runtime, &folder, "delete").tell(&arguments, id, limit);
     match told {
         // It knows nothing of the container, or has lost the program's file: what it kept is a folder.
         Err(error) if state.exists() => {

@@ -14,6 +14,8 @@
 //! | `containers/<id>/config.json` | server | the OCI runtime specification |
 //! | `containers/<id>/state.json` | shim | [`ContainerState`] |
 //! | `containers/<id>/bundle/` | shim | what a runtime program reads, where one makes the pod's containers |
+//! | `containers/<id>/rootfs/` | shim | empty: where hooks see the root, in the container's mount namespace alone |
+//! | `containers/<id>/poststop` | shim | empty: hooks are to be run at the container's end |
 //! | `containers/<id>/exit.json` | shim | [`ExitRecord`], written before anybody is told of the exit |
 //!
 //! In `config.json` a bind mount whose source is `<sandbox directory>/shm` stands for the pod's shared memory; nothing

@@ -157,17 +157,7 @@ fn has(entry: &Mount, option: &str) -> bool {
     entry.options.iter().any(|known| known == option)
 }
 
-/// Builds the root on top of what this mount namespace has as its root, and returns a descriptor of it.
-pub(crate) fn build(
-    sources: Sources,
-    shm: OwnedFd,
-    config: &Config,
-    user: Option<&UserMappings>,
-) -> Result<OwnedFd, StageError> {
-    build_at(Path::new("/"), sources, Some(shm), config, user)
-}
-
-/// The same on top of a folder.
+/// Builds the root on top of a folder of this mount namespace, and returns a descriptor of it.
 pub(crate) fn build_at(
     place: &Path,
     sources: Sources,

@@ -19,6 +19,7 @@ use rustix::thread::LinkNameSpaceType;
 use crate::config::Config;
 use crate::confine;
 use crate::create::begin;
+use crate::pod_hooks::{self, Point};
 use crate::program;
 use crate::protocol::{NamespaceSource, SandboxSpec, SandboxState};
 use crate::stage::{self, Message, StageError, Step};
@@ -239,8 +240,8 @@ pub fn remove(spec: &SandboxSpec, cgroups: &Cgroups, reap: impl FnMut()) {
 
 /// Removes what a shim that died left running: kills the shim itself should it still be there, then every process
 /// in the cgroups of its containers and of pause, and removes those cgroups, what a runtime program keeps of the containers,
-/// and the socket. Works from the files of
-/// the sandbox's folder, may be repeated, and leaves the files to the caller.
+/// and the socket, and runs the hooks that are owed at the end of containers. Works from the files of the sandbox's folder,
+/// may be repeated, and leaves the files to the caller.
 ///
 /// # Errors
 /// When a process does not end or a cgroup can't be removed; the rest is done all the same.
@@ -255,20 +256,28 @@ pub fn clean_up(folder: &Path) -> Result<(), StageError> {
     }
     let spec = read::<SandboxSpec>(&folder.join("sandbox.json"));
     let runtime = spec.as_ref().and_then(|spec| spec.runtime.as_ref());
-    let mut paths = Vec::new();
+    let (mut paths, mut hooked) = (Vec::new(), Vec::new());
     let mut result = Ok(());
     for entry in std::fs::read_dir(folder.join("containers")).into_iter().flatten().flatten() {
-        let path = read::<Config>(&entry.path().join("config.json")).map(|config| config.linux.cgroups_path);
+        let config = read::<Config>(&entry.path().join("config.json"));
+        let path = config.as_ref().map(|config| config.linux.cgroups_path.clone());
         if let (Some(runtime), Some(id)) = (runtime, entry.file_name().to_str()) {
             path.iter().for_each(|path| cgroups.kill(path));
-            result = result.and(program::forget(runtime, folder, id));
+            result = result.and(program::forget(runtime, folder, id, config.as_ref()));
         }
         paths.extend(path);
+        hooked.extend(config.filter(|config| Point::Stop.is_asked(config)).map(|config| (entry, config)));
     }
     paths.extend(spec.map(|spec| spec.cgroup));
     for path in paths.into_iter().filter(|path| cgroups.exists(path)) {
         cgroups.kill(&path);
         result = result.and(cgroups.remove(&path, || {}).step(format!("remove the cgroup {path}")));
+    }
+    for (entry, config) in hooked {
+        let id = entry.file_name().to_string_lossy().into_owned();
+        if let Err(error) = pod_hooks::pay(&id, &entry.path(), &config) {
+            eprintln!("container {id}: {error}");
+        }
     }
     let _ = std::fs::remove_file(folder.join("shim.sock"));
     result

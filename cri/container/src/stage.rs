@@ -89,6 +89,14 @@ pub fn send(socket: impl AsFd, message: &Message) -> std::io::Result<()> {
     socket::send(socket, &bytes, descriptor.as_slice()).map(drop)
 }
 
+/// Waits for the word to go on.
+pub(crate) fn hear_start(socket: impl AsFd, what: &str) -> Result<(), StageError> {
+    match receive(socket).step(what)? {
+        Some(Message::Start) => Ok(()),
+        _ => Err("the runtime is gone").step(what),
+    }
+}
+
 /// Receives a message; none at the end of the socket.
 ///
 /// # Errors

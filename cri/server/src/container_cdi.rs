@@ -1,11 +1,11 @@
 //! Devices that a container asks for by CDI name: the files of this node are read, and what they say is turned into nodes,
-//! binds, variables and groups.
+//! binds, variables, groups and hooks.
 
 use std::path::{Path, PathBuf};
 
-use orlop_container::config::Mount;
+use orlop_container::config::{Device, Hooks, Mount};
 use orlop_cri_spec::cdi::{self, CdiFile, CdiMount, DeviceNode};
-use orlop_cri_spec::devices::HostDevice;
+use orlop_cri_spec::devices::{HostDevice, check_access};
 use orlop_cri_spec::{SpecError, check_path};
 use orlop_proto::cri;
 
@@ -24,6 +24,8 @@ pub(crate) struct CdiParts {
     pub(crate) mounts: Vec<Mount>,
     pub(crate) devices: Vec<HostDevice>,
     pub(crate) groups: Vec<u32>,
+    /// None when there are none.
+    pub(crate) hooks: Option<Hooks>,
 }
 
 /// Finds what a container asks for in the node's folders, of which a later one goes before an earlier. Blocking.
@@ -34,7 +36,8 @@ pub(crate) fn find(config: &cri::ContainerConfig, folders: &[PathBuf]) -> Result
     }
     let files = folders.iter().map(|folder| read_folder(folder)).collect::<Result<Vec<_>, _>>()?;
     let edits = cdi::resolve(&names, &files)?;
-    let mut parts = CdiParts { env: edits.env, groups: edits.additional_gids, ..CdiParts::default() };
+    let hooks = Some(edits.hooks()?).filter(|hooks| *hooks != Hooks::default());
+    let mut parts = CdiParts { env: edits.env, groups: edits.additional_gids, hooks, ..CdiParts::default() };
     for node in &edits.device_nodes {
         parts.devices.extend(resolve_node(node)?);
     }
@@ -78,6 +81,14 @@ fn read_file(path: &Path) -> std::io::Result<CdiFile> {
 }
 
 fn resolve_node(node: &DeviceNode) -> Result<Vec<HostDevice>, RpcError> {
+    let numbered = node.major != 0 || node.kind == "p";
+    if !node.kind.is_empty() && numbered && node.host_path.is_none() {
+        check_path("config.CDI_devices", &node.path)?;
+        let DeviceNode { major, minor, file_mode, uid, gid, .. } = *node;
+        let device = Device { path: (&node.path).into(), kind: node.kind.clone(), major, minor, file_mode, uid, gid };
+        let access = check_access("config.CDI_devices", &node.permissions)?;
+        return Ok(vec![HostDevice { node: device, access }]);
+    }
     let device = cri::Device {
         container_path: node.path.clone(),
         host_path: node.host_path.clone().unwrap_or_else(|| node.path.clone()),
@@ -94,16 +105,17 @@ fn resolve_node(node: &DeviceNode) -> Result<Vec<HostDevice>, RpcError> {
 }
 
 fn to_mount(mount: CdiMount) -> Result<Mount, SpecError> {
-    for path in [&mount.host_path, &mount.container_path] {
+    let bind = matches!(mount.kind.as_str(), "" | "bind");
+    for path in [&mount.container_path].into_iter().chain(bind.then_some(&mount.host_path)) {
         check_path("config.CDI_devices", &path.display().to_string())?;
     }
     let mut options = mount.options;
-    if !options.iter().any(|option| option == "bind" || option == "rbind") {
+    if bind && !options.iter().any(|option| option == "bind" || option == "rbind") {
         options.push("rbind".into());
     }
     Ok(Mount {
         destination: mount.container_path,
-        kind: "bind".into(),
+        kind: if bind { "bind".into() } else { mount.kind },
         source: mount.host_path,
         options,
         ..Mount::default()
@@ -118,7 +130,9 @@ mod tests {
     fn files_of_both_kinds_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let yaml = "cdiVersion: 0.6.0\nkind: example.com/null\ndevices:\n- name: a\n  containerEdits:\n    deviceNodes:\n    \
-                    - path: /dev/a\n      hostPath: /dev/null\n      permissions: r\n    env: [A=1]\n";
+                    - path: /dev/a\n      hostPath: /dev/null\n      permissions: r\n    - {path: /dev/b, type: c, major: 1, minor: 5}\n    env: [A=1]\n    additionalGids: [44]\n    mounts:\n    - \
+                    {hostPath: tmpfs, containerPath: /t, type: tmpfs, options: [nosuid]}\n    hooks:\n    - {hookName: \
+                    poststop, path: /x}\n";
         std::fs::write(folder.path().join("a.yaml"), yaml).unwrap();
         std::fs::write(folder.path().join("broken.json"), "{").unwrap();
         let asked = |name: &str| cri::ContainerConfig {
@@ -129,6 +143,9 @@ mod tests {
         let parts = find(&asked("example.com/null=a"), &folders).unwrap();
         assert_eq!(parts.env, ["A=1"]);
         assert_eq!((parts.devices[0].node.path.as_path(), parts.devices[0].node.minor), (Path::new("/dev/a"), 3));
+        assert_eq!((parts.devices[1].node.minor, parts.devices[1].access.as_str(), parts.groups), (5, "rwm", vec![44]));
+        assert_eq!((parts.mounts[0].kind.as_str(), parts.mounts[0].options.join(" ")), ("tmpfs", "nosuid".into()));
+        assert_eq!(parts.hooks.unwrap().poststop[0].path, Path::new("/x"));
         assert!(find(&asked("example.com/null=b"), &folders).is_err());
         assert!(find(&cri::ContainerConfig::default(), &folders).unwrap().devices.is_empty());
     }

@@ -5,6 +5,7 @@
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use orlop_container::config::Linux;
 use orlop_container::protocol::{ContainerSpec, PidSource, Reply, Request};
@@ -17,7 +18,7 @@ use orlop_proto::cri;
 use crate::container::{self, Container};
 use crate::error::{RpcError, argument, chain, file};
 use crate::image_volumes::{self, HeldVolume};
-use crate::record::{ContainerRecord, Encoded, UserRecord, version};
+use crate::record::{ContainerRecord, Encoded, HookTimes, UserRecord, version};
 use crate::sandbox::Sandbox;
 use crate::server::{Server, blocking, new_id, now};
 use crate::shim::{self, unexpected};
@@ -96,7 +97,8 @@ async fn make(server: &Arc<Server>, sandbox: &Arc<Sandbox>, plan: Plan) -> Resul
     };
     let failed = |source| RpcError::Shim { step: "create the container", object, source };
     let call = Request::Create { id: record.id.clone() };
-    let reply = traces::step("shim", shim::call(&sandbox.folder, &call)).await.map_err(failed)?;
+    let limit = record.hook_times.creation();
+    let reply = traces::step("shim", shim::call(&sandbox.folder, &call, limit)).await.map_err(failed)?;
     drop(holder);
     match reply {
         Reply::Created { pid } => record.pid = pid,
@@ -140,7 +142,7 @@ fn prepare(
     let mut devices = container_devices::find(&config, context.privileged)?;
     devices.extend(cdi.devices);
     let views: Vec<ImageVolume> = volumes.iter().map(|held| held.view.clone()).collect();
-    let spec = container_config(&ContainerInputs {
+    let mut spec = container_config(&ContainerInputs {
         id: &id,
         config: &config,
         sandbox: &sandbox.config,
@@ -157,6 +159,7 @@ fn prepare(
         hostname: &crate::sandbox::hostname(&sandbox.config),
         cgroup: sandbox.cgroup(&id)?,
     })?;
+    spec.hooks = cdi.hooks;
     make_sources(&config)?;
     let log_path = log_path(&sandbox.config, &config)?;
     let shim_spec = ContainerSpec {
@@ -181,6 +184,7 @@ fn prepare(
         written.map_err(file("write", &path))?;
     }
     let mut record = new_record(id, sandbox, &config, &image, &asked, &user, log_path);
+    record.hook_times = spec.hooks.as_ref().map(HookTimes::of).unwrap_or_default();
     record.volume_refs = volumes.iter().map(|held| (held.view.image.clone(), held.image_ref.clone())).collect();
     Ok(Prepared { record, config, linux: spec.linux })
 }
@@ -217,12 +221,13 @@ fn new_record(
         exit: None,
         resources: None,
         volume_refs: Default::default(),
+        hook_times: HookTimes::default(),
     }
 }
 
 /// Removes what a failed creation has made.
 async fn undo(server: &Server, sandbox: &Sandbox, id: &str) {
-    if let Err(error) = crate::container_remove::remove_parts(server, sandbox, id).await {
+    if let Err(error) = crate::container_remove::remove_parts(server, sandbox, id, Duration::ZERO).await {
         tracing::warn!(
             pod = sandbox.pod(),
             id,

@@ -38,7 +38,8 @@ pub(crate) async fn remove_container(server: &Server, container: &Arc<Container>
     }
     stop_container(container, Duration::ZERO).await?;
     container.begin_removal(&server.records).map_err(file("remove the record of container", &container.id))?;
-    if let Err(error) = remove_parts(server, &container.sandbox, &container.id).await {
+    let hooks = container.record().hook_times.end();
+    if let Err(error) = remove_parts(server, &container.sandbox, &container.id, hooks).await {
         container.end_removal(&server.records).map_err(file("write the record of container", &container.id))?;
         return Err(error);
     }
@@ -47,9 +48,14 @@ pub(crate) async fn remove_container(server: &Server, container: &Arc<Container>
     Ok(())
 }
 
-/// Removes what a container consists of; every step may be repeated.
-pub(crate) async fn remove_parts(server: &Server, sandbox: &Sandbox, id: &str) -> Result<(), RpcError> {
-    match shim::tell(&sandbox.folder, &Request::Delete { id: id.into() }).await {
+/// Removes what a container consists of; every step may be repeated. `hooks` is what those of its end may take.
+pub(crate) async fn remove_parts(
+    server: &Server,
+    sandbox: &Sandbox,
+    id: &str,
+    hooks: Duration,
+) -> Result<(), RpcError> {
+    match shim::tell_within(&sandbox.folder, &Request::Delete { id: id.into() }, hooks).await {
         Ok(()) | Err(ShimError::Gone { .. }) => {}
         Err(source) => {
             return Err(RpcError::Shim {

@@ -27,7 +27,8 @@ pub(crate) async fn start(
     }
     let failed = |source: ShimError| RpcError::Shim { step: "start the container", object: container.title(), source };
     let request = Request::Start { id: container.id.clone() };
-    match shim::call(&container.sandbox.folder, &request).await.map_err(failed)? {
+    let limit = container.record().hook_times.start();
+    match shim::call(&container.sandbox.folder, &request, limit).await.map_err(failed)? {
         Reply::Started { started_at, .. } => server.container_started(&container, started_at),
         other => return Err(failed(unexpected(&other))),
     }

@@ -6,9 +6,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use orlop_container::config::{Hook, Hooks};
+use orlop_container::hook;
 use orlop_container::protocol::ExitRecord;
 use orlop_cri_spec::user::ResolvedUser;
 use orlop_kernel::cgroup::unit::Driver;
@@ -95,6 +98,45 @@ pub(crate) struct ContainerRecord {
     /// Images that it mounts: as named, and by id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) volume_refs: BTreeMap<String, String>,
+    /// What its hooks may take.
+    #[serde(default, skip_serializing_if = "HookTimes::is_none")]
+    pub(crate) hook_times: HookTimes,
+}
+
+/// What a container's hooks may take at most, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HookTimes {
+    create: u64,
+    start: u64,
+    end: u64,
+}
+
+impl HookTimes {
+    pub(crate) fn of(hooks: &Hooks) -> HookTimes {
+        let sum = |lists: &[&Vec<Hook>]| lists.iter().map(|list| hook::time_of(list).as_secs()).sum();
+        HookTimes {
+            create: sum(&[&hooks.prestart, &hooks.create_runtime, &hooks.create_container]),
+            start: sum(&[&hooks.start_container, &hooks.poststart]),
+            end: sum(&[&hooks.poststop]),
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        *self == HookTimes::default()
+    }
+
+    /// Those of a creation; where it fails those of the end are run, too.
+    pub(crate) fn creation(self) -> Duration {
+        Duration::from_secs(self.create + self.end)
+    }
+
+    pub(crate) fn start(self) -> Duration {
+        Duration::from_secs(self.start)
+    }
+
+    pub(crate) fn end(self) -> Duration {
+        Duration::from_secs(self.end)
+    }
 }
 
 /// Who a container runs as.

@@ -1,6 +1,7 @@
 //! `StopPodSandbox`: processes first, then the network. May be repeated until it succeeds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use orlop_container::protocol::{Reply, Request};
 use orlop_kernel::namespace;
@@ -41,7 +42,9 @@ pub(crate) async fn stop_locked(server: &Arc<Server>, sandbox: &Arc<Sandbox>) ->
 
 /// Ends the processes and the network of a sandbox; every step may be repeated.
 pub(crate) async fn tear_down(server: &Server, sandbox: &Sandbox) -> Result<(), RpcError> {
-    end_shim(sandbox).await?;
+    let containers = server.store.containers_of(&sandbox.id);
+    let hooks = containers.iter().map(|container| container.record().hook_times.end()).sum();
+    end_shim(sandbox, hooks).await?;
     sandbox.end_scope(&sandbox.id).await?;
     let Some(netns) = sandbox.netns.clone() else { return Ok(()) };
     let mut attachment = sandbox.attachment();
@@ -57,9 +60,9 @@ pub(crate) async fn tear_down(server: &Server, sandbox: &Sandbox) -> Result<(), 
     blocking(move || namespace::remove_network(&netns).map_err(|source| RpcError::Namespace { pod, source })).await
 }
 
-async fn end_shim(sandbox: &Sandbox) -> Result<(), RpcError> {
+async fn end_shim(sandbox: &Sandbox, hooks: Duration) -> Result<(), RpcError> {
     let failed = |source| RpcError::Shim { step: "stop the sandbox", object: sandbox.pod(), source };
-    match shut_down(&sandbox.folder).await {
+    match shut_down(&sandbox.folder, hooks).await {
         Ok(()) => Ok(()),
         Err(ShimError::Gone { .. }) => {
             let folder = sandbox.folder.clone();
@@ -73,10 +76,10 @@ async fn end_shim(sandbox: &Sandbox) -> Result<(), RpcError> {
     }
 }
 
-/// Tells a shim to end everything and itself, and waits for that.
-pub(crate) async fn shut_down(folder: &std::path::Path) -> Result<(), ShimError> {
+/// Tells a shim to end everything and itself, and waits for that; `hooks` is what those of its containers may take.
+pub(crate) async fn shut_down(folder: &std::path::Path, hooks: Duration) -> Result<(), ShimError> {
     let mut call = ShimCall::open(folder, &Request::Shutdown, &[]).await?;
-    match call.answer(ANSWER_TIME).await? {
+    match call.answer(ANSWER_TIME + hooks).await? {
         Reply::Done => {}
         other => return Err(unexpected(&other)),
     }

@@ -208,14 +208,19 @@ impl ShimCall {
     }
 }
 
-/// Sends a request and returns its only reply.
-pub(crate) async fn call(folder: &Path, request: &Request) -> Result<Reply, ShimError> {
-    ShimCall::open(folder, request, &[]).await?.answer(ANSWER_TIME).await
+/// Sends a request and returns its only reply; hooks that are run for it may take `more` time.
+pub(crate) async fn call(folder: &Path, request: &Request, more: Duration) -> Result<Reply, ShimError> {
+    ShimCall::open(folder, request, &[]).await?.answer(ANSWER_TIME + more).await
 }
 
 /// A request whose reply says only that it is done.
 pub(crate) async fn tell(folder: &Path, request: &Request) -> Result<(), ShimError> {
-    match call(folder, request).await? {
+    tell_within(folder, request, Duration::ZERO).await
+}
+
+/// The same where hooks are run for it.
+pub(crate) async fn tell_within(folder: &Path, request: &Request, more: Duration) -> Result<(), ShimError> {
+    match call(folder, request, more).await? {
         Reply::Done => Ok(()),
         other => Err(unexpected(&other)),
     }

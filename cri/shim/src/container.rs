@@ -11,6 +11,7 @@ use orlop_kernel::cgroup::Cgroups;
 use orlop_kernel::procfs;
 
 use crate::attach::{Session, Sink};
+use crate::hooks::Hooking;
 use crate::log::{Log, Stream};
 use crate::poller::Token;
 use crate::record;
@@ -67,6 +68,10 @@ pub struct Container {
     pub deleting: Option<(Token, Instant)>,
     /// What belongs to a container that a runtime program makes; none for one of the built-in runtime.
     pub driven: Option<Driven>,
+    /// Hooks of it that are being run.
+    pub hooks: Option<Hooking>,
+    /// Hooks are to be run when it is gone.
+    pub owes_hooks: bool,
 }
 
 /// Where the runtime program stands with a container.

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use orlop_container::config::Config;
+use orlop_container::hook;
 use orlop_container::program::{self, ProgramPod};
 use orlop_container::protocol::{ContainerSpec, FailureKind, PidSource, Reply};
 use orlop_container::{Created, protocol::RuntimeProgram};
@@ -65,7 +66,8 @@ impl Shim {
 
     /// Lets the program start a container.
     pub(crate) fn drive_start(&mut self, caller: Token, id: &str) -> Result<Option<Reply>, Failure> {
-        let driver = program::start(self.runtime()?, &self.folder, id).map_err(internal)?;
+        let container = self.containers.get(id).ok_or_else(|| internal("the container is gone"))?;
+        let driver = program::start(self.runtime()?, &self.folder, id, &container.config).map_err(internal)?;
         let watched = self.watch(&driver.sync, Source::Sync { container: id.into() });
         let token = watched.map_err(|error| {
             kill_driver(driver.pid);
@@ -154,9 +156,8 @@ impl Shim {
     /// Lets the program forget a container that has ended; returns what is to be replied when there is nothing to wait
     /// for, else replies later.
     pub(crate) fn drive_removal(&mut self, id: &str, replies: Vec<(Token, Reply)>) -> Option<Vec<(Token, Reply)>> {
-        let Some(driven) = self.containers.get_mut(id).and_then(|container| container.driven.as_mut()) else {
-            return Some(replies);
-        };
+        let Some(container) = self.containers.get_mut(id) else { return Some(replies) };
+        let Some(driven) = &mut container.driven else { return Some(replies) };
         if let Some(waiting) = &mut driven.removal {
             waiting.extend(replies);
             return None;
@@ -165,7 +166,7 @@ impl Shim {
             return Some(replies);
         }
         let Some(runtime) = &self.spec.runtime else { return Some(replies) };
-        match program::delete(runtime, &self.folder, id) {
+        match program::delete(runtime, &self.folder, id, &container.config) {
             Ok(driver) => {
                 (driven.driver, driven.removal) = (Some(driver.pid), Some(replies));
                 None
@@ -185,7 +186,8 @@ impl Shim {
         for id in ids {
             self.remove_container(&id, Vec::new());
         }
-        let until = Instant::now() + FORGET_TIME;
+        let hooks = self.containers.values().filter_map(|container| container.config.hooks.as_ref());
+        let until = Instant::now() + FORGET_TIME + hooks.map(|hooks| hook::time_of(&hooks.poststop)).sum();
         while self.containers.values().any(driven) && Instant::now() < until {
             self.reap();
             std::thread::sleep(Duration::from_millis(1));

@@ -16,6 +16,7 @@ mod connection;
 mod container;
 mod driven;
 mod exec;
+mod hooks;
 mod log;
 mod oom;
 mod output;

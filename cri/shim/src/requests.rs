@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use orlop_container::config::Config;
+use orlop_container::pod_hooks::{self, Point};
 use orlop_container::protocol::{ContainerSpec, FailureKind, PidSource, Reply, Request};
 use orlop_container::{Confinement, Created, PidNamespace, Pod, create, sandbox, stage};
 use orlop_kernel::process;
@@ -92,9 +93,13 @@ impl Shim {
         if driven {
             config.linux.seccomp = seccomp;
         }
+        let owes_hooks = !driven && Point::Stop.is_asked(&config);
+        if owes_hooks {
+            pod_hooks::owe(&folder, &config).map_err(internal)?;
+        }
         let created = match driven {
             true => self.drive_creation(&spec, &config)?,
-            false => self.make(&spec, &config, &confinement)?,
+            false => self.make(&spec, &config, &confinement).inspect_err(|_| pod_hooks::settle(&folder))?,
         };
         let mut container = Container {
             folder,
@@ -114,6 +119,8 @@ impl Shim {
             confinement,
             deleting: None,
             driven: driven.then(|| Driven { driver: Some(created.pid), ..Driven::default() }),
+            hooks: None,
+            owes_hooks,
         };
         let watched =
             self.watch_container(&mut container, created.sync, created.stdin, [created.stdout, created.stderr]);
@@ -286,6 +293,7 @@ impl Shim {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         self.forget_driven();
+        self.finish_hooks();
         for id in self.containers.keys().cloned().collect::<Vec<_>>() {
             self.forget_container(&id).map_err(internal)?;
         }

@@ -38,6 +38,8 @@ pub enum Source {
     Sync { container: String },
     /// An exec that is being made; the token of its connection.
     ExecSync { connection: Token },
+    /// Hooks of a container that are being run.
+    Hooks { container: String },
     /// A container's output.
     Output { container: String },
     /// Room in a container's input.
@@ -174,6 +176,7 @@ impl Shim {
             Source::Connection => self.read_connection(token),
             Source::Sync { container } => self.advance_container(&container),
             Source::ExecSync { connection } => self.advance_exec(connection),
+            Source::Hooks { container } => self.advance_hooks(&container),
             Source::Output { container } => self.with(&container, |c, buffer, poller, sources| {
                 c.read_output(token, buffer, poller, sources);
             }),
@@ -273,6 +276,7 @@ impl Shim {
             Ok(Some(Message::Created(terminal))) => self.created(id, terminal),
             Ok(Some(Message::Made { pid, terminal })) => self.made(id, pid, terminal),
             Ok(Some(Message::Failed(text))) => container.failure = Some(text),
+            Ok(Some(Message::Ready)) => self.hooks_of_creation(id),
             Ok(Some(Message::Done)) if matches!(container.phase, Phase::Starting(_)) => {
                 self.poller.forget(sync);
                 self.sources.remove(token);
@@ -324,9 +328,9 @@ impl Shim {
             eprintln!("container {}: {error}", container.spec.name);
         }
         let reply = Reply::Started { id: id.into(), started_at: container.started_at };
-        self.reply(caller, &reply);
         // The caller may be gone, and the server that replaced it has listed the container as created.
         self.publish(&reply);
+        self.hooks_of_start(id, caller, reply);
     }
 
     /// Children have ended.
@@ -402,9 +406,11 @@ impl Shim {
         }
     }
 
-    /// Forgets a container that has ended and then replies; where a runtime program made it, that forgets it first.
+    /// Forgets a container that has ended and then replies; where a runtime program made it, that forgets it first, else its
+    /// hooks of the end are run first.
     pub(crate) fn remove_container(&mut self, id: &str, replies: Vec<(Token, Reply)>) {
         let Some(replies) = self.drive_removal(id, replies) else { return };
+        let Some(replies) = self.hooks_of_end(id, replies) else { return };
         let forgotten = self.forget_container(id);
         if let Err(error) = &forgotten {
             eprintln!("{error}");
@@ -433,9 +439,8 @@ impl Shim {
 
     /// Removes a container's cgroup from the kernel and then the container from memory.
     pub(crate) fn forget_container(&mut self, id: &str) -> Result<(), String> {
-        let Some(container) = self.containers.get(id) else { return Ok(()) };
-        let removed = self.cgroups.remove(&container.config.linux.cgroups_path, || {});
-        removed.map_err(|error| format!("container {}: {}", container.spec.name, chain(&error)))?;
+        self.remove_cgroup(id)?;
+        self.drop_hooks(id, "the container was removed");
         let Some(mut container) = self.containers.remove(id) else { return Ok(()) };
         container.close_input(&mut self.poller, &mut self.sources);
         for (token, _, fd) in &container.outputs {
@@ -449,6 +454,13 @@ impl Shim {
             container.end_session(session, &mut self.poller, &mut self.sources);
         }
         Ok(())
+    }
+
+    /// Removes a container's cgroup; fine when it is gone.
+    pub(crate) fn remove_cgroup(&self, id: &str) -> Result<(), String> {
+        let Some(container) = self.containers.get(id) else { return Ok(()) };
+        let removed = self.cgroups.remove(&container.config.linux.cgroups_path, || {});
+        removed.map_err(|error| format!("container {}: {}", container.spec.name, chain(&error)))
     }
 
     /// What is there, for callers.

@@ -1,9 +1,11 @@
 //! Devices by the container device interface (CDI 0.8): a vendor describes in a file what a container needs for a device.
 //!
-//! Names are `vendor.example/class=device`. Hooks, which would be programs run as root on the machine, are refused.
+//! Names are `vendor.example/class=device`. Hooks are programs that the machine's owner names in a file: a pod says which
+//! device it wants, and nothing that it says becomes part of a hook.
 
 use std::path::PathBuf;
 
+use orlop_container::config::{Hook, Hooks};
 use serde::Deserialize;
 
 use crate::{SpecError, wrong};
@@ -40,10 +42,10 @@ pub struct Edits {
     pub env: Vec<String>,
     /// Device nodes.
     pub device_nodes: Vec<DeviceNode>,
-    /// Binds.
+    /// Mounts.
     pub mounts: Vec<CdiMount>,
-    /// Programs; refused.
-    pub hooks: Vec<serde_json::Value>,
+    /// Programs that are run at points of the container's life.
+    pub hooks: Vec<CdiHook>,
     /// Groups.
     #[serde(rename = "additionalGids")]
     pub additional_gids: Vec<u32>,
@@ -61,6 +63,13 @@ pub struct DeviceNode {
     pub path: String,
     /// On the machine; the same when absent.
     pub host_path: Option<String>,
+    /// `c`, `b`, `u` or `p`; that of the machine's node when absent.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Major number; with `kind` it makes a node of which the machine has none.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
     /// Letters of `rwm`.
     pub permissions: String,
     /// Permissions of the node.
@@ -71,7 +80,18 @@ pub struct DeviceNode {
     pub gid: Option<u32>,
 }
 
-/// A bind.
+/// A program that is run at a point of the container's life.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CdiHook {
+    /// The point: `prestart`, `createRuntime`, `createContainer`, `startContainer`, `poststart` or `poststop`.
+    pub hook_name: String,
+    /// The program, its arguments, its environment, its limit in seconds.
+    #[serde(flatten)]
+    pub hook: Hook,
+}
+
+/// A mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CdiMount {
@@ -79,11 +99,36 @@ pub struct CdiMount {
     pub host_path: PathBuf,
     /// In the container.
     pub container_path: PathBuf,
+    /// A file system of the container's own; absent for a bind.
+    #[serde(rename = "type")]
+    pub kind: String,
     /// As in `mount(8)`.
     pub options: Vec<String>,
 }
 
 impl Edits {
+    /// The hooks by their points, in the order of the files.
+    ///
+    /// # Errors
+    /// Names the point or the program that can't be had.
+    pub fn hooks(&self) -> Result<Hooks, SpecError> {
+        let field = "config.CDI_devices";
+        let mut hooks = Hooks::default();
+        for CdiHook { hook_name, hook } in &self.hooks {
+            let names = hooks.lists().map(|(name, _)| name);
+            let Some(at) = names.iter().position(|name| name == hook_name) else {
+                let program = hook.path.display();
+                return Err(wrong(field, format!("hook {program}: {hook_name:?} is not one of {}", names.join(", "))));
+            };
+            if let Some(entry) = hook.env.iter().find(|entry| !entry.contains('=') || entry.starts_with('=')) {
+                return Err(wrong(field, format!("hook {}: env {entry:?} is not NAME=value", hook.path.display())));
+            }
+            hooks.lists_mut()[at].push(hook.clone());
+        }
+        hooks.check().map_err(|error| wrong(field, error))?;
+        Ok(hooks)
+    }
+
     fn extend(&mut self, more: &Edits) {
         self.env.extend(more.env.clone());
         self.device_nodes.extend(more.device_nodes.clone());
@@ -122,13 +167,9 @@ pub fn resolve(names: &[String], folders: &[Vec<CdiFile>]) -> Result<Edits, Spec
         }
         edits.extend(&device.container_edits);
     }
-    let refused = [
-        ("hooks", !edits.hooks.is_empty()),
-        ("netDevices", !edits.net_devices.is_empty()),
-        ("intelRdt", edits.intel_rdt.is_some()),
-    ];
+    let refused = [("netDevices", !edits.net_devices.is_empty()), ("intelRdt", edits.intel_rdt.is_some())];
     if let Some((what, _)) = refused.iter().find(|(_, asked)| *asked) {
-        let message = format!("{names:?} ask for {what}, which the built-in runtime doesn't do; use a runtime handler");
+        let message = format!("{names:?} ask for {what}, which is not there");
         return Err(wrong("config.CDI_devices", message));
     }
     Ok(edits)
@@ -159,10 +200,10 @@ mod tests {
                     {"name": "1", "containerEdits": {"env": ["ONE=1"], "mounts": [{"hostPath": "/lib", "containerPath": "/l", "options": ["ro"]}]}}
                 ]}"#,
         );
-        let hooked = file(
-            r#"{"kind": "example.com/hooked", "devices": [{"name": "h", "containerEdits": {"hooks": [{"hookName": "prestart", "path": "/x"}]}}]}"#,
+        let moved = file(
+            r#"{"kind": "example.com/net", "devices": [{"name": "n", "containerEdits": {"netDevices": [{"name": "eth1"}]}}]}"#,
         );
-        let folders = [vec![card.clone(), hooked], vec![]];
+        let folders = [vec![card.clone(), moved], vec![]];
         let names = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         let edits = resolve(&names(&["example.com/card=0", "example.com/card=1"]), &folders).unwrap();
         assert_eq!(edits.env, ["CLASS=1", "ONE=1"]);
@@ -171,7 +212,7 @@ mod tests {
         for (name, words) in [
             ("card", "vendor.example/class=device"),
             ("example.com/card=9", "no CDI file"),
-            ("example.com/hooked=h", "hooks"),
+            ("example.com/net=n", "netDevices"),
         ] {
             let error = resolve(&names(&[name]), &folders).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
@@ -180,5 +221,35 @@ mod tests {
         assert!(resolve(&names(&["example.com/card=0"]), &twice).unwrap_err().to_string().contains("two CDI files"));
         let replaced = [vec![card], vec![file(r#"{"kind": "example.com/card", "devices": [{"name": "0"}]}"#)]];
         assert_eq!(resolve(&names(&["example.com/card=0"]), &replaced).unwrap(), Edits::default());
+    }
+    #[test]
+    fn hooks_go_to_their_points() {
+        let edits = |hooks: &str| {
+            let text = format!(
+                r#"{{"kind": "e.com/k", "devices": [{{"name": "d"}}], "containerEdits": {{"hooks": [{hooks}]}}}}"#
+            );
+            resolve(&["e.com/k=d".to_string()], &[vec![file(&text)]]).unwrap().hooks()
+        };
+        let hooks = edits(
+            r#"{"hookName": "createContainer", "path": "/a", "args": ["a", "b"], "env": ["A=b"], "timeout": 3},
+               {"hookName": "poststop", "path": "/b"}, {"hookName": "createContainer", "path": "/c"}"#,
+        )
+        .unwrap();
+        let paths = |list: &[Hook]| list.iter().map(|hook| hook.path.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(
+            (paths(&hooks.create_container), paths(&hooks.poststop)),
+            (vec!["/a".into(), "/c".into()], vec!["/b".into()])
+        );
+        let first = &hooks.create_container[0];
+        assert_eq!((first.args.join(" "), first.env.join(" "), first.timeout), ("a b".into(), "A=b".into(), Some(3)));
+        for (hook, words) in [
+            (r#"{"hookName": "postmortem", "path": "/a"}"#, "\"postmortem\" is not one of prestart, createRuntime"),
+            (r#"{"hookName": "poststop", "path": "a"}"#, "not absolute"),
+            (r#"{"hookName": "poststop", "path": "/a", "timeout": 0}"#, "timeout"),
+            (r#"{"hookName": "poststop", "path": "/a", "env": ["A"]}"#, "NAME=value"),
+        ] {
+            let error = edits(hook).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 }

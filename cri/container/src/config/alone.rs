@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::check::check_process;
-use super::{Config, Hook, Mount, Namespace, Personality};
+use super::{Config, Mount, Namespace, Personality};
 use crate::alone::namespaces::Namespaces;
 use crate::rootfs::options::MountOptions;
 use crate::sysctl;
@@ -30,19 +30,7 @@ pub(super) fn check(config: &Config) -> Result<(), String> {
         sysctl::check(own, name, value).map_err(|error| format!("linux.sysctl: {name}: {error}"))?;
     }
     linux.personality.as_ref().map_or(Ok(()), check_personality)?;
-    config.mounts.iter().try_for_each(check_mount)?;
-    let hooks = config.hooks.clone().unwrap_or_default();
-    for (name, list) in [
-        ("prestart", &hooks.prestart),
-        ("createRuntime", &hooks.create_runtime),
-        ("createContainer", &hooks.create_container),
-        ("startContainer", &hooks.start_container),
-        ("poststart", &hooks.poststart),
-        ("poststop", &hooks.poststop),
-    ] {
-        list.iter().try_for_each(|hook| check_hook(name, hook))?;
-    }
-    Ok(())
+    config.mounts.iter().try_for_each(check_mount)
 }
 
 fn check_namespaces(namespaces: &[Namespace]) -> Result<(), String> {
@@ -85,18 +73,6 @@ fn check_mount(entry: &Mount) -> Result<(), String> {
         return Err(format!("{name}: idmap is for bind mounts alone"));
     }
     Ok(())
-}
-
-fn check_hook(name: &str, hook: &Hook) -> Result<(), String> {
-    if !hook.path.is_absolute() {
-        return Err(format!("hooks.{name}: path {:?} is not absolute", hook.path));
-    }
-    match hook.timeout {
-        Some(seconds) if seconds <= 0 => {
-            Err(format!("hooks.{name}: timeout of {} must be more than 0 s, not {seconds}", hook.path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

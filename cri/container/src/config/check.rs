@@ -16,9 +16,6 @@ impl Config {
     /// # Errors
     /// The name of the field and what is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        if self.hooks.as_ref().is_some_and(|hooks| *hooks != Hooks::default()) {
-            return Err("hooks: the built-in runtime runs none".into());
-        }
         if !self.domainname.is_empty() {
             return Err("domainname: the built-in runtime sets none".into());
         }
@@ -60,6 +57,7 @@ impl Config {
         check_process(&self.process)?;
         check_linux(&self.linux, kinds)?;
         refuse(&[("vm", self.vm.is_some())])?;
+        self.hooks.iter().try_for_each(Hooks::check)?;
         self.mounts.iter().try_for_each(|entry| check_mount(entry, &self.linux))
     }
 }

@@ -25,6 +25,7 @@ use super::ProgramPod;
 use crate::config::{Config, Mount, Namespace, Process};
 use crate::confine;
 use crate::create::unshare;
+use crate::hook;
 use crate::protocol::{ContainerSpec, NamespaceSource, PidSource};
 use crate::rootfs::{self, Source, Tree};
 use crate::stage::{StageError, Step};
@@ -117,6 +118,7 @@ impl Bundle<'_> {
             config.annotations.insert("run.oci.systemd.subgroup".into(), String::new());
         }
         config.mounts = mounts;
+        config.hooks.iter_mut().for_each(hook::bound);
         let process = process(&config.process);
         let mut document = json!(config);
         document["process"] = process;
