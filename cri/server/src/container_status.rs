@@ -25,18 +25,6 @@ pub(crate) fn status(
     })
 }
 
-/// Why a container can't be checkpointed here.
-pub(crate) fn checkpoint(server: &Server, request: &cri::CheckpointContainerRequest) -> RpcError {
-    match server.store.container(&request.container_id) {
-        Err(error) => error,
-        Ok(_) => RpcError::Unsupported {
-            what: "CheckpointContainer",
-            reason: "the built-in runtime does not drive CRIU; run what has to be moved on several nodes instead"
-                .into(),
-        },
-    }
-}
-
 /// A container as CRI shows it.
 pub(crate) fn status_of(container: &Container) -> cri::ContainerStatus {
     let (record, phase) = (container.record(), container.phase());

@@ -164,6 +164,20 @@ pub enum RpcError {
         /// Why, and what would be needed.
         reason: String,
     },
+    /// A container can't be saved.
+    #[error("save container {object}: {reason}")]
+    Checkpoint {
+        /// The container.
+        object: String,
+        /// Why, in CRIU's words.
+        reason: String,
+    },
+    /// Nothing can be saved on this machine.
+    #[error("CheckpointContainer needs CRIU: {reason}")]
+    NoCriu {
+        /// Why, and what would be needed.
+        reason: String,
+    },
     /// A task of the server ended early.
     #[error("the request ended early: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -198,7 +212,8 @@ impl From<RpcError> for Status {
             RpcError::Spec(_) | RpcError::Argument { .. } | RpcError::Ambiguous { .. } => Code::InvalidArgument,
             RpcError::NotFound { .. } => Code::NotFound,
             RpcError::NameTaken { .. } => Code::AlreadyExists,
-            RpcError::State { .. } => Code::FailedPrecondition,
+            RpcError::State { .. } | RpcError::NoCriu { .. } => Code::FailedPrecondition,
+            RpcError::Checkpoint { .. } => Code::Unknown,
             RpcError::Shim { source: ShimError::Failed { kind, .. }, .. } => match kind {
                 FailureKind::NotFound => Code::NotFound,
                 FailureKind::WrongState => Code::FailedPrecondition,

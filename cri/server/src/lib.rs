@@ -9,6 +9,7 @@
 //! The records, the shims and the kernel are the truth; [`serve()`] compares them at its start.
 
 mod apparmor;
+mod checkpoint;
 mod config;
 mod container;
 mod container_cdi;

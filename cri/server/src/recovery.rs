@@ -16,10 +16,10 @@ use crate::container::Container;
 use crate::error::{RpcError, chain, file};
 use crate::record::{ContainerRecord, SandboxRecord};
 use crate::sandbox::Sandbox;
-use crate::server::Server;
+use crate::server::{Server, blocking};
 use crate::shim::{self, ShimCall, ShimError};
 use crate::shim_watch::{self, Listing};
-use crate::{container_remove, image_volumes, sandbox_remove, sandbox_stop, scope};
+use crate::{checkpoint, container_remove, image_volumes, sandbox_remove, sandbox_stop, scope};
 
 /// Sandboxes that are looked at at the same time.
 const AT_ONCE: usize = 16;
@@ -124,6 +124,8 @@ async fn remove_leftovers(server: &Arc<Server>) -> Result<(), RpcError> {
             remove_container(server, sandbox.folder.join("containers").join(id), id).await;
         }
     }
+    let state = server.config.state_dir.clone();
+    blocking(move || checkpoint::remove_leftovers(&state)).await?;
     let mut writable = names(&server.config.state_dir.join("containers"))?;
     writable.extend(server.images.holders().iter().map(|holder| image_volumes::container_of(holder).to_string()));
     for id in writable.difference(&containers) {

@@ -16,10 +16,10 @@ use crate::error::RpcError;
 use crate::events::EventStream;
 use crate::server::Server;
 use crate::{
-    container_create, container_exec, container_list, container_remove, container_reopen_log, container_start,
-    container_stats, container_status, container_stop, container_update, metric_table, runtime_status, sandbox_list,
-    sandbox_metrics, sandbox_remove, sandbox_run, sandbox_stats, sandbox_status, sandbox_stop, sandbox_update,
-    stream_urls, traces,
+    checkpoint, container_create, container_exec, container_list, container_remove, container_reopen_log,
+    container_start, container_stats, container_status, container_stop, container_update, metric_table, runtime_status,
+    sandbox_list, sandbox_metrics, sandbox_remove, sandbox_run, sandbox_stats, sandbox_status, sandbox_stop,
+    sandbox_update, stream_urls, traces,
 };
 
 /// The RuntimeService on a server.
@@ -254,7 +254,7 @@ impl RuntimeService for RuntimeRpc {
         &self,
         request: Request<cri::CheckpointContainerRequest>,
     ) -> Answer<cri::CheckpointContainerResponse> {
-        Err(container_status::checkpoint(&self.server, &request.into_inner()).into())
+        finish(checkpoint::checkpoint(self.server.clone(), request.into_inner())).await
     }
 
     type StreamContainerStatsStream = Items<cri::StreamContainerStatsResponse>;

@@ -9,11 +9,12 @@ use crate::packages::as_root;
 use crate::workspace::{cache, cargo, path, run, run_tests_as_root, say};
 
 /// Test programs whose tests are all run, and how long each may take there.
-const TESTS: [(&str, u64); 12] = [
+const TESTS: [(&str, u64); 14] = [
     ("apparmor", 900),
     ("cgroups", 300),
     ("shim", 600),
     ("shim_devices", 600),
+    ("shim_hooks", 600),
     ("shim_life", 900),
     ("shim_security", 900),
     ("shim_streams", 600),
@@ -21,6 +22,7 @@ const TESTS: [(&str, u64); 12] = [
     ("crictl", 1200),
     ("systemd_units", 300),
     ("systemd", 1200),
+    ("checkpoint", 900),
     ("up", 600),
 ];
 /// Those with steps of their own.
