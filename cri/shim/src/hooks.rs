@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::container::Phase;
 use crate::poller::Token;
-use crate::shim::{Shim, Source};
+use crate::shim::{Shim, Source, chain};
 
 /// What the end of a pod allows beside what its hooks may take.
 const SPARE_TIME: Duration = Duration::from_secs(5);
@@ -71,6 +71,13 @@ impl Shim {
                 Some(replies)
             }
         }
+    }
+
+    /// Removes a container's cgroup; fine when it is gone.
+    pub(crate) fn remove_cgroup(&self, id: &str) -> Result<(), String> {
+        let Some(container) = self.containers.get(id) else { return Ok(()) };
+        let removed = self.cgroups.remove(&container.config.linux.cgroups_path, || {});
+        removed.map_err(|error| format!("container {}: {}", container.spec.name, chain(&error)))
     }
 
     /// Begins those of a point; those that are still being run for the container are given up.

@@ -456,13 +456,6 @@ impl Shim {
         Ok(())
     }
 
-    /// Removes a container's cgroup; fine when it is gone.
-    pub(crate) fn remove_cgroup(&self, id: &str) -> Result<(), String> {
-        let Some(container) = self.containers.get(id) else { return Ok(()) };
-        let removed = self.cgroups.remove(&container.config.linux.cgroups_path, || {});
-        removed.map_err(|error| format!("container {}: {}", container.spec.name, chain(&error)))
-    }
-
     /// What is there, for callers.
     pub(crate) fn listing(&self) -> Reply {
         let containers: BTreeMap<String, ContainerPhase> =
