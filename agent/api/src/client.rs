@@ -12,6 +12,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use orlop_agent_core::ports::PortError;
 use tower::ServiceBuilder;
 
+use crate::pace::Pace;
+
 /// How long one request may take, connecting included.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a TCP connect may take.
@@ -164,6 +166,8 @@ pub struct ApiClients {
     pub heartbeat: kube::Client,
     /// The server's address, for messages.
     pub server: String,
+    /// Chance and order of work.
+    pub pace: Pace,
 }
 
 impl ApiClients {
@@ -197,6 +201,7 @@ impl ApiClients {
             watches: client(&config, path)?,
             heartbeat: client(&config, path)?,
             server: config.cluster_url.to_string(),
+            pace: Pace::default(),
         })
     }
 }

@@ -18,6 +18,7 @@ pub mod list_watch;
 pub mod mirror;
 pub mod node_source;
 pub mod objects;
+pub mod pace;
 pub mod pod_source;
 pub mod retry;
 pub mod status;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::{Resource, ResourceExt};
-use rand::Rng;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::client::{ApiError, REQUEST_DEADLINE, within};
+use crate::pace::Chance;
 use crate::retry::RetryDelay;
 
 /// Objects per page of a list, as client-go asks.
@@ -55,11 +55,16 @@ enum WatchEnd {
 /// Follows the objects of `api` that match `field_selector` until `handle` says stop or the future is dropped.
 /// Lists again when the server has forgotten the version (410), watches again when a watch ends, waits between 0.1 s
 /// and 30 s after failures.
-pub async fn follow<K>(what: &str, api: Api<K>, field_selector: Option<&str>, mut handle: impl FnMut(Change<K>) -> Next)
-where
+pub async fn follow<K>(
+    what: &str,
+    api: Api<K>,
+    field_selector: Option<&str>,
+    chance: &Chance,
+    mut handle: impl FnMut(Change<K>) -> Next,
+) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut delay = RetryDelay::new(Duration::from_millis(200), Duration::from_secs(30));
+    let mut delay = RetryDelay::drawn_by(chance, Duration::from_millis(200), Duration::from_secs(30));
     'list: loop {
         let mut version = match list(what, &api, field_selector).await {
             Ok((objects, version)) => {
@@ -79,7 +84,9 @@ where
         };
         loop {
             let (started, before) = (Instant::now(), version.clone());
-            match watch(what, &api, field_selector, &mut version, &mut handle).await {
+            let seconds =
+                WATCH_SECONDS.start + ((chance)() * f64::from(WATCH_SECONDS.end - WATCH_SECONDS.start)) as u32;
+            match watch(what, &api, field_selector, seconds, &mut version, &mut handle).await {
                 WatchEnd::Stopped => return,
                 WatchEnd::Expired => continue 'list,
                 WatchEnd::Over if started.elapsed() > WATCH_SHORTEST || version != before => delay.reset(),
@@ -117,11 +124,12 @@ where
     }
 }
 
-/// One watch from `version` on, which moves along.
+/// One watch from `version` on, which moves along; the server ends it after `seconds`.
 async fn watch<K>(
     what: &str,
     api: &Api<K>,
     field_selector: Option<&str>,
+    seconds: u32,
     version: &mut String,
     handle: &mut impl FnMut(Change<K>) -> Next,
 ) -> WatchEnd
@@ -129,7 +137,6 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let what = format!("watch {what}");
-    let seconds = rand::rng().random_range(WATCH_SECONDS);
     let params = WatchParams {
         timeout: Some(seconds),
         field_selector: field_selector.map(str::to_owned),

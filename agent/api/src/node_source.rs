@@ -31,8 +31,9 @@ pub fn follow_node(clients: &ApiClients, node_name: &str, cancel: CancellationTo
     let (sender, receiver) = watch::channel(NodeRecord::default());
     let api: Api<Node> = Api::all(clients.watches.clone());
     let selector = format!("metadata.name={node_name}");
+    let chance = clients.pace.chance.clone();
     tokio::spawn(async move {
-        let following = follow("nodes", api, Some(&selector), |change| {
+        let following = follow("nodes", api, Some(&selector), &chance, |change| {
             let node = match change {
                 Change::Listed(nodes) => nodes.into_iter().next(),
                 Change::Applied(node) => Some(node),

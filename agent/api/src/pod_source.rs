@@ -18,9 +18,10 @@ pub fn follow_pods(clients: &ApiClients, node_name: &str, cancel: CancellationTo
     let (sender, receiver) = watch::channel(Arc::new(PodSet::default()));
     let api: Api<Pod> = Api::all(clients.watches.clone());
     let selector = format!("spec.nodeName={node_name}");
-    tokio::spawn(async move {
+    let pace = clients.pace.clone();
+    tokio::spawn(clients.pace.task("pod source", async move {
         let mut away = false;
-        let following = follow("pods", api, Some(&selector), |change| {
+        let following = follow("pods", api, Some(&selector), &pace.chance, |change| {
             match &change {
                 Change::Failed(error) if !away => {
                     warn!(%error, "pods can't be read from the API server; what is known stays in force");
@@ -43,10 +44,11 @@ pub fn follow_pods(clients: &ApiClients, node_name: &str, cancel: CancellationTo
             Next::Continue
         });
         tokio::select! {
-            () = following => {}
+            biased;
             () = cancel.cancelled() => {}
+            () = following => {}
         }
-    });
+    }));
     receiver
 }
 

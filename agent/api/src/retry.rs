@@ -2,27 +2,33 @@
 
 use std::time::Duration;
 
-use rand::Rng;
+use crate::pace::{Chance, Pace};
 
 /// A doubling delay with jitter.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RetryDelay {
     first: Duration,
     longest: Duration,
     next: Duration,
+    chance: Chance,
 }
 
 impl RetryDelay {
     /// A delay that starts at `first` and doubles up to `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, next: first }
+        Self::drawn_by(&Pace::default().chance, first, longest)
+    }
+
+    /// The same, spread by `chance`.
+    pub fn drawn_by(chance: &Chance, first: Duration, longest: Duration) -> Self {
+        Self { first, longest, next: first, chance: chance.clone() }
     }
 
     /// The next waiting time: between half and the whole of the current delay, which then doubles.
     pub fn next_delay(&mut self) -> Duration {
         let whole = self.next;
         self.next = (whole * 2).min(self.longest);
-        whole.mul_f64(rand::rng().random_range(0.5..=1.0))
+        whole.mul_f64(0.5 + (self.chance)() / 2.0)
     }
 
     /// Starts over after a success.
@@ -33,7 +39,7 @@ impl RetryDelay {
 
 /// `base` lengthened by a random part of at most `share` of it (0.04 is the kubelet's jitter of lease renewal).
 pub fn spread(base: Duration, share: f64) -> Duration {
-    base + base.mul_f64(rand::rng().random_range(0.0..=share))
+    base + base.mul_f64((Pace::default().chance)() * share)
 }
 
 #[cfg(test)]

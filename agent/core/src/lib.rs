@@ -29,6 +29,7 @@ pub mod sandbox_spec;
 pub mod security;
 pub mod static_pods;
 pub mod status;
+pub mod turns;
 pub mod user_namespaces;
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use orlop_agent_core::pull_records::VerificationPolicy;
 use orlop_agent_core::runtime::Runtime;
 use orlop_agent_core::user_namespaces::IdSpace;
 
+use crate::pace::Pace;
+
 /// Settings of the pod manager.
 #[derive(Clone, Debug)]
 pub struct PodsConfig {
@@ -60,6 +62,8 @@ pub struct PodsConfig {
     pub relist: Duration,
     /// Between two renewals of volume contents (tokens).
     pub volume_refresh: Duration,
+    /// Time, threads and order of work.
+    pub pace: Pace,
 }
 
 impl PodsConfig {
@@ -89,6 +93,7 @@ impl PodsConfig {
             max_restart_period: Duration::from_secs(300),
             relist: Duration::from_secs(60),
             volume_refresh: Duration::from_secs(60),
+            pace: Pace::default(),
         }
     }
 }

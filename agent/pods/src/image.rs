@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
@@ -12,6 +11,7 @@ use orlop_agent_core::ports::{EventType, Events};
 use orlop_agent_core::pull_records::{ImageAccess, PullCredentials, PullSecret};
 use orlop_agent_core::runtime::ImageFact;
 use orlop_agent_core::security::ImageUser;
+use tokio::time::Instant;
 
 use crate::pull_records::PullRecords;
 use crate::recorder::{container_event, pod_event};
@@ -259,7 +259,8 @@ async fn pull_with(
 /// Credentials of the node and of the pod's pull secrets. A secret that is missing does not stop the pull.
 async fn pod_keyring(shared: &Shared, pod: &Pod) -> Keyring {
     let mut keyring = Keyring::default();
-    if let Ok(bytes) = tokio::fs::read(shared.config.kubelet_root.join("config.json")).await {
+    let path = shared.config.kubelet_root.join("config.json");
+    if let Ok(Ok(bytes)) = shared.config.pace.blocking(move || std::fs::read(path)).await {
         keyring.add_config(&bytes);
     }
     let names = containers::spec(pod).and_then(|spec| spec.image_pull_secrets.as_deref()).unwrap_or_default();

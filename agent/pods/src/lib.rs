@@ -13,6 +13,7 @@ mod manager;
 mod mirror;
 mod node_view;
 mod observed;
+mod pace;
 mod probe_stream;
 mod probing;
 mod pull_records;
@@ -30,3 +31,4 @@ mod worker;
 
 pub use config::{PodPorts, PodsConfig};
 pub use manager::{PodHandle, PodManager};
+pub use pace::Pace;

@@ -91,11 +91,16 @@ impl PodManager {
     pub async fn run(mut self, cancel: CancellationToken) {
         let (shared, token) = (self.shared.clone(), cancel.clone());
         let mut side: JoinSet<()> = JoinSet::new();
-        side.spawn(async move { shared.observed.follow(&*shared.ports.runtime, shared.config.relist, &token).await });
+        let pace = self.shared.config.pace.clone();
+        side.spawn(pace.task("observer", async move {
+            shared.observed.follow(&*shared.ports.runtime, shared.config.relist, &token).await
+        }));
         let (_keep, idle) = watch::channel(Arc::new(StaticSet { scanned: true, pods: BTreeMap::new() }));
         let config = &self.shared.config;
         let mut statics = match &config.static_pod_path {
-            Some(folder) => follow_folder(folder.clone(), config.node_name.clone(), config.file_check, cancel.clone()),
+            Some(folder) => {
+                follow_folder(folder.clone(), config.node_name.clone(), config.file_check, pace, cancel.clone())
+            }
             None => idle,
         };
         let (_keep_api, no_api) = watch::channel(Arc::new(PodSet { synced: true, pods: BTreeMap::new() }));
@@ -104,6 +109,7 @@ impl PodManager {
         // Before the runtime was listed once, a pod that runs would be taken for one that has not been started.
         let mut listed = self.shared.observed.listed();
         tokio::select! {
+            biased;
             () = cancel.cancelled() => return,
             _ = listed.wait_for(Option::is_some) => {}
         }
@@ -117,12 +123,18 @@ impl PodManager {
             }
         });
         let (mirror_sender, mut mirror_done) = mpsc::unbounded_channel();
-        let keeper = self.shared.ports.mirrors.clone().map(|port| MirrorKeeper::new(port, mirror_sender));
+        let keeper = self
+            .shared
+            .ports
+            .mirrors
+            .clone()
+            .map(|port| MirrorKeeper::new(port, mirror_sender, self.shared.config.pace.clone()));
         let mut roster = Roster::new(self.shared.clone(), keeper, cancel.clone());
         loop {
             let sets = (api.borrow_and_update().clone(), statics.borrow_and_update().clone());
             let wake = roster.reconcile(&sets.0, &sets.1);
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => break,
                 changed = api.changed() => if changed.is_err() { break },
                 changed = statics.changed() => if changed.is_err() { break },
@@ -149,14 +161,15 @@ impl PodManager {
         let (sender, receiver) = mpsc::channel(256);
         let mut stream = self.shared.ports.objects.changes();
         let token = cancel.clone();
-        side.spawn(async move {
+        side.spawn(self.shared.config.pace.task("object changes", async move {
             loop {
                 tokio::select! {
+                    biased;
                     () = token.cancelled() => return,
                     change = stream.next() => if sender.send(change).await.is_err() { return },
                 }
             }
-        });
+        }));
         receiver
     }
 }
@@ -291,7 +304,8 @@ impl Roster {
         let name = full_name(&desired.pod);
         let (sender, receiver) = watch::channel(desired);
         let worker = Worker::new(self.shared.clone(), receiver);
-        self.workers.spawn(worker.run(self.cancel.clone()));
+        let work = self.shared.config.pace.task("worker", worker.run(self.cancel.clone()));
+        self.workers.spawn(work);
         self.members.insert(uid, Member { desired: sender, name });
     }
 

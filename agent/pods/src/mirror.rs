@@ -11,6 +11,8 @@ use orlop_agent_core::static_pods::{mirror_matches, mirror_pod};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::pace::Pace;
+
 const RETRY: Duration = Duration::from_secs(2);
 
 type Name = (String, String);
@@ -57,14 +59,16 @@ pub(crate) struct MirrorKeeper {
     under_way: HashSet<Name>,
     retry_at: HashMap<Name, Instant>,
     done: mpsc::UnboundedSender<(Name, Result<(), PortError>)>,
+    pace: Pace,
 }
 
 impl MirrorKeeper {
     pub(crate) fn new(
         port: Arc<dyn MirrorPods>,
         done: mpsc::UnboundedSender<(Name, Result<(), PortError>)>,
+        pace: Pace,
     ) -> MirrorKeeper {
-        MirrorKeeper { port, under_way: HashSet::new(), retry_at: HashMap::new(), done }
+        MirrorKeeper { port, under_way: HashSet::new(), retry_at: HashMap::new(), done, pace }
     }
 
     /// Begins the actions that are not under way and whose last failure is long enough ago. Returns when to come again.
@@ -83,13 +87,13 @@ impl MirrorKeeper {
             }
             self.under_way.insert(name.clone());
             let (port, done) = (self.port.clone(), self.done.clone());
-            tokio::spawn(async move {
+            tokio::spawn(self.pace.task("mirror", async move {
                 let result = match &action {
                     MirrorAction::Create(pod) => port.create(pod).await,
                     MirrorAction::Delete { namespace, name, uid } => port.delete(namespace, name, uid).await,
                 };
                 let _ = done.send((name, result));
-            });
+            }));
         }
         again
     }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use orlop_agent_core::facts::ObservedPod;
 use orlop_agent_core::runtime::{Runtime, RuntimeEvent};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::shared::lock;
@@ -24,7 +25,7 @@ type Slot = watch::Sender<Arc<ObservedPod>>;
 pub(crate) struct ObservedSet {
     pods: Mutex<HashMap<String, Slot>>,
     /// When the last list succeeded.
-    listed: watch::Sender<Option<std::time::Instant>>,
+    listed: watch::Sender<Option<Instant>>,
     /// A pod appeared that nobody had asked for.
     pub appeared: Notify,
 }
@@ -50,7 +51,7 @@ impl ObservedSet {
     }
 
     /// When the runtime was last listed.
-    pub(crate) fn listed(&self) -> watch::Receiver<Option<std::time::Instant>> {
+    pub(crate) fn listed(&self) -> watch::Receiver<Option<Instant>> {
         self.listed.subscribe()
     }
 
@@ -121,7 +122,7 @@ impl ObservedSet {
         for pod in listed.into_values() {
             self.merge(pod);
         }
-        self.listed.send_replace(Some(std::time::Instant::now()));
+        self.listed.send_replace(Some(Instant::now()));
     }
 
     /// Takes in all that the runtime has of one pod, asked for at `begun`.
@@ -153,26 +154,29 @@ impl ObservedSet {
     pub(crate) async fn follow(&self, runtime: &dyn Runtime, relist: Duration, cancel: &CancellationToken) {
         let mut events = runtime.events();
         let mut period = relist;
-        let mut next_list = tokio::time::Instant::now();
+        let mut next_list = Instant::now();
         loop {
+            // The list comes before news, so that a runtime with much news is listed all the same.
             let event = tokio::select! {
+                biased;
                 () = cancel.cancelled() => return,
-                event = events.next() => Some(event),
                 () = tokio::time::sleep_until(next_list) => None,
+                event = events.next() => Some(event),
             };
             match event {
                 Some(RuntimeEvent::Changed(pod)) => self.merge(pod),
                 Some(RuntimeEvent::Gone(id)) => self.gone(&id),
                 Some(RuntimeEvent::Lost) => {
                     period = relist;
-                    next_list = tokio::time::Instant::now();
+                    next_list = Instant::now();
                 }
                 Some(RuntimeEvent::Unsupported) => {
                     period = RELIST_WITHOUT_EVENTS.min(relist);
-                    next_list = tokio::time::Instant::now();
+                    next_list = Instant::now();
                 }
                 None => {
                     let list = tokio::select! {
+                        biased;
                         () = cancel.cancelled() => return,
                         list = tokio::time::timeout(LIST_DEADLINE, runtime.pods()) => list,
                     };
@@ -187,7 +191,7 @@ impl ObservedSet {
                         }
                         Err(_) => LIST_RETRY,
                     };
-                    next_list = tokio::time::Instant::now() + wait;
+                    next_list = Instant::now() + wait;
                 }
             }
         }

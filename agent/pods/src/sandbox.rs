@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::containers;
 use orlop_agent_core::dns::pod_dns;
@@ -50,7 +49,7 @@ pub(crate) async fn prepare_sandbox(shared: &Shared, pod: &Pod, attempt: u32) ->
         pod_names(pod, &shared.config.node_name, &shared.config.cluster_domain).map_err(|error| error.to_string())?;
     let directories = shared.directories.clone();
     let owned = pod.clone();
-    let folders = tokio::task::spawn_blocking(move || directories.make_pod(&owned));
+    let folders = shared.config.pace.blocking(move || directories.make_pod(&owned));
     let limits = pod_cgroup_limits(pod, shared.config.cpu_period_us, shared.config.cpu_quota);
     let class = qos_class(pod).as_str();
     let cgroup = shared.ports.cgroups.ensure(containers::uid(pod), class, &limits);
@@ -117,7 +116,7 @@ pub(crate) async fn create_sandbox(shared: &Shared, pod: &Pod, attempt: u32) -> 
         return Err(SandboxError::Network(problem));
     }
     let spec = prepare_sandbox(shared, pod, attempt).await?;
-    let begun = Timestamp::now();
+    let begun = shared.now();
     let id = shared.ports.runtime.run_sandbox(&spec).await.map_err(|error| error.message)?;
     let uid = containers::uid(pod);
     let seen = shared.observed.get(uid).is_some_and(|observed| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use orlop_agent_core::backoff::BackoffBounds;
 use orlop_agent_core::dns::{NodeDns, parse_resolv_conf};
@@ -94,6 +94,11 @@ impl Shared {
         }
     }
 
+    /// The time of day.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.config.pace.now()
+    }
+
     /// How requests become kernel values on this node.
     pub(crate) fn resource_policy(&self) -> ResourcePolicy {
         ResourcePolicy {
@@ -112,7 +117,9 @@ impl Shared {
 
     /// The node's part of resolv.conf, read anew: it changes when the node changes networks.
     pub(crate) async fn node_dns(&self) -> NodeDns {
-        let text = tokio::fs::read_to_string(&self.config.resolv_conf).await.unwrap_or_default();
+        let path = self.config.resolv_conf.clone();
+        let read = self.config.pace.blocking(move || std::fs::read_to_string(path)).await;
+        let text = read.ok().and_then(Result::ok).unwrap_or_default();
         NodeDns {
             cluster_dns: self.config.cluster_dns.clone(),
             cluster_domain: self.config.cluster_domain.clone(),

@@ -177,7 +177,7 @@ async fn make_files(
         pod_names(&pod, &shared.config.node_name, &shared.config.cluster_domain).map_err(|error| error.to_string())?;
     let ips = request.pod_ips.clone();
     let node_hosts = shared.config.hosts_file.clone();
-    let work = tokio::task::spawn_blocking(move || -> Result<Vec<MountSpec>, String> {
+    let work = shared.config.pace.blocking(move || -> Result<Vec<MountSpec>, String> {
         let uid = containers::uid(&pod).to_owned();
         directories.make_pod(&pod).map_err(|error| format!("error making pod data directories: {error}"))?;
         let log = directories
@@ -268,9 +268,10 @@ async fn post_start(
     let pod_ip = request.pod_ips.first().cloned().unwrap_or_default();
     let ended = exited(shared, pod, id);
     let result = tokio::select! {
+        biased;
         () = request.cancel.cancelled() => return Ok(()),
-        () = ended => Err("the container ended before the hook did".to_owned()),
         result = run_hook(shared, pod, &container.container, id, handler, &pod_ip, None) => result,
+        () = ended => Err("the container ended before the hook did".to_owned()),
     };
     let Err(message) = result else { return Ok(()) };
     let text = format!("PostStartHook failed: {message}");

@@ -14,6 +14,8 @@ use orlop_agent_core::static_pods::static_pod;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::pace::Pace;
+
 /// Largest file that is read as a pod.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -31,16 +33,19 @@ pub(crate) fn follow_folder(
     folder: PathBuf,
     node_name: String,
     period: Duration,
+    pace: Pace,
     cancel: CancellationToken,
 ) -> watch::Receiver<Arc<StaticSet>> {
     let (sender, receiver) = watch::channel(Arc::new(StaticSet::default()));
-    tokio::spawn(async move {
+    let own = pace.clone();
+    tokio::spawn(own.task("static pods", async move {
         let mut known = Known::default();
         loop {
-            let mut events = open_watch(&folder);
-            let (path, node) = (folder.clone(), node_name.clone());
-            let scan = tokio::task::spawn_blocking(move || {
-                known.scan(&path, &node);
+            // Without threads there is no reactor to tell of changes; the folder is then scanned in its period only.
+            let mut events = if pace.threads { open_watch(&folder) } else { None };
+            let (path, node, now) = (folder.clone(), node_name.clone(), pace.now());
+            let scan = pace.blocking(move || {
+                known.scan(&path, &node, now);
                 known
             });
             let Ok(scanned) = scan.await else { return };
@@ -60,12 +65,13 @@ pub(crate) fn follow_folder(
                 }
             };
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => return,
                 () = news => {}
                 () = tokio::time::sleep(period) => {}
             }
         }
-    });
+    }));
     receiver
 }
 
@@ -117,7 +123,7 @@ impl Known {
         pods
     }
 
-    fn scan(&mut self, folder: &Path, node_name: &str) {
+    fn scan(&mut self, folder: &Path, node_name: &str, now: Timestamp) {
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -137,7 +143,7 @@ impl Known {
                 continue;
             }
             seen.push(path.clone());
-            match read_pod(&path, node_name) {
+            match read_pod(&path, node_name, now) {
                 Ok(pod) => {
                     self.complaints.remove(&path);
                     let same = self.files.get(&path).is_some_and(|known| known.metadata.uid == pod.metadata.uid);
@@ -158,15 +164,14 @@ impl Known {
     }
 }
 
-fn read_pod(path: &Path, node_name: &str) -> Result<Pod, String> {
+fn read_pod(path: &Path, node_name: &str, now: Timestamp) -> Result<Pod, String> {
     let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
     if size > MAX_FILE {
         return Err(format!("{size} bytes are more than the {MAX_FILE} that a pod may have"));
     }
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let definition: serde_json::Value = serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
-    static_pod(&definition, &format!("file:{}", path.display()), node_name, Timestamp::now())
-        .map_err(|error| error.to_string())
+    static_pod(&definition, &format!("file:{}", path.display()), node_name, now).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -180,7 +185,13 @@ mod tests {
     async fn files_come_change_break_and_go() {
         let folder = tempfile::tempdir().unwrap();
         let cancel = CancellationToken::new();
-        let mut set = follow_folder(folder.path().to_path_buf(), "n1".into(), Duration::from_secs(60), cancel.clone());
+        let mut set = follow_folder(
+            folder.path().to_path_buf(),
+            "n1".into(),
+            Duration::from_secs(60),
+            Pace::default(),
+            cancel.clone(),
+        );
         let wait = Duration::from_secs(10);
         tokio::time::timeout(wait, set.wait_for(|set| set.scanned && set.pods.is_empty())).await.unwrap().unwrap();
         std::fs::write(folder.path().join(".hidden.yaml"), POD).unwrap();

@@ -1,7 +1,7 @@
 //! Stopping one container: preStop, its turn after others, then the signal and at last the kill.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use orlop_agent_core::containers::{self, ContainerKind, find_container};
@@ -9,6 +9,7 @@ use orlop_agent_core::facts::ObservedContainer;
 use orlop_agent_core::labels;
 use orlop_agent_core::plan::StopReason;
 use orlop_agent_core::ports::EventType;
+use tokio::time::Instant;
 
 use crate::hooks::run_hook;
 use crate::recorder::named_event;
@@ -89,6 +90,7 @@ async fn pre_stop(shared: &Shared, request: &StopRequest, grace: Duration) {
     let hook = run_hook(shared, pod, &definition, &request.container.id, &handler, &request.pod_ip, Some(grace));
     let ended = all_ended(shared, pod, std::slice::from_ref(&request.container.id));
     let result = tokio::select! {
+        biased;
         () = ended => Ok(()),
         result = tokio::time::timeout(grace, hook) => result.unwrap_or_else(|_| Err("the grace period ended before the hook did".to_owned())),
     };

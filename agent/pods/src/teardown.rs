@@ -16,7 +16,7 @@ const STEP_DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) async fn tear_down(shared: &Shared, pod: &Pod) -> Result<(), String> {
     let uid = containers::uid(pod);
     let folder = shared.directories.sub_paths(uid);
-    let release = tokio::task::spawn_blocking(move || release_sub_paths(&folder));
+    let release = shared.config.pace.blocking(move || release_sub_paths(&folder));
     match tokio::time::timeout(STEP_DEADLINE, release).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => return Err(format!("sub paths of volumes: {error}")),
@@ -53,7 +53,7 @@ pub(crate) async fn tear_down(shared: &Shared, pod: &Pod) -> Result<(), String> 
 pub(crate) async fn remove_files(shared: &Shared, pod: &Pod) -> Result<(), String> {
     let directories = shared.directories.clone();
     let uid = containers::uid(pod).to_owned();
-    let remove = tokio::task::spawn_blocking(move || {
+    let remove = shared.config.pace.blocking(move || {
         directories.remove_pod_logs(&uid);
         directories.remove_pod(&uid)
     });

@@ -152,8 +152,9 @@ impl Worker {
             if self.all_gone() {
                 break;
             }
-            let sleep = until(wake);
+            let sleep = until(wake, self.shared.now());
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => return,
                 changed = self.desired.changed() => match changed {
                     // `changed` counts as seen; what it brought is still to be taken in.
@@ -190,7 +191,7 @@ impl Worker {
         let mut wake = None;
         // The life has four states, so it moves three times at most.
         for _ in 0..4 {
-            let now = Timestamp::now();
+            let now = self.shared.now();
             let observed = self.observed.borrow_and_update().clone();
             wake = self.look_at(&observed, now);
             let plan = plan(&PlanInput {
@@ -286,8 +287,8 @@ fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     }
 }
 
-fn until(wake: Option<Timestamp>) -> Duration {
-    let left = wake.map(|at| at.duration_since(Timestamp::now()).max(SignedDuration::ZERO));
+fn until(wake: Option<Timestamp>, now: Timestamp) -> Duration {
+    let left = wake.map(|at| at.duration_since(now).max(SignedDuration::ZERO));
     left.and_then(|left| Duration::try_from(left).ok()).map_or(LONGEST_SLEEP, |left| left.min(LONGEST_SLEEP))
 }
 

@@ -137,10 +137,11 @@ where
         let (namespace, name) = key.clone();
         let api: Api<K> = Api::namespaced(self.clients.watches.clone(), &namespace);
         let (kind, changes, is_immutable) = (self.kind, self.changes.clone(), self.is_immutable);
+        let chance = self.clients.pace.chance.clone();
         async move {
             let what = format!("{kind} {namespace}/{name}");
             let selector = format!("metadata.name={name}");
-            follow(&what, api, Some(&selector), |change| {
+            follow(&what, api, Some(&selector), &chance, |change| {
                 let new = match change {
                     Change::Listed(objects) => objects.into_iter().next().map_or(Known::Absent, present),
                     Change::Applied(object) => present(object),

@@ -1,6 +1,6 @@
 //! What is to be written, what is being written and what was written last, pod by pod. Pure: time comes from outside.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use orlop_agent_core::ports::{PodSet, StatusUpdate};
 
 use super::diff::status_patch;
+use crate::pace::Pace;
 use crate::retry::RetryDelay;
 
 /// Writes under way at once.
@@ -56,11 +57,16 @@ struct Entry {
 /// All pods with a status to write.
 #[derive(Default)]
 pub(super) struct Ledger {
-    entries: HashMap<String, Entry>,
+    entries: BTreeMap<String, Entry>,
     writes: usize,
+    pace: Pace,
 }
 
 impl Ledger {
+    pub(super) fn new(pace: Pace) -> Ledger {
+        Ledger { pace, ..Ledger::default() }
+    }
+
     /// Takes a new status; the one before is forgotten.
     pub(super) fn publish(&mut self, update: StatusUpdate) {
         match self.entries.get_mut(&update.uid) {
@@ -79,7 +85,7 @@ impl Ledger {
                     in_flight: false,
                     written: None,
                     compared: None,
-                    delay: RetryDelay::new(RETRY_FIRST, RETRY_LONGEST),
+                    delay: RetryDelay::drawn_by(&self.pace.chance, RETRY_FIRST, RETRY_LONGEST),
                     not_before: None,
                     refused: false,
                     wanted: update,

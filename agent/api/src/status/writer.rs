@@ -1,13 +1,14 @@
 //! The task that writes pod statuses: newest first known, one write per pod at a time, repeated until written.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use orlop_agent_core::ports::{PodSet, StatusSink, StatusUpdate};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -31,8 +32,9 @@ impl StatusWriter {
         pods: watch::Receiver<Arc<PodSet>>,
         cancel: CancellationToken,
     ) -> (Arc<Self>, tokio::task::JoinHandle<()>) {
-        let writer = Arc::new(Self { ledger: Mutex::default(), wake: Notify::new() });
-        let task = tokio::spawn(writer.clone().run(clients, pods, cancel));
+        let writer = Arc::new(Self { ledger: Mutex::new(Ledger::new(clients.pace.clone())), wake: Notify::new() });
+        let pace = clients.pace.clone();
+        let task = tokio::spawn(pace.task("status writer", writer.clone().run(clients, pods, cancel)));
         (writer, task)
     }
 
@@ -53,27 +55,29 @@ impl StatusWriter {
             let (jobs, due, idle) = {
                 let mut ledger = self.ledger();
                 ledger.compare(&set);
-                let jobs = ledger.start(&set, Instant::now());
-                (jobs, ledger.next_due(), ledger.is_idle())
+                let jobs = ledger.start(&set, Instant::now().into_std());
+                (jobs, ledger.next_due().map(Instant::from_std), ledger.is_idle())
             };
             if flush_until.is_some_and(|until| idle || until <= Instant::now()) {
                 return;
             }
             for job in jobs {
                 let clients = clients.clone();
-                writes.spawn(async move {
+                let pace = clients.pace.clone();
+                writes.spawn(pace.task("status write", async move {
                     let outcome = write(&clients, &job).await;
                     (job, outcome)
-                });
+                }));
             }
             let due = [due, flush_until].into_iter().flatten().min();
             tokio::select! {
-                () = self.wake.notified() => {}
+                biased;
                 Some(done) = writes.join_next() => {
                     if let Ok((job, outcome)) = done {
-                        self.ledger().finish(&job, outcome, Instant::now());
+                        self.ledger().finish(&job, outcome, Instant::now().into_std());
                     }
                 }
+                () = self.wake.notified() => {}
                 () = sleep_until(due), if due.is_some() => {}
                 changed = pods.changed() => {
                     if changed.is_err() {
@@ -90,7 +94,7 @@ impl StatusWriter {
 
 async fn sleep_until(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

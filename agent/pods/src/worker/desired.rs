@@ -17,7 +17,7 @@ impl Worker {
             return;
         }
         let desired = self.desired.borrow_and_update().clone();
-        let now = Timestamp::now();
+        let now = self.shared.now();
         self.mirror_uid = desired.mirror_uid;
         if relabelled(&self.pod, &desired.pod) || desired.refresh != self.refresh_seen {
             self.refresh_seen = desired.refresh;

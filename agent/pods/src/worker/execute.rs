@@ -257,9 +257,8 @@ impl Worker {
                     container.attempt,
                     PathBuf::from(&container.log_path),
                 );
-                let _ =
-                    tokio::task::spawn_blocking(move || directories.remove_container_files(&uid, &name, attempt, &log))
-                        .await;
+                let files = move || directories.remove_container_files(&uid, &name, attempt, &log);
+                let _ = shared.config.pace.blocking(files).await;
             }
             Done::Remove { id: container.id, result }
         });
@@ -286,7 +285,7 @@ impl Worker {
             let file = self.shared.directories.termination_log(&self.uid, &container.name, container.attempt);
             self.spawn(Done::Message { id: container.id.clone() }, async move {
                 let id = container.id.clone();
-                let read = tokio::task::spawn_blocking(move || read_message(&container, &file, share));
+                let read = shared.config.pace.blocking(move || read_message(&container, &file, share));
                 let message = tokio::time::timeout(MESSAGE_DEADLINE, read).await.ok().and_then(Result::ok).flatten();
                 shared.observed.set_message(&uid, &id, message.filter(|text| !text.is_empty()));
                 Done::Message { id }
@@ -343,7 +342,7 @@ impl Worker {
 }
 
 async fn stop_and_see(shared: &Shared, uid: &str, id: &str) -> Result<(), String> {
-    let begun = Timestamp::now();
+    let begun = shared.now();
     shared.ports.runtime.stop_sandbox(id).await.map_err(|failure| failure.message)?;
     let settled = shared.observed.get(uid).is_some_and(|observed| {
         !observed.sandboxes.iter().any(|sandbox| sandbox.id == id && sandbox.ready)

@@ -41,7 +41,7 @@ impl Worker {
         fallback: Done,
         operation: impl Future<Output = Done> + Send + 'static,
     ) -> AbortHandle {
-        self.operations
-            .spawn(async move { std::panic::AssertUnwindSafe(operation).catch_unwind().await.unwrap_or(fallback) })
+        let guarded = async move { std::panic::AssertUnwindSafe(operation).catch_unwind().await.unwrap_or(fallback) };
+        self.operations.spawn(self.shared.config.pace.task("operation", guarded))
     }
 }

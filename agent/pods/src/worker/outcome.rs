@@ -26,7 +26,7 @@ const STOP_RETRY: SignedDuration = SignedDuration::from_secs(2);
 
 impl Worker {
     pub(super) fn take_outcome(&mut self, done: Done) {
-        let now = Timestamp::now();
+        let now = self.shared.now();
         match done {
             Done::Volumes(result) => self.volumes_set_up(result, now),
             Done::Refreshed(Ok(volumes)) => self.volumes = Arc::new(volumes),

@@ -47,7 +47,7 @@ impl Worker {
         if self.finish_published {
             return;
         }
-        let status = self.current_status(&observed, Timestamp::now());
+        let status = self.current_status(&observed, self.shared.now());
         self.status = status.clone();
         let entry = PodEntry { pod: self.pod.clone(), status: status.clone(), mirror_uid: self.mirror_uid.clone() };
         lock(&self.shared.entries).insert(self.uid.clone(), entry);
