@@ -33,4 +33,6 @@ pub mod turns;
 pub mod user_namespaces;
 
 #[cfg(test)]
+mod tables;
+#[cfg(test)]
 mod world;

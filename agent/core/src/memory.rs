@@ -162,6 +162,9 @@ pub struct PodMemory {
     pub sandbox: StepState,
     /// Volumes and cgroup are taken down.
     pub teardown: StepState,
+    /// The runtime was asked what it has of the pod. Not done means that there is doubt: a call that makes something
+    /// failed, and may have been carried out all the same.
+    pub look: StepState,
     /// Containers by name.
     pub containers: BTreeMap<String, ContainerMemory>,
     /// Containers and sandboxes (by id) that are being stopped.
@@ -186,6 +189,7 @@ impl Default for PodMemory {
             volumes: StepState::Idle,
             sandbox: StepState::Idle,
             teardown: StepState::Idle,
+            look: StepState::Done,
             containers: BTreeMap::new(),
             stopping: BTreeSet::new(),
             removing: BTreeSet::new(),
@@ -205,6 +209,17 @@ impl PodMemory {
     /// The same, to be changed.
     pub fn container_mut(&mut self, name: &str) -> &mut ContainerMemory {
         self.containers.entry(name.to_owned()).or_default()
+    }
+
+    /// A sandbox or container is being made.
+    pub fn start_under_way(&self) -> bool {
+        self.sandbox == StepState::Running || self.containers.values().any(|container| container.starting)
+    }
+
+    /// When a stop or removal that failed may be tried again; none while one is under way.
+    pub fn stop_again_at(&self, id: &str) -> Option<Timestamp> {
+        let under_way = self.stopping.contains(id) || self.removing.contains(id);
+        self.stop_failures.get(id).copied().filter(|_| !under_way)
     }
 
     /// Whether an id may be stopped now: not under way and not waiting for a retry.

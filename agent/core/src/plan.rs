@@ -108,6 +108,8 @@ pub enum Action {
         /// CRI id.
         id: String,
     },
+    /// Ask the runtime what it has of the pod.
+    Look,
     /// Take down volumes and cgroup.
     TearDown,
 }
@@ -151,6 +153,18 @@ pub fn deletion_grace_seconds(pod: &Pod) -> i64 {
     pod.metadata.deletion_grace_period_seconds.map_or_else(|| spec_grace_seconds(pod), |seconds| seconds.max(1))
 }
 
+/// Whether something may be removed now. Where that failed a moment ago, the plan wakes for the next try.
+pub(crate) fn may_remove(input: &PlanInput<'_>, id: &str, plan: &mut Plan) -> bool {
+    if input.memory.removing.contains(id) {
+        return false;
+    }
+    let may = input.memory.may_stop(id, input.now);
+    if let Some(at) = input.memory.stop_again_at(id).filter(|_| !may) {
+        plan.wake(at);
+    }
+    may
+}
+
 /// Dead containers that are one too many: of each container the newest dead instance is kept.
 pub(crate) fn surplus_containers(input: &PlanInput<'_>, plan: &mut Plan) {
     let mut kept: Vec<&str> = Vec::new();
@@ -160,7 +174,7 @@ pub(crate) fn surplus_containers(input: &PlanInput<'_>, plan: &mut Plan) {
         }
         if !kept.contains(&container.name.as_str()) {
             kept.push(&container.name);
-        } else if !input.memory.removing.contains(&container.id) {
+        } else if may_remove(input, &container.id, plan) {
             plan.actions.push(Action::RemoveContainer { id: container.id.clone() });
         }
     }

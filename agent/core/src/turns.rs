@@ -61,7 +61,7 @@ mod tests {
 
     impl Turn for Second {
         fn poll_step(&mut self, _context: &mut Context<'_>) -> Poll<()> {
-            if self.0.fetch_add(1, Ordering::Relaxed) % 2 == 0 { Poll::Pending } else { Poll::Ready(()) }
+            if self.0.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { Poll::Pending } else { Poll::Ready(()) }
         }
     }
 

@@ -163,12 +163,23 @@ impl World {
                 self.observed.remove_container(id);
                 format!("remove {id}")
             }
+            Action::Look => {
+                self.memory.look = StepState::Done;
+                "look".into()
+            }
             Action::TearDown => {
                 self.memory.teardown = StepState::Done;
                 self.memory.lifecycle = self.memory.lifecycle.after(LifecycleEvent::TornDown);
                 "tear down".into()
             }
         }
+    }
+
+    /// A sandbox that is ready, with the volumes up.
+    pub(crate) fn make_sandbox(&mut self) {
+        self.memory.volumes = StepState::Done;
+        self.memory.sandbox = StepState::Done;
+        self.obey(&Action::CreateSandbox { attempt: 0 });
     }
 
     pub(crate) fn run(&mut self, name: &str, attempt: u32, sandbox_id: &str) {

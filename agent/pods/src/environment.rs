@@ -37,7 +37,7 @@ pub(crate) async fn environment(
     let (objects, services, files) = tokio::join!(
         fetch_objects(shared, namespace, container),
         fetch_services(shared, pod, namespace),
-        read_files(container, volumes)
+        read_files(shared, container, volumes)
     );
     let (objects, services) = (EnvObjects { files: files?, ..objects? }, services?);
     let allocatable = shared.ports.node.allocatable();
@@ -76,7 +76,7 @@ async fn fetch_objects(shared: &Shared, namespace: &str, container: &SpecContain
 type Files = BTreeMap<(String, String), Result<Option<String>, String>>;
 
 /// Reads the files of variables in the pod's volumes.
-async fn read_files(container: &SpecContainer<'_>, volumes: &BTreeMap<String, MountedVolume>) -> Result<Files, String> {
+async fn read_files(shared: &Shared, container: &SpecContainer<'_>, volumes: &BTreeMap<String, MountedVolume>) -> Result<Files, String> {
     let wanted = file_references(&container.container);
     if wanted.is_empty() {
         return Ok(Files::new());
@@ -89,7 +89,7 @@ async fn read_files(container: &SpecContainer<'_>, volumes: &BTreeMap<String, Mo
             folder(&volume).ok_or_else(|| format!("cannot find the volume {volume:?} referenced by FileKeyRef"))?;
         places.push((volume, file, folder));
     }
-    let read = tokio::task::spawn_blocking(move || -> Files {
+    let read = shared.config.pace.blocking(move || -> Files {
         let text = |folder: &Path, file: &str| read_file(folder, file);
         places.into_iter().map(|(volume, file, folder)| ((volume, file.clone()), text(&folder, &file))).collect()
     });

@@ -117,7 +117,7 @@ async fn may_use(shared: &Shared, pod: &Pod, given: &str, name: &str, image: &Im
         ImageAccess::GrantedBy(secret) => {
             let credentials = PullCredentials { kubernetes_secrets: vec![secret], ..PullCredentials::default() };
             let (records, given, id) = (shared.pull_records.clone(), given.to_owned(), image.id.clone());
-            let noted = tokio::task::spawn_blocking(move || records.note(&given, &id, Some(credentials))).await;
+            let noted = shared.config.pace.blocking(move || records.note(&given, &id, Some(credentials))).await;
             if !matches!(noted, Ok(Ok(()))) {
                 tracing::warn!(image = name, ?noted, "the credentials of an image can't be recorded");
             }
@@ -128,7 +128,7 @@ async fn may_use(shared: &Shared, pod: &Pod, given: &str, name: &str, image: &Im
 
 async fn access(shared: &Shared, given: &str, id: &str, secrets: Vec<PullSecret>) -> ImageAccess {
     let (records, given, id) = (shared.pull_records.clone(), given.to_owned(), id.to_owned());
-    tokio::task::spawn_blocking(move || records.access(&given, &id, &secrets)).await.unwrap_or(ImageAccess::Denied)
+    shared.config.pace.blocking(move || records.access(&given, &id, &secrets)).await.unwrap_or(ImageAccess::Denied)
 }
 
 fn ready(name: &str, image: ImageFact) -> ReadyImage {
@@ -176,7 +176,7 @@ async fn pull(
         Ok(Some(image)) => image,
         _ => ImageFact { id: reference.clone(), ..ImageFact::default() },
     };
-    intent.keep(&image.id, source).await;
+    intent.keep(shared, &image.id, source).await;
     let message = format!(
         "Successfully pulled image {given:?} in {} ({} including waiting). Image size: {} bytes.",
         seconds(taken),
@@ -201,7 +201,7 @@ struct Intent {
 impl Intent {
     async fn note(shared: &Shared, image: &str) -> Result<Intent, ImageFailure> {
         let (records, name) = (shared.pull_records.clone(), image.to_owned());
-        let noted = tokio::task::spawn_blocking(move || records.intend(&name)).await;
+        let noted = shared.config.pace.blocking(move || records.intend(&name)).await;
         match noted {
             Ok(Ok(())) => Ok(Intent { records: shared.pull_records.clone(), image: image.to_owned(), kept: false }),
             Ok(Err(error)) => Err(unrecorded(image, &error)),
@@ -210,14 +210,14 @@ impl Intent {
     }
 
     /// The pull went well, with credentials from this secret or those that all pods have.
-    async fn keep(mut self, image_ref: &str, source: Option<PullSecret>) {
+    async fn keep(mut self, shared: &Shared, image_ref: &str, source: Option<PullSecret>) {
         self.kept = true;
         let credentials = match source {
             Some(secret) => PullCredentials { kubernetes_secrets: vec![secret], ..PullCredentials::default() },
             None => PullCredentials { node_pods_accessible: true, ..PullCredentials::default() },
         };
         let (records, image, image_ref) = (self.records.clone(), self.image.clone(), image_ref.to_owned());
-        let _ = tokio::task::spawn_blocking(move || records.pulled(&image, &image_ref, credentials)).await;
+        let _ = shared.config.pace.blocking(move || records.pulled(&image, &image_ref, credentials)).await;
     }
 }
 

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::containers;
 use orlop_agent_core::memory::Verdict;
 use orlop_agent_core::ports::{NodeView, PodSet, PortError};
+use orlop_agent_core::static_pods::mirror_matches;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -245,7 +246,10 @@ impl Roster {
         ready: bool,
     ) {
         for (uid, member) in &self.members {
-            let mirror_uid = mirrors.get(&member.name).and_then(|mirror| mirror.metadata.uid.clone());
+            // The mirror may already be that of the pod's next version.
+            let mirror =
+                mirrors.get(&member.name).filter(|mirror| mirror_matches(mirror, &member.desired.borrow().pod));
+            let mirror_uid = mirror.and_then(|mirror| mirror.metadata.uid.clone());
             let pod = wanted.get(uid.as_str()).copied();
             member.desired.send_if_modified(|desired| {
                 let gone = desired.gone || (pod.is_none() && ready);
@@ -278,7 +282,7 @@ impl Roster {
             if is_static && self.members.values().any(|member| member.name == name) {
                 continue;
             }
-            let mirror = mirrors.get(&name).filter(|_| is_static);
+            let mirror = mirrors.get(&name).filter(|mirror| is_static && mirror_matches(mirror, pod));
             let mut pod = (*pod).clone();
             if let Some(status) = mirror.and_then(|mirror| mirror.status.clone()) {
                 let mut with_status = (*pod).clone();

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use jiff::Timestamp;
 use orlop_agent_core::pull_records::{
     ImageAccess, PullCredentials, PullIntent, PullSecret, PulledRecord, VerificationPolicy, image_access, recorded,
 };
@@ -14,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use crate::pace::Pace;
 use crate::shared::lock;
 
 /// Longest record in bytes.
@@ -27,18 +27,20 @@ pub(crate) struct PullRecords {
     pulling: PathBuf,
     pulled: PathBuf,
     policy: VerificationPolicy,
+    pace: Pace,
     /// Pulls under way, by image. Held while records are changed.
     under_way: Mutex<HashMap<String, u32>>,
 }
 
 impl PullRecords {
     /// Records below the kubelet's root.
-    pub(crate) fn new(root: &Path, policy: VerificationPolicy) -> PullRecords {
+    pub(crate) fn new(root: &Path, policy: VerificationPolicy, pace: Pace) -> PullRecords {
         let folder = root.join("image_manager");
         PullRecords {
             pulling: folder.join("pulling"),
             pulled: folder.join("pulled"),
             policy,
+            pace,
             under_way: Mutex::default(),
         }
     }
@@ -100,7 +102,7 @@ impl PullRecords {
         let _held = lock(&self.under_way);
         let path = file(&self.pulled, image_ref);
         let known = read::<PulledRecord>(&path).unwrap_or_default();
-        match recorded(known.as_ref(), image, image_ref, credentials, Timestamp::now()) {
+        match recorded(known.as_ref(), image, image_ref, credentials, self.pace.now()) {
             Some(record) => write(&path, &record),
             None => Ok(()),
         }
@@ -109,7 +111,7 @@ impl PullRecords {
     /// After a start: images whose pull was cut short count as pulled here.
     pub(crate) async fn recover(self: Arc<Self>, runtime: &dyn Runtime) {
         let this = self.clone();
-        let found = tokio::task::spawn_blocking(move || all::<PullIntent>(&this.pulling)).await;
+        let found = self.pace.blocking(move || all::<PullIntent>(&this.pulling)).await;
         for intent in found.unwrap_or_default() {
             match runtime.image(&intent.image, "").await {
                 Ok(Some(image)) if self.note(&intent.image, &image.id, None).is_ok() => self.over(&intent.image),
@@ -190,7 +192,7 @@ mod tests {
     #[test]
     fn a_pull_leaves_a_record_and_no_intent() {
         let folder = tempfile::tempdir().unwrap();
-        let records = PullRecords::new(folder.path(), VerificationPolicy::default());
+        let records = PullRecords::new(folder.path(), VerificationPolicy::default(), Pace::default());
         assert_eq!(records.access("a:1", "sha256:1", &[]), ImageAccess::Granted, "preloaded");
         records.intend("a:1").unwrap();
         records.intend("a:1").unwrap();
@@ -201,7 +203,7 @@ mod tests {
         records.over("a:1");
         assert!(!file(&records.pulling, "a:1").exists());
         assert_eq!(records.access("a:1", "sha256:1", &[]), ImageAccess::Denied);
-        let again = PullRecords::new(folder.path(), VerificationPolicy::default());
+        let again = PullRecords::new(folder.path(), VerificationPolicy::default(), Pace::default());
         assert_eq!(again.access("a:1", "sha256:1", &[secret("h")]), ImageAccess::Granted);
         std::fs::write(file(&records.pulled, "sha256:1"), "{").unwrap();
         assert_eq!(again.access("a:1", "sha256:1", &[secret("h")]), ImageAccess::Denied, "damaged");

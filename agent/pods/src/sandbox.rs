@@ -104,7 +104,7 @@ async fn user_namespace(shared: &Shared, pod: &Pod, handler: &str) -> Result<Opt
         return Err(format!("can't set `spec.hostUsers: false`, {who} does not support user namespaces"));
     }
     let (ranges, uid) = (shared.user_namespaces.clone(), containers::uid(pod).to_owned());
-    match tokio::task::spawn_blocking(move || ranges.get_or_allocate(&uid)).await {
+    match shared.config.pace.blocking(move || ranges.get_or_allocate(&uid)).await {
         Ok(mapping) => mapping.map(Some).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     }

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::try_join;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::container_spec::{
     ContainerContext, MountPlan, TERMINATION_MESSAGE_PATH, container_spec, plan_mounts,
 };
 use orlop_agent_core::containers::{self, ContainerKind, SpecContainer, find_container};
+use orlop_agent_core::facts::{ContainerFact, ObservedContainer, ObservedPod};
 use orlop_agent_core::naming::{hosts_file, pod_names};
 use orlop_agent_core::plan::spec_grace_seconds;
 use orlop_agent_core::ports::{EventType, MountedVolume};
@@ -56,7 +58,8 @@ pub(crate) struct StartError {
 /// What a start leaves.
 #[derive(Debug)]
 pub(crate) struct Started {
-    pub sandbox: Arc<SandboxSpec>,
+    /// The sandbox's description, where it is known.
+    pub sandbox: Option<Arc<SandboxSpec>>,
 }
 
 /// Makes and starts a container, and records the events of it.
@@ -84,6 +87,9 @@ async fn start(shared: &Shared, request: &StartRequest, container: &SpecContaine
     let runtime = &*shared.ports.runtime;
     let events = &*shared.ports.events;
     if let Some(id) = &request.replaces {
+        if has_begun(shared, id).await? {
+            return Ok(Started { sandbox: request.sandbox.clone() });
+        }
         runtime.remove_container(id).await.map_err(|failure| error("CreateContainerError", failure.message))?;
         shared.observed.gone(id);
     }
@@ -105,16 +111,18 @@ async fn start(shared: &Shared, request: &StartRequest, container: &SpecContaine
         .create_container(&request.sandbox_id, &spec, &sandbox)
         .await
         .map_err(|failure| keep(error("CreateContainerError", failure.message)))?;
+    let made = made_container(&id, &request.sandbox_id, &spec, &sandbox, shared.now());
     container_event(events, pod, container, EventType::Normal, "Created", "Container created");
     if let Err(failure) = runtime.start_container(&id).await {
-        observe(shared, pod, &id, false).await;
+        observe(shared, pod, &id, Some(made)).await;
         return Err(keep(error("RunContainerError", failure.message)));
     }
     container_event(events, pod, container, EventType::Normal, "Started", "Container started");
     link_log(shared, pod, container, &id, &spec, &sandbox);
-    observe(shared, pod, &id, true).await;
+    let begun = ObservedContainer { fact: ContainerFact::Running, started_at: Some(shared.now()), ..made };
+    observe(shared, pod, &id, Some(begun)).await;
     post_start(shared, request, container, &id).await.map_err(keep)?;
-    Ok(Started { sandbox })
+    Ok(Started { sandbox: Some(sandbox) })
 }
 
 /// Describes the container: mounts with final paths, environment, the files that the agent itself mounts.
@@ -238,20 +246,67 @@ fn link_log(
     }
 }
 
+/// Whether a left-over instance, which was never seen to run, runs or has run by now: the answer to its start may have
+/// been lost.
+async fn has_begun(shared: &Shared, id: &str) -> Result<bool, StartError> {
+    let answer = shared.ports.runtime.container(id).await;
+    let Some(part) = answer.map_err(|failure| error("CreateContainerError", failure.message))? else {
+        return Ok(false);
+    };
+    let begun = part.containers.iter().any(|container| container.running() || container.exited());
+    shared.observed.merge(part);
+    Ok(begun)
+}
+
+/// A container as it is known from its making.
+fn made_container(
+    id: &str,
+    sandbox_id: &str,
+    spec: &ContainerSpec,
+    sandbox: &SandboxSpec,
+    now: Timestamp,
+) -> ObservedContainer {
+    ObservedContainer {
+        id: id.to_owned(),
+        sandbox_id: sandbox_id.to_owned(),
+        name: spec.name.clone(),
+        attempt: spec.attempt,
+        fact: ContainerFact::Created,
+        created_at: now,
+        started_at: None,
+        finished_at: None,
+        exit_code: 0,
+        reason: String::new(),
+        message: String::new(),
+        message_read: false,
+        image: spec.user_image.clone(),
+        image_ref: spec.image.clone(),
+        log_path: PathBuf::from(&sandbox.log_directory).join(&spec.log_path).to_string_lossy().into_owned(),
+        annotations: spec.annotations.clone(),
+        user: None,
+    }
+}
+
 /// Waits until the observed set has the container, so that no pass takes it for missing. The runtime's event has
-/// usually come by now.
-async fn observe(shared: &Shared, pod: &Pod, id: &str, running: bool) {
+/// usually come by now. Where the runtime does not tell, `known` is what is true by its answers so far.
+async fn observe(shared: &Shared, pod: &Pod, id: &str, known: Option<ObservedContainer>) {
     let seen = shared.observed.get(containers::uid(pod)).is_some_and(|observed| {
         observed.containers.iter().any(|container| container.id == id && (container.running() || container.exited()))
     });
-    if seen && running {
+    if seen && known.as_ref().is_some_and(ObservedContainer::running) {
         return;
     }
     match shared.ports.runtime.container(id).await {
         Ok(Some(part)) => shared.observed.merge(part),
         Ok(None) => shared.observed.gone(id),
         Err(failure) => {
-            tracing::warn!(container = id, error = %failure, "no status of a container that was just started")
+            tracing::warn!(container = id, error = %failure, "no status of a container that was just started");
+            let uid = containers::uid(pod).to_owned();
+            shared.observed.merge(ObservedPod {
+                uid,
+                containers: known.into_iter().collect(),
+                ..ObservedPod::default()
+            });
         }
     }
 }
@@ -281,18 +336,14 @@ async fn post_start(
     if let Err(failure) = shared.ports.runtime.stop_container(id, spec_grace_seconds(pod)).await {
         tracing::warn!(container = id, error = %failure, "can't stop a container whose postStart failed");
     }
-    observe(shared, pod, id, false).await;
+    observe(shared, pod, id, None).await;
     Err(error("PostStartHookError", text))
 }
 
 async fn exited(shared: &Shared, pod: &Pod, id: &str) {
     let mut observed = shared.observed.subscribe(containers::uid(pod));
-    let gone = |observed: &Arc<orlop_agent_core::facts::ObservedPod>| {
-        observed
-            .containers
-            .iter()
-            .find(|container| container.id == id)
-            .is_some_and(orlop_agent_core::facts::ObservedContainer::exited)
+    let gone = |observed: &Arc<ObservedPod>| {
+        observed.containers.iter().find(|container| container.id == id).is_some_and(ObservedContainer::exited)
     };
     let _ = observed.wait_for(gone).await;
 }

@@ -43,7 +43,7 @@ pub(crate) async fn tear_down(shared: &Shared, pod: &Pod) -> Result<(), String> 
     volumes.and(cgroup)?;
     // Only now does nothing on the node carry the pod's ids any more.
     let (ranges, owned) = (shared.user_namespaces.clone(), uid.to_owned());
-    match tokio::task::spawn_blocking(move || ranges.release(&owned)).await {
+    match shared.config.pace.blocking(move || ranges.release(&owned)).await {
         Ok(result) => result.map_err(|error| format!("ids of the pod's user namespace: {error}")),
         Err(error) => Err(format!("ids of the pod's user namespace: {error}")),
     }

@@ -210,7 +210,7 @@ impl Worker {
                 }
                 self.begin_stop(verdict, None, now);
             }
-            if plan.stopped && !self.start_under_way() {
+            if plan.stopped && !self.memory.start_under_way() {
                 self.memory.lifecycle = self.memory.lifecycle.after(LifecycleEvent::Stopped);
                 self.shared.give_room(&self.uid);
             }
@@ -251,15 +251,12 @@ impl Worker {
         wake
     }
 
-    fn start_under_way(&self) -> bool {
-        self.memory.sandbox == StepState::Running || self.memory.containers.values().any(|container| container.starting)
-    }
-
     fn break_sandbox(&mut self) {
         if let Some(operation) = self.sandbox_operation.take() {
             operation.abort();
             if self.memory.sandbox == StepState::Running {
                 self.memory.sandbox = StepState::Idle;
+                self.memory.look = StepState::Idle;
             }
         }
     }

@@ -102,6 +102,32 @@ async fn volumes_that_fail_hold_back_containers() {
 }
 
 #[tokio::test]
+async fn a_container_that_runs_is_not_made_again_for_want_of_its_status() {
+    let world = World::new();
+    world.runtime.hide_news();
+    world.runtime.fail("container", "no status just now");
+    world.apply(pod("u1", simple()));
+    world.until("told to run", |world| world.phase("u1") == "Running").await;
+    world.runtime.heal("container");
+    world.forget("u1");
+    world.until("ended", |world| world.runtime.count("stop_container") == 1).await;
+    assert_eq!((world.runtime.count("create_container"), world.runtime.count("remove_container")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_container_that_was_started_without_an_answer_is_not_removed() {
+    let world = World::new();
+    world.runtime.lose_answer("start_container", "no answer");
+    world.runtime.hide_news();
+    world.runtime.fail("container", "no status just now");
+    world.apply(pod("u1", simple()));
+    world.until("told", |world| world.has_event("Failed: Error: no answer")).await;
+    world.runtime.heal("container");
+    world.until("runs", |world| world.ready("u1")).await;
+    assert_eq!((world.runtime.count("create_container"), world.runtime.count("remove_container")), (1, 0));
+}
+
+#[tokio::test]
 async fn a_failed_hook_kills_and_restarts() {
     let world = World::new();
     world.runtime.set_exec("post", 3);

@@ -10,7 +10,7 @@ use crate::containers::{
 use crate::facts::{ContainerFact, ObservedContainer, ObservedSandbox};
 use crate::hash::container_hash;
 use crate::memory::{ImageState, StepState, Verdict};
-use crate::plan::{Action, Plan, PlanInput, StopReason, spec_grace_seconds, surplus_containers};
+use crate::plan::{Action, Plan, PlanInput, StopReason, may_remove, spec_grace_seconds, surplus_containers};
 use crate::probe::ProbeKind;
 use crate::restart::{RestartDecision, decide_restart, restart_all_source};
 
@@ -124,8 +124,8 @@ fn plan_sandbox(input: &PlanInput<'_>, plan: &mut Plan) {
             left = true;
             if input.memory.may_stop(&sandbox.id, input.now) {
                 plan.actions.push(Action::StopSandbox { id: sandbox.id.clone(), changed: true });
-            } else if let Some(at) = input.memory.stop_failures.get(&sandbox.id) {
-                plan.wake(*at);
+            } else if let Some(at) = input.memory.stop_again_at(&sandbox.id) {
+                plan.wake(at);
             }
         }
     }
@@ -144,8 +144,18 @@ fn plan_sandbox(input: &PlanInput<'_>, plan: &mut Plan) {
 
 fn plan_old_sandboxes(input: &PlanInput<'_>, current: &ObservedSandbox, plan: &mut Plan) {
     for sandbox in input.observed.sandboxes.iter().filter(|sandbox| sandbox.id != current.id) {
-        let in_use = input.observed.containers.iter().any(|container| container.sandbox_id == sandbox.id);
-        if !in_use && !input.memory.removing.contains(&sandbox.id) && input.memory.may_stop(&sandbox.id, input.now) {
+        let mut inside = input.observed.containers.iter().filter(|container| container.sandbox_id == sandbox.id);
+        let in_use = inside.clone().next().is_some();
+        if inside.any(ObservedContainer::running) {
+            // Started late, after its sandbox was given up: it must not stay beside its successor.
+            if input.memory.may_stop(&sandbox.id, input.now) {
+                plan.actions.push(Action::StopSandbox { id: sandbox.id.clone(), changed: true });
+            } else if let Some(at) = input.memory.stop_again_at(&sandbox.id) {
+                plan.wake(at);
+            }
+            continue;
+        }
+        if !in_use && may_remove(input, &sandbox.id, plan) {
             plan.actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
         }
     }
@@ -164,8 +174,10 @@ fn restart_all(input: &PlanInput<'_>, sandbox: &ObservedSandbox, plan: &mut Plan
         return true;
     }
     let victims: Vec<&ObservedContainer> = if others.is_empty() { vec![source] } else { others };
-    for container in victims.into_iter().filter(|container| !input.memory.removing.contains(&container.id)) {
-        plan.actions.push(Action::RemoveContainer { id: container.id.clone() });
+    for container in victims {
+        if may_remove(input, &container.id, plan) {
+            plan.actions.push(Action::RemoveContainer { id: container.id.clone() });
+        }
     }
     true
 }
@@ -186,8 +198,8 @@ fn plan_kills(input: &PlanInput<'_>, sandbox: &ObservedSandbox, plan: &mut Plan)
     for instance in input.observed.containers.iter().filter(|c| c.running() && c.sandbox_id == sandbox.id) {
         let Some(container) = find_container(input.pod, &instance.name) else { continue };
         if !input.memory.may_stop(&instance.id, input.now) {
-            if let Some(at) = input.memory.stop_failures.get(&instance.id) {
-                plan.wake(*at);
+            if let Some(at) = input.memory.stop_again_at(&instance.id) {
+                plan.wake(at);
             }
             continue;
         }
@@ -310,7 +322,7 @@ impl<'a> Starts<'a, '_> {
             return;
         }
         let latest = self.input.observed.latest(name);
-        if latest.is_some_and(|instance| self.input.memory.stopping.contains(&instance.id)) {
+        if latest.is_some_and(|instance| instance.running() || self.input.memory.stopping.contains(&instance.id)) {
             return;
         }
         let failed_at = latest.filter(|instance| instance.exited()).map(|instance| instance.finished_at.unwrap_or(now));

@@ -2,7 +2,8 @@
 
 use crate::containers::{app_containers, init_containers};
 use crate::facts::ObservedContainer;
-use crate::plan::{Action, Plan, PlanInput, StopReason, deletion_grace_seconds, surplus_containers};
+use crate::memory::StepState;
+use crate::plan::{Action, Plan, PlanInput, StopReason, deletion_grace_seconds, may_remove, surplus_containers};
 
 /// Stops every container within the grace that is left; sidecars after the app containers, in reverse order. Then
 /// stops the sandboxes.
@@ -11,8 +12,14 @@ pub(super) fn plan_terminating(input: &PlanInput<'_>) -> Plan {
     let running: Vec<&ObservedContainer> =
         input.observed.containers.iter().filter(|container| container.running()).collect();
     if running.is_empty() {
+        // A container that is being started gets the grace as well, once it is known.
+        let starting = input.memory.containers.values().any(|container| container.starting);
+        if let Some(end) = input.memory.stop_by.filter(|end| starting && *end > input.now) {
+            plan.wake(end);
+            return plan;
+        }
         let stopping = stop_sandboxes(input, &mut plan);
-        plan.stopped = !stopping;
+        plan.stopped = !stopping && no_doubt(input, &mut plan);
         return plan;
     }
     let left = input.memory.stop_by.map_or_else(
@@ -21,8 +28,8 @@ pub(super) fn plan_terminating(input: &PlanInput<'_>) -> Plan {
     );
     for container in &running {
         if !input.memory.may_stop(&container.id, input.now) {
-            if let Some(at) = input.memory.stop_failures.get(&container.id) {
-                plan.wake(*at);
+            if let Some(at) = input.memory.stop_again_at(&container.id) {
+                plan.wake(at);
             }
             continue;
         }
@@ -40,6 +47,21 @@ pub(super) fn plan_terminating(input: &PlanInput<'_>) -> Plan {
         });
     }
     plan
+}
+
+/// Whether what is known of the pod is all there is of it. Where a call that makes something has failed, the runtime is
+/// asked once more, as soon as nothing is being made any more.
+fn no_doubt(input: &PlanInput<'_>, plan: &mut Plan) -> bool {
+    if input.memory.start_under_way() {
+        return false;
+    }
+    if input.memory.look.due(input.now) {
+        plan.actions.push(Action::Look);
+    }
+    if let Some(at) = input.memory.look.wake_at() {
+        plan.wake(at);
+    }
+    input.memory.look == StepState::Done
 }
 
 /// Whether `first` must have ended before `second` is signalled.
@@ -63,8 +85,8 @@ fn stop_sandboxes(input: &PlanInput<'_>, plan: &mut Plan) -> bool {
         left = true;
         if input.memory.may_stop(&sandbox.id, input.now) {
             plan.actions.push(Action::StopSandbox { id: sandbox.id.clone(), changed: false });
-        } else if let Some(at) = input.memory.stop_failures.get(&sandbox.id) {
-            plan.wake(*at);
+        } else if let Some(at) = input.memory.stop_again_at(&sandbox.id) {
+            plan.wake(at);
         }
     }
     left || input.observed.sandboxes.iter().any(|sandbox| input.memory.stopping.contains(&sandbox.id))
@@ -93,15 +115,13 @@ pub(super) fn plan_finished(input: &PlanInput<'_>) -> Plan {
         return plan;
     }
     for sandbox in &input.observed.sandboxes {
-        if !input.memory.removing.contains(&sandbox.id) && input.memory.may_stop(&sandbox.id, input.now) {
+        if may_remove(input, &sandbox.id, &mut plan) {
             plan.actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
-        } else if let Some(at) = input.memory.stop_failures.get(&sandbox.id) {
-            plan.wake(*at);
         }
     }
     for container in &input.observed.containers {
         let orphan = !input.observed.sandboxes.iter().any(|sandbox| sandbox.id == container.sandbox_id);
-        if orphan && !input.memory.removing.contains(&container.id) {
+        if orphan && may_remove(input, &container.id, &mut plan) {
             plan.actions.push(Action::RemoveContainer { id: container.id.clone() });
         }
     }

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::facts::ObservedPod;
 use crate::lifecycle::Lifecycle;
 use crate::memory::{ImageState, ProbeKill, StepState};
+use crate::plan::Action;
 use crate::probe::ProbeKind;
 use crate::world::World;
 
@@ -36,6 +37,69 @@ fn nothing_starts_before_volumes_sandbox_and_image_are_there() {
     assert_eq!(world.phase(), "Pending");
     world.wait(10);
     assert_eq!(world.settle(), ["image a", "start a 0"]);
+}
+
+#[test]
+fn nothing_wakes_for_a_stop_that_is_under_way() {
+    for lifecycle in Lifecycle::ALL {
+        let mut world = World::new(json!({"containers": [{"name": "a"}]}));
+        world.settle();
+        if lifecycle > Lifecycle::Terminating {
+            world.exit("a", 0);
+        }
+        world.memory.lifecycle = lifecycle;
+        world.memory.deleted = true;
+        world.memory.teardown = StepState::Done;
+        for id in ["a0", "s0"] {
+            world.memory.stop_failures.insert(id.into(), world.now);
+            world.memory.stopping.insert(id.into());
+            world.memory.removing.insert(id.into());
+        }
+        world.wait(1);
+        let plan = world.plan();
+        assert!(plan.wake_at.is_none_or(|at| at > world.now), "{lifecycle:?} {plan:?}");
+    }
+}
+
+#[test]
+fn a_removal_that_failed_waits_for_its_turn() {
+    let mut world = World::new(json!({"containers": [{"name": "a"}]}));
+    world.settle();
+    world.exit("a", 1);
+    world.settle();
+    world.exit("a", 1);
+    let later = world.now + jiff::SignedDuration::from_secs(2);
+    world.memory.stop_failures.insert("a0".into(), later);
+    assert!(world.plan().actions.iter().all(|action| !matches!(action, Action::RemoveContainer { .. })));
+    world.wait(2);
+    assert_eq!(world.pass()[0], "back-off a");
+    assert!(world.observed.containers.iter().all(|container| container.id != "a0"), "removed when its time has come");
+}
+
+#[test]
+fn a_container_that_is_being_started_keeps_the_sandbox_within_the_grace() {
+    let mut world = World::new(json!({"containers": [{"name": "a"}]}));
+    world.settle();
+    world.observed.containers.clear();
+    world.memory.container_mut("a").starting = true;
+    world.memory.lifecycle = Lifecycle::Terminating;
+    world.memory.stop_by = Some(world.now + jiff::SignedDuration::from_secs(10));
+    assert_eq!(world.pass(), [""; 0]);
+    assert_eq!(world.plan().wake_at, world.memory.stop_by);
+    world.wait(10);
+    assert_eq!(world.pass(), ["stop sandbox s0"]);
+}
+
+#[test]
+fn a_pod_with_a_failed_making_is_looked_at_before_it_counts_as_stopped() {
+    let mut world = World::new(json!({"containers": [{"name": "a"}]}));
+    world.memory.lifecycle = Lifecycle::Terminating;
+    world.memory.look = StepState::Idle;
+    world.memory.sandbox = StepState::Running;
+    assert_eq!(world.pass(), [""; 0], "something is still being made");
+    world.memory.sandbox = StepState::Idle;
+    assert_eq!(world.pass(), ["look"]);
+    assert_eq!(world.pass(), ["stopped"]);
 }
 
 #[test]
@@ -146,6 +210,18 @@ fn a_lost_sandbox_is_replaced_and_init_containers_run_again() {
     let done = world.settle();
     assert!(done.contains(&"start a 1".to_owned()), "{done:?}");
     assert_eq!(world.phase(), "Running");
+}
+
+#[test]
+fn a_container_that_starts_late_in_an_old_sandbox_is_stopped_before_the_next_starts() {
+    let mut world = World::new(json!({"containers": [{"name": "a"}]}));
+    world.settle();
+    world.exit("a", 1);
+    world.observed.sandboxes[0].ready = false;
+    assert_eq!(world.pass()[0], "sandbox 1");
+    world.observed.containers[0].fact = crate::facts::ContainerFact::Running;
+    assert_eq!(world.pass(), ["stop sandbox s0"]);
+    assert_eq!(world.settle(), ["start a 1"]);
 }
 
 #[test]

@@ -79,7 +79,8 @@ fn with_instance(
     previous: Option<&ContainerStatus>,
     status: &mut ContainerStatus,
 ) {
-    status.restart_count = newest.attempt as i32;
+    // An instance that was made and removed before it ran has been counted already.
+    status.restart_count = (newest.attempt as i32).max(previous.map_or(0, |previous| previous.restart_count));
     status.container_id = Some(container_id(input.runtime, &newest.id));
     status.image_id.clone_from(&newest.image_ref);
     if !newest.image.is_empty() && !newest.image.starts_with("sha256:") {

@@ -131,6 +131,22 @@ fn phases_of_a_deleted_pod() {
 }
 
 #[test]
+fn the_restart_count_never_falls() {
+    let mut world = World::new(json!({"containers": [{"name": "a"}]}));
+    world.settle();
+    world.exit("a", 1);
+    let sandbox = world.observed.sandboxes[0].id.clone();
+    world.run("a", 1, &sandbox);
+    world.observed.containers[0].fact = crate::facts::ContainerFact::Created;
+    world.publish();
+    let count = |world: &World| world.status.container_statuses.as_ref().unwrap()[0].restart_count;
+    assert_eq!(count(&world), 1);
+    world.observed.remove_container("a1");
+    world.publish();
+    assert_eq!(count(&world), 1, "the instance that was never started is gone again");
+}
+
+#[test]
 fn a_crash_loop_shows_the_last_end() {
     let mut world = World::new(json!({"containers": [{"name": "a"}]}));
     world.settle();

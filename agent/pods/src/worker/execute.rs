@@ -79,6 +79,11 @@ impl Worker {
                 self.stop(&id, reason, grace_seconds, after, observed)
             }
             Action::RemoveContainer { id } => self.remove_container(&id, observed),
+            Action::Look => {
+                self.memory.look = StepState::Running;
+                let (shared, uid) = (self.shared.clone(), self.uid.clone());
+                self.spawn(Done::Look(Err(PANICKED.into())), async move { Done::Look(look(&shared, &uid).await) });
+            }
             Action::TearDown => {
                 self.memory.teardown = StepState::Running;
                 let (shared, pod) = (self.shared.clone(), self.pod.clone());
@@ -342,16 +347,18 @@ impl Worker {
 }
 
 async fn stop_and_see(shared: &Shared, uid: &str, id: &str) -> Result<(), String> {
-    let begun = shared.now();
     shared.ports.runtime.stop_sandbox(id).await.map_err(|failure| failure.message)?;
     let settled = shared.observed.get(uid).is_some_and(|observed| {
         !observed.sandboxes.iter().any(|sandbox| sandbox.id == id && sandbox.ready)
             && !observed.containers.iter().any(|c| c.sandbox_id == id && c.running())
     });
-    if !settled {
-        let observed = shared.ports.runtime.pod(uid).await.map_err(|failure| failure.message)?;
-        shared.observed.refreshed(begun, observed);
-    }
+    if settled { Ok(()) } else { look(shared, uid).await }
+}
+
+async fn look(shared: &Shared, uid: &str) -> Result<(), String> {
+    let begun = shared.now();
+    let observed = shared.ports.runtime.pod(uid).await.map_err(|failure| failure.message)?;
+    shared.observed.refreshed(begun, observed);
     Ok(())
 }
 

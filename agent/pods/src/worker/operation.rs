@@ -25,6 +25,7 @@ pub(super) enum Done {
     Start { container: String, result: Result<Started, StartError> },
     Stop { id: String, result: Result<(), String> },
     Remove { id: String, result: Result<(), String> },
+    Look(Result<(), String>),
     TearDown(Result<(), String>),
     Message { id: String },
     Probe { container: String, kind: ProbeKind, id: String, outcome: ProbeOutcome },

@@ -49,6 +49,15 @@ impl Worker {
                 self.memory.killed_by_probe.remove(&id);
                 self.retry_later(&id, result, now);
             }
+            Done::Look(result) => {
+                self.memory.look = match result {
+                    Ok(()) => StepState::Done,
+                    Err(message) => {
+                        let before = self.memory.look.clone();
+                        self.failed(&before, message, Duration::from_secs(1), Duration::from_secs(10), now)
+                    }
+                };
+            }
             Done::TearDown(result) => self.torn_down(result, now),
             Done::Message { id } => drop(self.reading.remove(&id)),
             Done::Probe { container, kind, id, outcome } => self.probe_ended(&container, kind, &id, outcome, now),
@@ -118,6 +127,7 @@ impl Worker {
             SandboxError::Network(_) => (NETWORK_RETRY, NETWORK_RETRY),
             SandboxError::Failed(_) => (Duration::from_secs(1), Duration::from_secs(10)),
         };
+        self.memory.look = StepState::Idle;
         self.sandbox_failures += 1;
         let delay = doubling(first, longest, self.sandbox_failures - 1);
         self.memory.sandbox =
@@ -169,9 +179,10 @@ impl Worker {
             Ok(started) => {
                 *failures = 0;
                 memory.failure = None;
-                self.sandbox = Some(started.sandbox);
+                self.sandbox = started.sandbox.or(self.sandbox.take());
             }
             Err(error) => {
+                self.memory.look = StepState::Idle;
                 let delay = doubling(Duration::from_secs(5), Duration::from_secs(60), *failures);
                 *failures += 1;
                 // A hook that failed leaves an ended container, whose restart has a back-off of its own.

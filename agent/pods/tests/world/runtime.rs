@@ -24,6 +24,10 @@ struct State {
     hanging: BTreeSet<String>,
     /// Exit code of execs, by their command.
     execs: BTreeMap<String, i32>,
+    /// Calls that are done but answered with an error, by their first words.
+    deaf: BTreeMap<String, String>,
+    /// News are lost.
+    silent: bool,
     /// Containers that don't end by themselves when they are signalled.
     stubborn: BTreeSet<String>,
     /// What sandboxes and containers were asked for as, the last ones.
@@ -99,6 +103,15 @@ impl FakeRuntime {
         self.state.lock().unwrap().hanging.insert(call.into());
     }
 
+    pub fn lose_answer(&self, call: &str, message: &str) {
+        self.state.lock().unwrap().deaf.insert(call.into(), message.into());
+    }
+
+    /// From now on all news are lost.
+    pub fn hide_news(&self) {
+        self.state.lock().unwrap().silent = true;
+    }
+
     pub fn set_exec(&self, command: &str, code: i32) {
         self.state.lock().unwrap().execs.insert(command.into(), code);
     }
@@ -145,9 +158,11 @@ impl FakeRuntime {
         let mut state = self.state.lock().unwrap();
         let pod = state.pods.entry(uid.to_owned()).or_default();
         change(pod);
-        let news = pod.clone();
+        let (news, silent) = (pod.clone(), state.silent);
         drop(state);
-        let _ = self.events.send(RuntimeEvent::Changed(news));
+        if !silent {
+            let _ = self.events.send(RuntimeEvent::Changed(news));
+        }
         self.changed.notify_one();
     }
 
@@ -158,6 +173,12 @@ impl FakeRuntime {
             .iter()
             .find(|(_, pod)| pod.containers.iter().any(|c| c.id == id) || pod.sandboxes.iter().any(|s| s.id == id));
         found.map(|(uid, _)| uid.clone())
+    }
+
+    /// Fails after a call was done, as told.
+    fn answer(&self, call: &str) -> Result<(), RuntimeError> {
+        let message = self.state.lock().unwrap().deaf.get(call).cloned();
+        message.map_or(Ok(()), |message| Err(RuntimeError { failure: RuntimeFailure::Unavailable, message }))
     }
 
     /// Notes a call, and fails or hangs as told.
@@ -292,7 +313,7 @@ impl Runtime for FakeRuntime {
                     }
                 });
             }
-            Ok(())
+            self.answer("start_container")
         })
     }
     fn stop_container<'a>(&'a self, id: &'a str, grace_seconds: i64) -> Answer<'a, ()> {
@@ -393,6 +414,7 @@ impl Runtime for FakeRuntime {
     }
     fn container<'a>(&'a self, id: &'a str) -> Answer<'a, Option<ObservedPod>> {
         Box::pin(async move {
+            self.enter(format!("container {id}")).await?;
             let Some(uid) = self.uid_of(id) else { return Ok(None) };
             let mut pod = self.state.lock().unwrap().pods[&uid].clone();
             pod.sandboxes.clear();
