@@ -99,11 +99,12 @@ fn sticky_phase(input: &StatusInput<'_>) -> Option<String> {
     })
 }
 
-/// A pod has not ended while one of its containers runs (kubelet `mergePodStatus`): whoever sees the end may give away
+/// A pod has not ended while one of its containers runs or is being started (kubelet `mergePodStatus`): whoever sees the end may give away
 /// what the pod had.
 fn hold_end(input: &StatusInput<'_>, status: &mut PodStatus) {
     let known = input.previous.phase.as_deref().filter(|phase| !phase.is_empty());
-    let runs = input.observed.containers.iter().any(|container| container.running());
+    let runs = input.observed.containers.iter().any(|container| container.running())
+        || input.memory.containers.values().any(|container| container.starting);
     if runs && is_terminal(status.phase.as_deref()) && !is_terminal(known) {
         status.phase = Some(known.unwrap_or("Running").to_owned());
         status.reason.clone_from(&input.previous.reason);

@@ -76,7 +76,11 @@ async fn fetch_objects(shared: &Shared, namespace: &str, container: &SpecContain
 type Files = BTreeMap<(String, String), Result<Option<String>, String>>;
 
 /// Reads the files of variables in the pod's volumes.
-async fn read_files(shared: &Shared, container: &SpecContainer<'_>, volumes: &BTreeMap<String, MountedVolume>) -> Result<Files, String> {
+async fn read_files(
+    shared: &Shared,
+    container: &SpecContainer<'_>,
+    volumes: &BTreeMap<String, MountedVolume>,
+) -> Result<Files, String> {
     let wanted = file_references(&container.container);
     if wanted.is_empty() {
         return Ok(Files::new());

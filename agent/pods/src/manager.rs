@@ -117,12 +117,13 @@ impl PodManager {
         // An image whose pull was cut short must not pass for one that was there before.
         self.shared.pull_records.clone().recover(&*self.shared.ports.runtime).await;
         let (shared, token) = (self.shared.clone(), cancel.clone());
-        side.spawn(async move {
+        side.spawn(self.shared.config.pace.task("image records", async move {
             tokio::select! {
+                biased;
                 () = token.cancelled() => {}
                 () = shared.pull_records.clone().prune(&*shared.ports.runtime) => {}
             }
-        });
+        }));
         let (mirror_sender, mut mirror_done) = mpsc::unbounded_channel();
         let keeper = self
             .shared

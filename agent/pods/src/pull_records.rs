@@ -124,7 +124,7 @@ impl PullRecords {
     /// After a start, beside everything else: records of images that are gone go.
     pub(crate) async fn prune(self: Arc<Self>, runtime: &dyn Runtime) {
         let this = self.clone();
-        let found = tokio::task::spawn_blocking(move || all::<PulledRecord>(&this.pulled)).await;
+        let found = self.pace.blocking(move || all::<PulledRecord>(&this.pulled)).await;
         for record in found.unwrap_or_default() {
             if let Ok(None) = runtime.image(&record.image_ref, "").await
                 && let Err(error) = remove(&file(&self.pulled, &record.image_ref))

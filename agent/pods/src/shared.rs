@@ -79,7 +79,11 @@ impl Shared {
                 let (folder, providers) = config.credential_providers.clone();
                 CredentialPlugins::new(folder, providers)
             },
-            pull_records: Arc::new(PullRecords::new(&config.kubelet_root, config.image_verification.clone(), config.pace.clone())),
+            pull_records: Arc::new(PullRecords::new(
+                &config.kubelet_root,
+                config.image_verification.clone(),
+                config.pace.clone(),
+            )),
             directories,
             config,
             ports,

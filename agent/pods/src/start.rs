@@ -41,7 +41,7 @@ pub(crate) struct StartRequest {
     pub replaces: Option<String>,
     pub image: ReadyImage,
     pub volumes: Arc<BTreeMap<String, MountedVolume>>,
-    /// Cancelled when the pod ends: a hook is then left alone.
+    /// Cancelled when the pod ends: nothing is begun any more, and a hook is left alone.
     pub cancel: CancellationToken,
 }
 
@@ -102,9 +102,18 @@ async fn start(shared: &Shared, request: &StartRequest, container: &SpecContaine
             None => prepare_sandbox(shared, pod, request.sandbox_attempt).await.map(Arc::new),
         }
     };
-    let (sandbox, env) = try_join(sandbox, environment(shared, pod, container, &request.volumes))
-        .await
-        .map_err(|message| error("CreateContainerConfigError", message))?;
+    let env = async {
+        tokio::select! {
+            biased;
+            () = request.cancel.cancelled() => Err("the pod ends".to_owned()),
+            env = environment(shared, pod, container, &request.volumes) => env,
+        }
+    };
+    let prepared = try_join(sandbox, env).await;
+    if request.cancel.is_cancelled() {
+        return Ok(Started { sandbox: request.sandbox.clone() });
+    }
+    let (sandbox, env) = prepared.map_err(|message| error("CreateContainerConfigError", message))?;
     let spec = describe(shared, request, container, env, &sandbox).await?;
     let keep = |failure: StartError| StartError { sandbox: Some(sandbox.clone()), ..failure };
     let id = runtime
@@ -113,6 +122,12 @@ async fn start(shared: &Shared, request: &StartRequest, container: &SpecContaine
         .map_err(|failure| keep(error("CreateContainerError", failure.message)))?;
     let made = made_container(&id, &request.sandbox_id, &spec, &sandbox, shared.now());
     container_event(events, pod, container, EventType::Normal, "Created", "Container created");
+    if request.cancel.is_cancelled() {
+        // It goes with its sandbox.
+        let uid = containers::uid(pod).to_owned();
+        shared.observed.merge(ObservedPod { uid, containers: vec![made], ..ObservedPod::default() });
+        return Ok(Started { sandbox: Some(sandbox) });
+    }
     if let Err(failure) = runtime.start_container(&id).await {
         observe(shared, pod, &id, Some(made)).await;
         return Err(keep(error("RunContainerError", failure.message)));

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus};
 
-use crate::containers::{ContainerKind, app_containers, init_containers};
+use crate::containers::{ContainerKind, SpecContainer, app_containers, init_containers};
 use crate::lifecycle::Lifecycle;
 use crate::restart::{RestartDecision, decide_restart};
 use crate::status::StatusInput;
@@ -20,6 +20,15 @@ fn running(status: &ContainerStatus) -> bool {
 fn ended(status: &ContainerStatus) -> Option<i32> {
     exit_code(status.state.as_ref())
         .or_else(|| if running(status) { None } else { exit_code(status.last_state.as_ref()) })
+}
+
+/// Whether a container that has ended is started again, or is just being started.
+fn comes_again(input: &StatusInput<'_>, container: &SpecContainer<'_>, code: i32) -> bool {
+    let id = input.observed.latest(container.name()).map(|instance| instance.id.as_str()).unwrap_or_default();
+    let by_probe = input.memory.killed_by_probe.contains(id);
+    input.memory.container(container.name()).is_some_and(|memory| memory.starting)
+        || input.memory.restart_regardless.contains(id)
+        || decide_restart(input.pod, container.kind, &container.container, code, by_probe) != RestartDecision::Stay
 }
 
 /// Pending until the containers have begun, Running while they run or will again, Succeeded or Failed at the end.
@@ -56,8 +65,7 @@ pub(super) fn phase(input: &StatusInput<'_>, statuses: &Statuses) -> String {
             Some(code) => {
                 stopped += 1;
                 succeeded += usize::from(code == 0);
-                again |= decide_restart(input.pod, container.kind, &container.container, code, false)
-                    != RestartDecision::Stay;
+                again |= comes_again(input, &container, code);
             }
             None => waiting += 1,
         }

@@ -131,6 +131,35 @@ fn phases_of_a_deleted_pod() {
 }
 
 #[test]
+fn a_pod_has_not_ended_while_a_container_is_started_anew() {
+    let world = || {
+        let mut world = World::new(json!({"restartPolicy": "Never", "containers": [{"name": "a"}],
+            "initContainers": [{"name": "s", "restartPolicy": "Always"}]}));
+        world.settle();
+        world.exit("a", 0);
+        world
+    };
+    let mut ended = world();
+    ended.exit("s", 0);
+    ended.publish();
+    assert_eq!(ended.phase(), "Succeeded");
+    for (what, prepare) in [
+        (
+            "its definition changed",
+            (|world| world.memory.restart_regardless.extend(["a0".to_owned()])) as fn(&mut World),
+        ),
+        ("it is being started", |world| world.memory.container_mut("a").starting = true),
+        ("a sidecar is being started", |world| world.memory.container_mut("s").starting = true),
+    ] {
+        let mut world = world();
+        world.exit("s", 0);
+        prepare(&mut world);
+        world.publish();
+        assert_eq!(world.phase(), "Running", "{what}");
+    }
+}
+
+#[test]
 fn the_restart_count_never_falls() {
     let mut world = World::new(json!({"containers": [{"name": "a"}]}));
     world.settle();
