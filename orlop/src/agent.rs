@@ -114,3 +114,39 @@ pub fn own_node(layout: &Layout, pki: &Pki, node_name: &str, address: IpAddr) ->
         ..Arguments::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+
+    /// The configuration of an instance with a file of this text.
+    fn configured(text: &str, arguments: Arguments) -> Result<AgentConfig> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kubelet.yaml");
+        std::fs::write(&file, text).unwrap();
+        let layout = Layout::new(Some(folder.path()))?;
+        let instance = Instance::load_or_choose(&layout)?;
+        config(&layout, &instance, Arguments { kubelet_config: Some(file), ..arguments })
+    }
+
+    #[test]
+    fn a_file_is_heeded_and_flags_go_before_it() {
+        let text = format!("{HEAD}maxPods: 7\nport: 99\ncontainerRuntimeEndpoint: unix:///file.sock\n");
+        let of_file = configured(&text, Arguments::default()).unwrap();
+        assert_eq!(of_file.kubelet.max_pods, 7);
+        assert_eq!(of_file.kubelet.container_runtime_endpoint, "unix:///file.sock");
+        assert_ne!(of_file.kubelet.port, 99, "the instance has ports of its own");
+        let flag = Arguments { container_runtime_endpoint: Some("unix:///flag.sock".into()), ..Arguments::default() };
+        assert_eq!(configured(&text, flag).unwrap().kubelet.container_runtime_endpoint, "unix:///flag.sock");
+        let own = configured(HEAD, Arguments::default()).unwrap().kubelet.container_runtime_endpoint;
+        assert!(own.ends_with("/run/cri/cri.sock"), "{own}");
+    }
+
+    #[test]
+    fn a_wrong_file_is_named_with_its_field() {
+        let error = format!("{:#}", configured(&format!("{HEAD}maxPods: 0\n"), Arguments::default()).unwrap_err());
+        assert!(error.contains("kubelet.yaml") && error.contains("maxPods"), "{error}");
+    }
+}

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,9 @@ pub struct Arguments {
     /// This is the process in the background.
     #[arg(long, hide = true)]
     pub background: bool,
+    /// The kubelet's settings of this node (`KubeletConfiguration`).
+    #[arg(long, value_name = "FILE")]
+    kubelet_config: Option<PathBuf>,
     /// Name of the node [default: the host name].
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -66,6 +70,7 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
     let node = agent::own_node(layout, &prepared.pki, &prepared.node_name, address);
     let (cri, reloads) = cri::configuration(layout, cri::Arguments::default())?;
     cri::refuse_systemd(&cri)?;
+    let node = agent::Arguments { kubelet_config: arguments.kubelet_config, ..node };
     let agent = agent::config(layout, instance, node)?;
 
     let mut parts = JoinSet::new();
@@ -137,6 +142,7 @@ pub fn detach(layout: &Layout, arguments: &Arguments) -> Result<()> {
         command.arg("--root").arg(root);
     }
     for (flag, value) in [
+        ("--kubelet-config", arguments.kubelet_config.as_ref().map(|file| file.display().to_string())),
         ("--node-name", arguments.node_name.clone()),
         ("--advertise", arguments.advertise.map(|ip| ip.to_string())),
         ("--port", arguments.port.map(|port| port.to_string())),
