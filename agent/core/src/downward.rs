@@ -74,7 +74,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// The amount of a resource that a container asks for or may use, in multiples of the divisor, rounded up. Without a
-/// limit it is what the node can give.
+/// limit it is what the pod may use, and without that what the node can give.
 ///
 /// # Errors
 /// When there is no such container or resource.
@@ -92,8 +92,10 @@ pub fn resource(
         .split_once('.')
         .ok_or_else(|| format!("unsupported container resource: {}", selector.resource))?;
     let of = |list: &Option<BTreeMap<String, Quantity>>| list.as_ref().and_then(|list| list.get(resource)).cloned();
+    let whole = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let of_pod = || whole.and_then(|resources| of(&resources.limits));
     let quantity = match list {
-        "limits" => of(&resources.limits).or_else(|| allocatable.get(resource).cloned()),
+        "limits" => of(&resources.limits).or_else(of_pod).or_else(|| allocatable.get(resource).cloned()),
         "requests" => of(&resources.requests).or_else(|| of(&resources.limits)),
         _ => return Err(format!("unsupported container resource: {}", selector.resource)),
     };
@@ -153,6 +155,17 @@ mod tests {
                 ..Default::default()
             };
             assert_eq!(resource(&pod(), "c", &selector, &allocatable).unwrap(), want, "{name} by {divisor:?}");
+        }
+        let whole: Pod = serde_json::from_value(serde_json::json!({"spec": {"resources": {"limits": {"cpu": "3"}},
+            "containers": [{"name": "own", "resources": {"limits": {"cpu": "1"}}}, {"name": "none"}]}}))
+        .unwrap();
+        let node =
+            BTreeMap::from([("cpu".to_owned(), Quantity("8".into())), ("memory".to_owned(), Quantity("9".into()))]);
+        for (container, name, want) in
+            [("own", "limits.cpu", "1"), ("none", "limits.cpu", "3"), ("none", "limits.memory", "9")]
+        {
+            let selector = ResourceFieldSelector { resource: name.into(), ..Default::default() };
+            assert_eq!(resource(&whole, container, &selector, &node).unwrap(), want, "{name} of {container}");
         }
     }
 }

@@ -141,7 +141,7 @@ impl World {
                 memory.image = ImageState::Unknown;
                 memory.crash_loop = failed_at
                     .map(|at| Backoff::after_try(memory.crash_loop.as_ref(), at, self.now, BackoffBounds::default()))
-                    .or(memory.crash_loop);
+                    .or(memory.crash_loop.filter(|_| self.observed.latest(container).is_none()));
                 self.run(container, *attempt, &sandbox_id.clone());
                 format!("start {container} {attempt}")
             }

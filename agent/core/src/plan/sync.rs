@@ -325,7 +325,12 @@ impl<'a> Starts<'a, '_> {
         if latest.is_some_and(|instance| instance.running() || self.input.memory.stopping.contains(&instance.id)) {
             return;
         }
-        let failed_at = latest.filter(|instance| instance.exited()).map(|instance| instance.finished_at.unwrap_or(now));
+        // A failure of another definition holds nothing back.
+        let same = |instance: &ObservedContainer| {
+            instance.hash().is_none_or(|hash| hash == container_hash(&container.container))
+        };
+        let failed = latest.filter(|instance| instance.exited() && same(instance));
+        let failed_at = failed.map(|instance| instance.finished_at.unwrap_or(now));
         if let (Some(failed_at), Some(instance)) = (failed_at, latest) {
             let next = Backoff::next_try(memory.crash_loop.as_ref(), failed_at, self.input.bounds);
             if next > now && !self.input.memory.restart_regardless.contains(&instance.id) {

@@ -181,6 +181,20 @@ fn restarts_back_off() {
 }
 
 #[test]
+fn another_image_is_not_held_back_by_failures_of_the_one_before() {
+    let mut world = World::new(json!({"containers": [{"name": "a", "image": "old"}]}));
+    world.settle();
+    world.exit("a", 1);
+    world.settle();
+    world.exit("a", 1);
+    assert_eq!(world.settle(), ["back-off a", "remove a0"]);
+    world.pod.spec.as_mut().unwrap().containers[0].image = Some("new".into());
+    assert_eq!(world.settle(), ["image a", "start a 2"]);
+    world.exit("a", 1);
+    assert_eq!(world.settle(), ["image a", "remove a1", "start a 3"], "its back-off begins anew");
+}
+
+#[test]
 fn policies_end_pods() {
     for (policy, code, phase, lifecycle) in [
         ("Never", 0, "Succeeded", Lifecycle::Terminating),

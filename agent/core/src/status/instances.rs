@@ -93,6 +93,8 @@ fn with_instance(
             supplemental_groups: (!groups.is_empty()).then(|| groups.clone()),
         }),
     });
+    // Only pods of a cluster that has the feature name one.
+    status.stop_signal = container.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
     let older_state = older.map(|older| terminated(input.runtime, older));
     status.last_state = older_state
         .or_else(|| previous.and_then(|previous| previous.last_state.clone()).filter(|_| newest.attempt > 0));

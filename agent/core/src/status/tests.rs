@@ -190,3 +190,14 @@ fn a_crash_loop_shows_the_last_end() {
     assert_eq!(container.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
     assert_eq!((container.restart_count, world.phase()), (1, "Running"));
 }
+
+#[test]
+fn the_signal_that_ends_a_container_is_shown_where_the_pod_names_it() {
+    for (lifecycle, shown) in [(json!({"stopSignal": "SIGUSR1"}), Some("SIGUSR1")), (json!({}), None)] {
+        let mut world = World::new(json!({"containers": [{"name": "a", "lifecycle": lifecycle}]}));
+        world.settle();
+        world.publish();
+        let statuses = world.status.container_statuses.clone().unwrap_or_default();
+        assert_eq!(statuses[0].stop_signal.as_deref(), shown);
+    }
+}

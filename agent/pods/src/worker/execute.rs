@@ -186,9 +186,13 @@ impl Worker {
         let memory = self.memory.container_mut(&container);
         memory.starting = true;
         memory.kill = None;
-        if let Some(failed_at) = failed_at {
-            memory.crash_loop = Some(Backoff::after_try(memory.crash_loop.as_ref(), failed_at, now, bounds));
-        }
+        let ended = observed.latest(&container).is_some_and(ObservedContainer::exited);
+        memory.crash_loop = match failed_at {
+            Some(failed_at) => Some(Backoff::after_try(memory.crash_loop.as_ref(), failed_at, now, bounds)),
+            // What ended was of another definition: its back-off is not this one's.
+            None if ended => None,
+            None => memory.crash_loop,
+        };
         let request = StartRequest {
             pod: Arc::new(pod),
             container: container.clone(),
