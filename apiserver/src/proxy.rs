@@ -1,6 +1,7 @@
 //! The way to the node: logs, exec, attach, port-forward, and the node's own pages.
 
 mod kubelet;
+mod socket;
 mod target;
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -34,11 +35,11 @@ const STREAM_HEADERS: [&str; 9] = [
     "x-accepted-stream-protocol-versions",
 ];
 
-/// Answers the log of a container.
+/// Answers the log of a container, over a WebSocket to who asks for one.
 ///
 /// # Errors
 /// What the API or the kubelet answers.
-pub async fn logs(call: Call) -> Result<Response<Body>, ApiError> {
+pub async fn logs(call: Call, asked: Request<Incoming>) -> Result<Response<Body>, ApiError> {
     check_log_options(&call)?;
     let pod = read_pod(&call)?;
     let container = target::container(&pod, call.query.get("container"))?;
@@ -72,6 +73,9 @@ pub async fn logs(call: Call) -> Result<Response<Body>, ApiError> {
     let response = call.api.kubelets.send(&call.api, node, request).await?;
     if !response.status().is_success() {
         return Err(refusal(response).await);
+    }
+    if socket::is_asked(asked.headers()) {
+        return socket::carry(asked, response.into_body(), call.api.cancel.clone());
     }
     Ok(pass_on(response))
 }

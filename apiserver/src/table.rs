@@ -51,6 +51,7 @@ fn layout(resource: &Resource) -> &'static Layout {
     match resource.plural {
         "pods" => &pods::LAYOUT,
         "nodes" => &nodes::LAYOUT,
+        "podtemplates" => &pods::TEMPLATES,
         "services" => &services::SERVICES,
         "endpoints" => &services::ENDPOINTS,
         "endpointslices" => &services::ENDPOINT_SLICES,

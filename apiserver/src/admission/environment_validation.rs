@@ -106,6 +106,18 @@ fn validate_references(source: &Map<String, Value>, path: &str, errors: &mut Vec
             errors.push(FieldError::unsupported(place, amount, &ENV_RESOURCES));
         }
     }
+    if let Some(file) = source.get("fileKeyRef") {
+        for key in ["path", "key"] {
+            if object::text(file, &format!("/{key}")).is_empty() {
+                errors.push(FieldError::required(format!("{path}.fileKeyRef.{key}"), ""));
+            }
+        }
+        let file = object::text(file, "/path");
+        if file.starts_with('/') || file.split('/').any(|part| part == "..") {
+            let text = "must be a path below the volume, without '..'";
+            errors.push(FieldError::invalid(format!("{path}.fileKeyRef.path"), file, text));
+        }
+    }
     for reference in ["secretKeyRef", "configMapKeyRef"] {
         if let Some(name) =
             source.get(reference).map(|found| object::text(found, "/name")).filter(|name| !names::is_subdomain(name))

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::endpoints;
+use super::pod_defaults::default_pod;
 use crate::object;
 use crate::registry::Resource;
 
@@ -13,6 +14,10 @@ pub fn default_object(resource: &Resource, new: &mut Value) {
     match resource.plural {
         "secrets" => default_secret(new),
         "nodes" => default_node(new),
+        "podtemplates" => {
+            object::map(new, "template");
+            default_pod(&mut new["template"]);
+        }
         "events" => default_event(new),
         "priorityclasses" => object::default(new, "preemptionPolicy", || json!("PreemptLowerPriority")),
         "endpointslices" => endpoints::default_slice(new),

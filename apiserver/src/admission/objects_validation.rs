@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::{endpoints, names, services, storage_objects};
+use super::{endpoints, names, pod_validation, services, storage_objects};
 use crate::error::FieldError;
 use crate::object;
 use crate::quantity::Quantity;
@@ -21,6 +21,7 @@ pub fn validate(resource: &Resource, new: &Value) -> Vec<FieldError> {
         "secrets" => validate_secret(new),
         "configmaps" => validate_config_map(new),
         "services" => services::validate(new),
+        "podtemplates" => validate_pod_template(new),
         "persistentvolumeclaims" => storage_objects::validate_claim(new),
         "persistentvolumes" => storage_objects::validate_volume(new),
         "storageclasses" => storage_objects::validate_class(new),
@@ -34,6 +35,16 @@ pub fn validate(resource: &Resource, new: &Value) -> Vec<FieldError> {
         "csinodes" => storage_objects::validate_csi_node(new),
         _ => Vec::new(),
     }
+}
+
+/// A template is a pod without a name of its own.
+fn validate_pod_template(new: &Value) -> Vec<FieldError> {
+    let template = new.get("template").unwrap_or(&Value::Null);
+    let mut errors = pod_validation::validate(template);
+    for error in &mut errors {
+        error.field = format!("template.{}", error.field);
+    }
+    errors
 }
 
 /// Checks what may change.

@@ -10,12 +10,16 @@ use super::{names, volume_validation};
 use crate::error::FieldError;
 use crate::object;
 
+/// Longest name that the kernel takes, in bytes.
+const HOSTNAME_BYTES_MAX: usize = 64;
+
 /// Checks a pod.
 pub fn validate(pod: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let spec = pod.get("spec").unwrap_or(&Value::Null);
     let volumes = volume_validation::validate(spec, &mut errors);
     validate_containers(spec, &volumes, &mut errors);
+    validate_env_files(spec, &mut errors);
     validate_choices(spec, &mut errors);
     validate_numbers(spec, &mut errors);
     validate_names(spec, &mut errors);
@@ -205,12 +209,52 @@ fn validate_names(spec: &Value, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid(format!("spec.{key}"), name, names::LABEL_TEXT));
         }
     }
+    validate_hostname_override(spec, errors);
     for (key, value) in spec.get("nodeSelector").and_then(Value::as_object).into_iter().flatten() {
         if !names::is_qualified_name(key) {
             errors.push(FieldError::invalid("spec.nodeSelector", key.as_str(), names::QUALIFIED_TEXT));
         }
         if !names::is_label_value(value.as_str().unwrap_or_default()) {
             errors.push(FieldError::invalid("spec.nodeSelector", value.clone(), names::LABEL_VALUE_TEXT));
+        }
+    }
+}
+
+/// A name that goes before all others leaves no room for other wishes about it.
+fn validate_hostname_override(spec: &Value, errors: &mut Vec<FieldError>) {
+    let Some(name) = spec.get("hostnameOverride").and_then(Value::as_str) else { return };
+    let field = "spec.hostnameOverride";
+    if !names::is_subdomain(name) {
+        errors.push(FieldError::invalid(field, name, names::SUBDOMAIN_TEXT));
+    }
+    if name.len() > HOSTNAME_BYTES_MAX {
+        errors.push(FieldError::too_long(field, HOSTNAME_BYTES_MAX));
+    }
+    for other in ["setHostnameAsFQDN", "hostNetwork"] {
+        if spec.get(other).and_then(Value::as_bool) == Some(true) {
+            errors.push(FieldError::forbidden(field, &format!("may not be set together with {other}")));
+        }
+    }
+}
+
+/// Variables that stand in a file: it has to be in an emptyDir of the pod.
+fn validate_env_files(spec: &Value, errors: &mut Vec<FieldError>) {
+    let volumes = object::items(spec, "/volumes");
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for (number, container) in object::items(spec, &format!("/{list}")).iter().enumerate() {
+            for (index, variable) in object::items(container, "/env").iter().enumerate() {
+                let Some(reference) = variable.pointer("/valueFrom/fileKeyRef") else { continue };
+                let name = object::text(reference, "/volumeName");
+                let place = format!("spec.{list}[{number}].env[{index}].valueFrom.fileKeyRef.volumeName");
+                match volumes.iter().find(|volume| object::text(volume, "/name") == name) {
+                    _ if name.is_empty() => errors.push(FieldError::required(place, "")),
+                    None => errors.push(FieldError::not_found(place, name)),
+                    Some(volume) if volume.get("emptyDir").is_none() => {
+                        errors.push(FieldError::invalid(place, name, "must be a volume of type emptyDir"));
+                    }
+                    Some(_) => {}
+                }
+            }
         }
     }
 }

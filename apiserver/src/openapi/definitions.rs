@@ -59,6 +59,7 @@ pub(super) fn generate() -> Map<String, Value> {
     add::<api::core::v1::PersistentVolume>(g);
     add::<api::core::v1::PersistentVolumeClaim>(g);
     add::<api::core::v1::Pod>(g);
+    add::<api::core::v1::PodTemplate>(g);
     add::<api::core::v1::Secret>(g);
     add::<api::core::v1::Service>(g);
     add::<api::core::v1::ServiceAccount>(g);

@@ -85,6 +85,7 @@ pub(super) static CORE: &[Resource] = &[
         answers_deleted: true,
         ..core("persistentvolumes", "persistentvolume", "PersistentVolume", "io.k8s.api.core.v1.PersistentVolume")
     },
+    core("podtemplates", "podtemplate", "PodTemplate", "io.k8s.api.core.v1.PodTemplate"),
     Resource {
         short_names: &["po"],
         categories: &["all"],

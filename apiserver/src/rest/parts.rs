@@ -32,7 +32,7 @@ pub async fn answer(call: Call, request: Request<Incoming>) -> Result<Response<B
         "binding" if method == Method::POST => return bind(call, request).await,
         "eviction" if method == Method::POST => return evict(call, request).await,
         "token" if method == Method::POST => return token(call, request).await,
-        "log" if method == Method::GET => return proxy::logs(call).await,
+        "log" if method == Method::GET => return proxy::logs(call, request).await,
         "exec" | "attach" | "portforward" if method == Method::GET || method == Method::POST => {
             return proxy::stream(call, request).await;
         }

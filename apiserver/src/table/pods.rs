@@ -24,6 +24,30 @@ pub(super) static LAYOUT: Layout = Layout {
     cells,
 };
 
+/// Pod templates.
+pub(super) static TEMPLATES: Layout = Layout {
+    columns: &[
+        NAME,
+        column("Containers", "Names of the containers of its pods."),
+        column("Images", "Images of the containers of its pods."),
+        column("Pod Labels", "Labels of its pods."),
+    ],
+    cells: |template, _| {
+        let all = |field: &str| {
+            let of = |container: &Value| object::text(container, field).to_owned();
+            object::items(template, "/template/spec/containers").iter().map(of).collect::<Vec<_>>().join(",")
+        };
+        let labels = template.pointer("/template/metadata/labels").and_then(Value::as_object);
+        let labels: Vec<String> = labels
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+            .collect();
+        let labels = if labels.is_empty() { "<none>".to_owned() } else { labels.join(",") };
+        vec![name(template), json!(all("/name")), json!(all("/image")), json!(labels)]
+    },
+};
+
 /// Marks of the row of a pod that has ended.
 pub(super) fn row_conditions(resource: &Resource, pod: &Value) -> Option<Value> {
     let message = match (resource.plural, object::text(pod, "/status/phase")) {
