@@ -1,6 +1,7 @@
 //! What one case has: a cluster that it may share, and a namespace that it doesn't.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -251,14 +252,32 @@ impl<'a> Case<'a> {
     /// When it can't be read.
     #[must_use]
     pub fn log(&self, pod: &str, container: &str) -> String {
+        self.read_log(pod, container).unwrap_or_else(|why| panic!("the log of {pod}/{container}: {why}"))
+    }
+
+    /// The same, or nothing where there is none yet.
+    #[must_use]
+    pub fn log_if_any(&self, pod: &str, container: &str) -> Option<String> {
+        self.read_log(pod, container).ok()
+    }
+
+    fn read_log(&self, pod: &str, container: &str) -> Result<String, String> {
         let path = format!("{}/log?container={container}", self.path("pods", pod));
         let path = path.trim_end_matches("?container=").to_string();
-        let (code, value) = self.cluster.api.send("GET", &path, None).expect("read a log");
-        assert_eq!(code, 200, "the log of {pod}/{container}: {value}");
-        match value {
-            Value::String(text) => text.trim().to_string(),
-            other => other.to_string(),
+        match self.cluster.api.send("GET", &path, None).expect("read a log") {
+            (200, Value::String(text)) => Ok(text.trim().to_string()),
+            (200, other) => Ok(other.to_string()),
+            (code, value) => Err(format!("{code} {value}")),
         }
+    }
+
+    /// The log of a container up to its end.
+    ///
+    /// # Panics
+    /// When it can't be read.
+    #[must_use]
+    pub fn follow(&self, pod: &str, container: &str) -> String {
+        self.say(&["logs", "--follow", pod, "--container", container])
     }
 
     /// Runs a command in a pod's container and returns what it prints.
@@ -276,6 +295,41 @@ impl<'a> Case<'a> {
         let mut curl = self.cluster.world.command("curl");
         let output = curl.args(["--silent", "--fail", "--max-time", "5", url]).output().expect("run curl");
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// A pod's sandbox as the runtime tells it.
+    ///
+    /// # Panics
+    /// When the runtime does not know one.
+    #[must_use]
+    pub fn sandbox(&self, pod: &str) -> Value {
+        let world = &self.cluster.world;
+        let ids = read(world.crictl().args([
+            "pods",
+            "--quiet",
+            "--name",
+            &format!("^{pod}$"),
+            "--namespace",
+            &self.namespace,
+        ]));
+        let id = ids.lines().next().unwrap_or_else(|| panic!("{pod} has no sandbox"));
+        serde_json::from_str(&read(world.crictl().args(["inspectp", id]))).expect("crictl prints JSON")
+    }
+
+    /// The folder of a pod's cgroup, in the hierarchy of a controller where there are several.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn cgroup(&self, controller: &str, pod: &str) -> PathBuf {
+        let uid = self.pod(pod)["metadata"]["uid"].as_str().expect("a UID").to_string();
+        let root = self.cluster.world.cgroup();
+        let mount = Path::new("/sys/fs/cgroup");
+        let found = [mount.join(controller), mount.to_path_buf()].into_iter().find_map(|mount| {
+            let folder = |class: &str| PathBuf::from(format!("{}{root}/kubepods{class}/pod{uid}", mount.display()));
+            ["", "/burstable", "/besteffort"].map(folder).into_iter().find(|folder| folder.is_dir())
+        });
+        found.unwrap_or_else(|| panic!("{pod} has no cgroup"))
     }
 
     /// What a person would look at after a failure.

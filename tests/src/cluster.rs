@@ -37,6 +37,17 @@ impl Backend {
     }
 }
 
+/// What a cluster is told beside the ordinary.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Setup {
+    /// Fields of the agent's `KubeletConfiguration` in YAML, a line for each.
+    pub kubelet: &'static str,
+    /// Gates that kube-apiserver opens, as `Name=true,…`; the embedded one has none.
+    pub gates: &'static str,
+    /// What is done to the node once it is ready, before what it holds is counted.
+    pub then: Option<fn(&Cluster)>,
+}
+
 /// A running node and its API.
 pub struct Cluster {
     /// Ended first, in this order: what uses the API, the node, the API.
@@ -46,6 +57,7 @@ pub struct Cluster {
     provisioner: Mutex<Option<Provisioner>>,
     plane: Option<ControlPlane>,
     registry: Mutex<Option<Daemon>>,
+    setup: Setup,
     /// Who serves the API.
     pub backend: Backend,
     /// The administrator's kubeconfig.
@@ -67,7 +79,16 @@ impl Cluster {
     /// When something does not start.
     #[must_use]
     pub fn start(backend: Backend) -> Cluster {
-        Cluster::start_on(backend, |_| {})
+        Cluster::start_with(backend, Setup::default())
+    }
+
+    /// The same with settings.
+    ///
+    /// # Panics
+    /// When something does not start.
+    #[must_use]
+    pub fn start_with(backend: Backend, setup: Setup) -> Cluster {
+        Cluster::start_in(backend, setup, |_| {})
     }
 
     /// The same in a world that is changed first.
@@ -76,11 +97,15 @@ impl Cluster {
     /// When something does not start.
     #[must_use]
     pub fn start_on(backend: Backend, prepare: impl FnOnce(&World)) -> Cluster {
+        Cluster::start_in(backend, Setup::default(), prepare)
+    }
+
+    fn start_in(backend: Backend, setup: Setup, prepare: impl FnOnce(&World)) -> Cluster {
         let world = World::new();
         prepare(&world);
         let storage = images::storage();
         let registry = images::registry(&world, &storage);
-        let plane = (backend == Backend::Kubernetes).then(|| ControlPlane::start(&world));
+        let plane = (backend == Backend::Kubernetes).then(|| ControlPlane::start(&world, setup.gates));
         let kubeconfig = match &plane {
             Some(plane) => plane.kubeconfig("admin"),
             None => world.root.join("state/admin.kubeconfig"),
@@ -93,6 +118,7 @@ impl Cluster {
             provisioner: Mutex::new(None),
             plane,
             registry: Mutex::new(Some(registry)),
+            setup,
             backend,
             kubeconfig,
             api,
@@ -104,6 +130,9 @@ impl Cluster {
         until("the kubeconfig is there", || cluster.kubeconfig.exists().then_some(()));
         cluster.start_proxy();
         cluster.wait_ready();
+        if let Some(then) = setup.then {
+            then(&cluster);
+        }
         cluster.before = cluster.world.count();
         cluster
     }
@@ -134,6 +163,12 @@ impl Cluster {
                 command.arg("--client-ca-file").arg(plane.pki().ca_certificate());
                 command.arg("--pod-manifest-path").arg(self.manifests());
             }
+        }
+        if !self.setup.kubelet.is_empty() {
+            let file = self.world.folder().join("kubelet.yaml");
+            let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+            std::fs::write(&file, format!("{head}{}", self.setup.kubelet)).unwrap();
+            command.arg("--config").arg(file);
         }
         std::fs::create_dir_all(self.manifests()).unwrap();
         *self.node.lock().unwrap() = Some(Daemon::start(command, self.node_log()));
@@ -205,6 +240,17 @@ impl Cluster {
         self.api.must("POST", "/apis/storage.k8s.io/v1/storageclasses", Some(&class));
     }
 
+    /// A certificate that this instance's authority signed, and its key.
+    #[must_use]
+    pub fn serving_pair(&self) -> (PathBuf, PathBuf) {
+        let own = self.world.root.join("state/pki");
+        let place = |name: &str| own.join(name);
+        match &self.plane {
+            Some(plane) => plane.pki().kubelet_serving(),
+            None => (place("kubelet.crt"), place("kubelet.key")),
+        }
+    }
+
     /// Folder of static pods.
     #[must_use]
     pub fn manifests(&self) -> PathBuf {
@@ -222,12 +268,21 @@ impl Cluster {
     /// # Panics
     /// When a command fails.
     pub fn load_hello(&self) {
-        let archive = self.world.folder().join("hello.tar");
-        let file = format!("{}:/hello", programs().join("orlop-hello").display());
+        self.load_program("hello", &programs().join("orlop-hello"));
+    }
+
+    /// Makes an image of one static program, `/NAME`, and loads it as `localhost/NAME:1`.
+    ///
+    /// # Panics
+    /// When a command fails.
+    pub fn load_program(&self, name: &str, program: &std::path::Path) {
+        let archive = self.world.folder().join(format!("{name}.tar"));
+        let file = format!("{}:/{name}", program.display());
         let mut build = self.world.orlop();
-        build.args(["image", "build", "--entrypoint", "/hello", "--file", &file, "--output"]).arg(&archive);
-        run(build.arg("localhost/hello:1"));
+        build.args(["image", "build", "--entrypoint", &format!("/{name}"), "--file", &file, "--output"]).arg(&archive);
+        run(build.arg(format!("localhost/{name}:1")));
         run(self.world.orlop().args(["image", "load"]).arg(&archive));
+        std::fs::remove_file(&archive).expect("remove the archive");
     }
 
     /// Waits until the node holds no more than before the first pod.

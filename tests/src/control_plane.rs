@@ -28,12 +28,13 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Gives the world an address and starts all four programs; returns when the API is ready.
+    /// Gives the world an address and starts all four programs, the API server with these feature gates; returns when the
+    /// API is ready.
     ///
     /// # Panics
     /// When a program is missing, ends or is not ready in time.
     #[must_use]
-    pub fn start(world: &World) -> ControlPlane {
+    pub fn start(world: &World, gates: &str) -> ControlPlane {
         let folder = world.folder().join("plane");
         std::fs::create_dir_all(folder.join("empty")).unwrap();
         let script = format!(
@@ -64,7 +65,7 @@ impl ControlPlane {
         }
         let mut plane = ControlPlane { folder, pki, daemons: Vec::new() };
         plane.start_store(world);
-        plane.start_api(world);
+        plane.start_api(world, gates);
         let ready = plane.kubeconfig("admin");
         until("kube-apiserver is ready", || {
             let mut kubectl = world.command(foreign("kubectl"));
@@ -107,7 +108,7 @@ impl ControlPlane {
         );
     }
 
-    fn start_api(&mut self, world: &World) {
+    fn start_api(&mut self, world: &World, gates: &str) {
         let (certificate, key) = self.pki.api_serving();
         let (kubelet_certificate, kubelet_key) = self.pki.client(Client::ApiToKubelet);
         let (proxy_certificate, proxy_key) = self.pki.front_proxy_client();
@@ -137,6 +138,7 @@ impl ControlPlane {
             "--authorization-mode=Node,RBAC".to_string(),
             "--enable-admission-plugins=NodeRestriction".to_string(),
             "--allow-privileged=true".to_string(),
+            format!("--feature-gates={gates}"),
         ];
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.daemon(world, "kube-apiserver", &arguments);

@@ -15,7 +15,7 @@ use crate::place::{cache, debian, need_root, root_of};
 use crate::world::{Daemon, World};
 
 /// Raised when what is below changes the images.
-const RECIPE: u32 = 5;
+const RECIPE: u32 = 6;
 /// Port of the registry on loopback, in every world.
 pub const REGISTRY_PORT: u16 = 5000;
 /// What the images of this module are called together.
@@ -43,6 +43,8 @@ pub(crate) struct Recipe {
     pub links: &'static [(&'static str, &'static str)],
     /// A program of the image's own.
     pub compiled: Option<Compiled>,
+    /// The image's entry point.
+    pub entrypoint: &'static [&'static str],
     /// The image's command.
     pub command: &'static [&'static str],
     /// The image's user.
@@ -59,6 +61,10 @@ pub(crate) struct Compiled {
     pub mode: u32,
 }
 
+/// Says with whose rights it runs.
+pub(crate) const SAY_USER: &str = "#include <stdio.h>\n#include <unistd.h>\n\
+    int main(void) { return printf(\"Effective uid: %u\\n\", (unsigned)geteuid()) < 0; }\n";
+
 /// busybox alone.
 pub(crate) const PLAIN: Recipe = Recipe {
     name: "",
@@ -70,6 +76,7 @@ pub(crate) const PLAIN: Recipe = Recipe {
     folders: &[],
     links: &[],
     compiled: None,
+    entrypoint: &[],
     command: &["sh"],
     user: "",
 };
@@ -92,6 +99,14 @@ const RECIPES: &[Recipe] = &[
     Recipe { name: "pause", command: &["sleep", "1000000"], ..PLAIN },
     Recipe { name: "nonroot", user: "1000:1000", ..PLAIN },
     Recipe { name: "named", user: "somebody", ..PLAIN },
+    Recipe { name: "said", entrypoint: &["echo", "image"], command: &["default"], ..PLAIN },
+    // A program that gets root's rights from its file, and says whether it has them.
+    Recipe {
+        name: "setuid",
+        compiled: Some(Compiled { place: "usr/bin/say-user", source: SAY_USER, mode: 0o4755 }),
+        command: &["say-user"],
+        ..PLAIN
+    },
     Recipe {
         name: "nginx",
         programs: &["/usr/sbin/nginx"],
@@ -204,6 +219,9 @@ impl Set<'_> {
 fn configure(image: &str, recipe: &Recipe) {
     let mut config = Command::new("umoci");
     config.args(["config", "--image", image, "--config.env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+    for word in recipe.entrypoint {
+        config.args(["--config.entrypoint", word]);
+    }
     for word in recipe.command {
         config.args(["--config.cmd", word]);
     }
@@ -297,12 +315,33 @@ fn libraries(file: &Path) -> Vec<PathBuf> {
 /// # Panics
 /// When it ends or does not listen in time.
 #[must_use]
-pub fn serve(storage: &Path, port: u16, work: &Path, mut command: Command, readonly: bool) -> Child {
+pub fn serve(storage: &Path, port: u16, work: &Path, command: Command, readonly: bool) -> Child {
+    serve_with(storage, port, work, command, &format!("  maintenance:\n    readonly:\n      enabled: {readonly}\n"))
+}
+
+/// The registry in a world, on a port of its own and read-only, for those alone who know a name and a password.
+///
+/// # Panics
+/// When it does not listen in time.
+#[must_use]
+pub fn private_registry(world: &World, port: u16, user: &str, password: &str) -> Daemon {
+    let users = world.folder().join(format!("users-{port}"));
+    let line = quiet(Command::new(debian("htpasswd", "apache2-utils")).args(["-nbB", user, password]));
+    std::fs::write(&users, line).unwrap();
+    let more = format!(
+        "  maintenance:\n    readonly:\n      enabled: true\nauth:\n  htpasswd:\n    realm: private\n    path: {}\n",
+        users.display()
+    );
+    Daemon::of(serve_with(&storage(), port, world.folder(), world.command("docker-registry"), &more))
+}
+
+/// Starts the registry with more lines in its configuration, which begin within `storage`.
+fn serve_with(storage: &Path, port: u16, work: &Path, mut command: Command, more: &str) -> Child {
     let _ = debian("docker-registry", "docker-registry");
     let config = work.join(format!("registry-{port}.yml"));
     let text = format!(
-        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  maintenance:\n    readonly:\n      \
-         enabled: {readonly}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+        "version: 0.1\nlog:\n  level: error\nhttp:\n  addr: 127.0.0.1:{port}\nstorage:\n  filesystem:\n    \
+         rootdirectory: {}\n{more}",
         storage.display()
     );
     std::fs::write(&config, text).unwrap();

@@ -143,10 +143,7 @@ impl World {
     pub fn crictl(&self) -> Command {
         let mut command = self.command(foreign("crictl"));
         let socket = format!("unix://{}", self.socket().display());
-        let config = self.folder.path().join("crictl.yaml");
-        std::fs::write(&config, format!("runtime-endpoint: {socket}\nimage-endpoint: {socket}\ntimeout: 20\n"))
-            .unwrap();
-        command.arg("--config").arg(config);
+        command.args(["--runtime-endpoint", &socket, "--image-endpoint", &socket, "--timeout", "20s"]);
         command
     }
 
@@ -238,7 +235,8 @@ impl World {
     }
 
     /// Name of the instance's cgroup, once it has one.
-    fn cgroup(&self) -> String {
+    #[must_use]
+    pub fn cgroup(&self) -> String {
         let record = std::fs::read(self.root.join("state/instance.json")).unwrap_or_default();
         let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
         record["cgroupRoot"].as_str().unwrap_or("/no-instance-yet").to_string()
@@ -300,8 +298,16 @@ pub fn refuse(command: &mut Command) -> String {
 ///
 /// # Panics
 /// When it isn't so in time.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_within(DEADLINE, what, look)
+}
+
+/// The same, for what takes longer.
+///
+/// # Panics
+/// When it isn't so in time.
+pub fn until_within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
     loop {
         if let Some(found) = look() {
             return found;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
-use crate::images::{Compiled, PLAIN, Recipe, Set, versions};
+use crate::images::{Compiled, PLAIN, Recipe, SAY_USER, Set, versions};
 use crate::place::foreign;
 
 /// What these images are called together.
@@ -55,10 +55,6 @@ const LATEST: &[&str] = &["latest"];
 const PAUSE: &str = "#include <signal.h>\n#include <unistd.h>\nstatic void end(int number) { _exit(number & 0); }\n\
                      int main(void)\n{\n    signal(SIGCHLD, SIG_IGN);\n    signal(SIGTERM, end);\n    \
                      signal(SIGINT, end);\n    for (;;) pause();\n}\n";
-
-/// Says with whose rights it runs.
-const SAY_USER: &str = "#include <stdio.h>\n#include <unistd.h>\n\
-                        int main(void) { return printf(\"Effective uid: %u\\n\", (unsigned)geteuid()) < 0; }\n";
 
 /// A version of the image of sandboxes.
 const fn pause(tag: &'static [&'static str], file: &'static [(&str, &str)]) -> Recipe {
