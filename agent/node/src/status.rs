@@ -17,6 +17,10 @@ const IMAGE_NAMES_MAX: usize = 5;
 /// Resources without which a node is of no use.
 const NEEDED_RESOURCES: [&str; 4] = ["cpu", "memory", "pods", "ephemeral-storage"];
 
+/// What of newer versions' features the agent does, as the scheduler asks for it of nodes whose pods need it (Kubernetes'
+/// `declaredFeatures`), sorted.
+const DECLARED_FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
+
 /// The conditions that the agent writes.
 pub(crate) const OWN_CONDITIONS: [&str; 4] = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
 
@@ -34,6 +38,7 @@ pub fn node_status(facts: &StatusFacts, old: &NodeStatus, now: Timestamp) -> Nod
     status.volumes_in_use = Some(facts.inputs.volumes_in_use.clone()).filter(|volumes| !volumes.is_empty());
     status.runtime_handlers = Some(runtime_handlers(facts)).filter(|handlers| !handlers.is_empty());
     status.features = Some(NodeFeatures { supplemental_groups_policy: Some(facts.runtime.supplemental_groups_policy) });
+    status.declared_features = Some(DECLARED_FEATURES.map(str::to_owned).into());
     status.conditions = Some(conditions(facts, old, now));
     status
 }
@@ -333,6 +338,7 @@ mod tests {
         assert_eq!(first.capacity.as_ref().unwrap()["example.com/gpu"].0, "2");
         assert_eq!(first.capacity.as_ref().unwrap()["cpu"].0, "2", "ours win");
         assert_eq!(first.volumes_attached, foreign.volumes_attached);
+        assert_eq!(first.declared_features.as_deref(), Some(&["RestartAllContainersOnContainerExits".to_owned()][..]));
         let later = node_status(&facts(), &first, at("2026-01-01T00:10:00Z"));
         assert_eq!(condition(&later, "Ready").last_transition_time, Some(Time(at("2026-01-01T00:00:00Z"))));
         assert_eq!(condition(&later, "Ready").last_heartbeat_time, Some(Time(at("2026-01-01T00:10:00Z"))));
