@@ -25,10 +25,8 @@ pub fn decide_restart(
     exit_code: i32,
     killed_by_probe: bool,
 ) -> RestartDecision {
-    match kind {
-        ContainerKind::Ephemeral => return RestartDecision::Stay,
-        ContainerKind::Sidecar => return RestartDecision::Restart,
-        ContainerKind::Init | ContainerKind::App => {}
+    if kind == ContainerKind::Ephemeral {
+        return RestartDecision::Stay;
     }
     if !killed_by_probe {
         for rule in container.restart_policy_rules.iter().flatten() {
@@ -45,6 +43,7 @@ pub fn decide_restart(
     }
     let policy = container.restart_policy.as_deref().unwrap_or_else(|| restart_policy(pod));
     let again = match (policy, kind) {
+        (_, ContainerKind::Sidecar) => true,
         ("Never", _) => false,
         ("OnFailure", _) | (_, ContainerKind::Init) => exit_code != 0,
         _ => true,
@@ -97,6 +96,8 @@ mod tests {
             ("Never", ContainerKind::App, &plain, 1, false, Stay),
             ("Never", ContainerKind::Init, &plain, 1, false, Stay),
             ("Never", ContainerKind::Sidecar, &plain, 0, false, Restart),
+            ("Never", ContainerKind::Sidecar, &ruled, 1, false, Restart),
+            ("Never", ContainerKind::Sidecar, &ruled, 88, false, RestartAll),
             ("Always", ContainerKind::Ephemeral, &plain, 1, false, Stay),
             ("Always", ContainerKind::App, &ruled, 1, false, Stay),
             ("Always", ContainerKind::App, &ruled, 42, false, Restart),
