@@ -42,6 +42,9 @@ pub fn default_container(container: &mut Value, host_network: bool) {
         }
     }
     for variable in container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(file) = variable.pointer_mut("/valueFrom/fileKeyRef") {
+            object::default(file, "optional", || json!(false));
+        }
         if let Some(reference) = variable.pointer_mut("/valueFrom/fieldRef") {
             object::default(reference, "apiVersion", || json!("v1"));
         }

@@ -113,9 +113,8 @@ fn validate_references(source: &Map<String, Value>, path: &str, errors: &mut Vec
             }
         }
         let file = object::text(file, "/path");
-        if file.starts_with('/') || file.split('/').any(|part| part == "..") {
-            let text = "must be a path below the volume, without '..'";
-            errors.push(FieldError::invalid(format!("{path}.fileKeyRef.path"), file, text));
+        if file.split('/').any(|part| part == "..") {
+            errors.push(FieldError::invalid(format!("{path}.fileKeyRef.path"), file, "must not contain '..'"));
         }
     }
     for reference in ["secretKeyRef", "configMapKeyRef"] {

@@ -14,15 +14,24 @@ pub fn default_object(resource: &Resource, new: &mut Value) {
     match resource.plural {
         "secrets" => default_secret(new),
         "nodes" => default_node(new),
-        "podtemplates" => {
-            object::map(new, "template");
-            default_pod(&mut new["template"]);
-        }
+        "podtemplates" => default_template(new),
         "events" => default_event(new),
         "priorityclasses" => object::default(new, "preemptionPolicy", || json!("PreemptLowerPriority")),
         "endpointslices" => endpoints::default_slice(new),
         "endpoints" => endpoints::default_endpoints(new),
         _ => {}
+    }
+}
+
+/// A template has a pod's defaults but for what only a pod is given.
+fn default_template(new: &mut Value) {
+    object::map(new, "template");
+    let template = &mut new["template"];
+    object::map(template, "metadata");
+    let links = template.pointer("/spec/enableServiceLinks").cloned();
+    default_pod(template);
+    if links.is_none() {
+        object::map(template, "spec").remove("enableServiceLinks");
     }
 }
 

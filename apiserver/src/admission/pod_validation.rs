@@ -232,7 +232,7 @@ fn validate_hostname_override(spec: &Value, errors: &mut Vec<FieldError>) {
     }
     for other in ["setHostnameAsFQDN", "hostNetwork"] {
         if spec.get(other).and_then(Value::as_bool) == Some(true) {
-            errors.push(FieldError::forbidden(field, &format!("may not be set together with {other}")));
+            errors.push(FieldError::forbidden(field, &format!("may not be specified when {other} is true")));
         }
     }
 }
@@ -246,11 +246,13 @@ fn validate_env_files(spec: &Value, errors: &mut Vec<FieldError>) {
                 let Some(reference) = variable.pointer("/valueFrom/fileKeyRef") else { continue };
                 let name = object::text(reference, "/volumeName");
                 let place = format!("spec.{list}[{number}].env[{index}].valueFrom.fileKeyRef.volumeName");
+                if name.is_empty() {
+                    errors.push(FieldError::required(place.as_str(), ""));
+                }
                 match volumes.iter().find(|volume| object::text(volume, "/name") == name) {
-                    _ if name.is_empty() => errors.push(FieldError::required(place, "")),
                     None => errors.push(FieldError::not_found(place, name)),
                     Some(volume) if volume.get("emptyDir").is_none() => {
-                        errors.push(FieldError::invalid(place, name, "must be a volume of type emptyDir"));
+                        errors.push(FieldError::invalid(place, name, "referenced volume must be of type emptyDir"));
                     }
                     Some(_) => {}
                 }

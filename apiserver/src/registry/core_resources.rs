@@ -85,7 +85,6 @@ pub(super) static CORE: &[Resource] = &[
         answers_deleted: true,
         ..core("persistentvolumes", "persistentvolume", "PersistentVolume", "io.k8s.api.core.v1.PersistentVolume")
     },
-    core("podtemplates", "podtemplate", "PodTemplate", "io.k8s.api.core.v1.PodTemplate"),
     Resource {
         short_names: &["po"],
         categories: &["all"],
@@ -104,6 +103,11 @@ pub(super) static CORE: &[Resource] = &[
         answers_deleted: true,
         counts_generation: true,
         ..core("pods", "pod", "Pod", "io.k8s.api.core.v1.Pod")
+    },
+    Resource {
+        answers_deleted: true,
+        counts_generation: true,
+        ..core("podtemplates", "podtemplate", "PodTemplate", "io.k8s.api.core.v1.PodTemplate")
     },
     Resource {
         selectable_fields: &[("type", "/type")],

@@ -74,7 +74,8 @@ pub async fn update_object(
         if !errors.is_empty() {
             return Err(ApiError::invalid(resource, name, &errors));
         }
-        if resource.counts_generation && part != Part::Binding && new.get("spec") != old.get("spec") {
+        let wish_changed = ["spec", "template"].iter().any(|key| new.get(key) != old.get(key));
+        if resource.counts_generation && part != Part::Binding && wish_changed {
             let generation = object::number(&old, "/metadata/generation").unwrap_or(0) + 1;
             object::metadata(&mut new).insert("generation".into(), json!(generation));
         }
