@@ -168,7 +168,7 @@ impl Cluster {
             let file = self.world.folder().join("kubelet.yaml");
             let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
             std::fs::write(&file, format!("{head}{}", self.setup.kubelet)).unwrap();
-            command.arg("--config").arg(file);
+            command.arg("--kubelet-config").arg(file);
         }
         std::fs::create_dir_all(self.manifests()).unwrap();
         *self.node.lock().unwrap() = Some(Daemon::start(command, self.node_log()));

@@ -45,7 +45,7 @@ impl Side {
         let (settings, cgroup) = (Settings::keep(), OwnCgroup::make());
         let world = World::new();
         let registries = [images::registry(&world, &images::storage()), push_pause(&world)];
-        let plane = ControlPlane::start(&world);
+        let plane = ControlPlane::start(&world, "");
         let folder = world.folder().join("containerd");
         std::fs::create_dir_all(&folder).expect("make containerd's folder");
         let containerd = Containerd {

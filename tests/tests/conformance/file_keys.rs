@@ -17,9 +17,10 @@ fn of_file(volume: &str, path: &str, name: &str, optional: bool) -> Value {
     json!({"name": name, "valueFrom": {"fileKeyRef": reference}})
 }
 
-/// An init container that writes these lines into the file.
+/// An init container that writes these values into the file, in quotes, as the file wants them.
 fn writer(lines: &[&str]) -> Value {
-    let script = format!("printf '{}\\n' > /data/config.env", lines.join("\\n"));
+    let quoted = |line: &&str| line.replacen('=', "='", 1) + "'\n";
+    let script = format!("printf \"{}\" > /data/config.env", lines.iter().map(quoted).collect::<String>());
     json!({"name": "writer", "image": image("busybox"), "command": ["sh", "-c", script],
         "volumeMounts": [{"name": "config", "mountPath": "/data"}]})
 }

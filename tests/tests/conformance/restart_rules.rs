@@ -114,7 +114,7 @@ pub mod all {
 
     /// By a container.
     pub fn by_container(case: &Case<'_>) {
-        let source = with_rule("source", &once("", "exec sleep 1000"), "Never");
+        let source = with_rule("source", &once("sleep 3; ", "exec sleep 1000"), "Never");
         let init = json!([plain("init", "true"), sidecar()]);
         make(case, init, json!([source, plain("regular", "exec sleep 1000")]));
         until_restarted(case, &["init", "sidecar", "source", "regular"], &["sidecar", "source", "regular"]);
