@@ -38,6 +38,12 @@ pub struct Arguments {
     /// The kubelet's settings of this node (`KubeletConfiguration`).
     #[arg(long, value_name = "FILE")]
     kubelet_config: Option<PathBuf>,
+    /// Which programs give credentials for registries (`CredentialProviderConfig`): a file, or a folder of them.
+    #[arg(long, value_name = "PATH", requires = "image_credential_provider_bin_dir")]
+    image_credential_provider_config: Option<PathBuf>,
+    /// The folder with these programs.
+    #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
+    image_credential_provider_bin_dir: Option<PathBuf>,
     /// Name of the node [default: the host name].
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -70,7 +76,12 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
     let node = agent::own_node(layout, &prepared.pki, &prepared.node_name, address);
     let (cri, reloads) = cri::configuration(layout, cri::Arguments::default())?;
     cri::refuse_systemd(&cri)?;
-    let node = agent::Arguments { kubelet_config: arguments.kubelet_config, ..node };
+    let node = agent::Arguments {
+        kubelet_config: arguments.kubelet_config,
+        image_credential_provider_config: arguments.image_credential_provider_config,
+        image_credential_provider_bin_dir: arguments.image_credential_provider_bin_dir,
+        ..node
+    };
     let agent = agent::config(layout, instance, node)?;
 
     let mut parts = JoinSet::new();
@@ -141,8 +152,11 @@ pub fn detach(layout: &Layout, arguments: &Arguments) -> Result<()> {
     if let Some(root) = &layout.root {
         command.arg("--root").arg(root);
     }
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     for (flag, value) in [
-        ("--kubelet-config", arguments.kubelet_config.as_ref().map(|file| file.display().to_string())),
+        ("--kubelet-config", path(&arguments.kubelet_config)),
+        ("--image-credential-provider-config", path(&arguments.image_credential_provider_config)),
+        ("--image-credential-provider-bin-dir", path(&arguments.image_credential_provider_bin_dir)),
         ("--node-name", arguments.node_name.clone()),
         ("--advertise", arguments.advertise.map(|ip| ip.to_string())),
         ("--port", arguments.port.map(|port| port.to_string())),

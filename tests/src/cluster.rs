@@ -42,6 +42,8 @@ impl Backend {
 pub struct Setup {
     /// Fields of the agent's `KubeletConfiguration` in YAML, a line for each.
     pub kubelet: &'static str,
+    /// Makes what else the node reads when it starts, and returns the flags that name it.
+    pub flags: Option<fn(&World) -> Vec<String>>,
     /// Gates that kube-apiserver opens, as `Name=true,…`; the embedded one has none.
     pub gates: &'static str,
     /// What is done to the node once it is ready, before what it holds is counted.
@@ -169,6 +171,9 @@ impl Cluster {
             let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
             std::fs::write(&file, format!("{head}{}", self.setup.kubelet)).unwrap();
             command.arg("--kubelet-config").arg(file);
+        }
+        if let Some(flags) = self.setup.flags {
+            command.args(flags(&self.world));
         }
         std::fs::create_dir_all(self.manifests()).unwrap();
         *self.node.lock().unwrap() = Some(Daemon::start(command, self.node_log()));

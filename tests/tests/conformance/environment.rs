@@ -251,6 +251,22 @@ pub mod downward {
         assert_lines(&seen, &["CPU_LIMIT=2", "MEMORY_LIMIT=67108864", "CPU=1", "MEMORY=33554432"]);
     }
 
+    /// Huge pages; none, so that it needs no machine that has them.
+    pub fn huge_pages(case: &Case<'_>) {
+        let none = json!({"cpu": "10m", "hugepages-2Mi": "0"});
+        let resources = json!({"requests": none, "limits": {"hugepages-2Mi": "0"}});
+        let env = [amount("LIMIT", "limits.hugepages-2Mi"), amount("ASKED", "requests.hugepages-2Mi")];
+        let seen = environment(case, json!({"env": env, "resources": resources}));
+        assert_lines(&seen, &["LIMIT=0", "ASKED=0"]);
+    }
+
+    /// Without a limit of huge pages the node's count.
+    pub fn huge_pages_of_the_node(case: &Case<'_>) {
+        let seen = environment(case, json!({"env": [amount("LIMIT", "limits.hugepages-2Mi")]}));
+        let pages = bytes(allocatable(case)["hugepages-2Mi"].as_str().expect("the node tells its huge pages"));
+        assert_lines(&seen, &[&format!("LIMIT={pages}")]);
+    }
+
     /// Bytes of a quantity of memory as nodes report it.
     fn bytes(quantity: &str) -> u64 {
         let (number, unit) = quantity.split_at(quantity.find(|c: char| !c.is_ascii_digit()).unwrap_or(quantity.len()));

@@ -39,6 +39,7 @@ const THREADS: usize = 12;
 /// Restarts back off to 12 s at most, so that the second one waits for 10 s and all others for 12 s.
 const SETUP: Setup = Setup {
     kubelet: "crashLoopBackOff: {maxContainerRestartPeriod: 12s}\n",
+    flags: Some(pulls::credential_flags),
     gates: "ContainerStopSignals=true",
     then: Some(load_images),
 };
@@ -90,13 +91,13 @@ pub const CASES: &[Entry] = cases! {
         restart_policies, message_at_path, message_of_other_user, message_of_log, no_message_of_success,
         message_of_file_first,
     ]
-    Shared pulls: [no_registry, registry, private_without_secret, private_with_secret]
+    Shared pulls: [no_registry, registry, private_without_secret, private_with_secret, by_credential_program]
     Shared commands: [of_the_image, other_arguments, other_command, both]
     Shared configmaps: [variable, all_variables, empty_key, update, life, prefixes]
     Shared secrets: [variable, all_variables, empty_key, patch, prefixes]
     Shared downward: [
         name_and_address, host_ip, host_ips, host_network, amounts, amounts_of_the_node, uid, amounts_of_the_pod,
-        amounts_of_pod_or_node,
+        amounts_of_pod_or_node, huge_pages, huge_pages_of_the_node,
     ]
     Shared expansion: [
         variables, command, arguments, sub_path, sub_path_with_backticks, absolute_sub_path, mended_sub_path, any_names,

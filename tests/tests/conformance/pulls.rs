@@ -1,8 +1,15 @@
 //! Images that are pulled for a pod, or can't be.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use orlop_tests::case::{Case, container};
 use orlop_tests::images::private_registry;
+use orlop_tests::world::World;
 use serde_json::{Value, json};
+
+/// The registry that the node's credential program knows.
+const PROGRAM_PORT: u16 = 5003;
 
 /// A pod of this image, which is always pulled.
 fn make(case: &Case<'_>, image: &str, mut more: Value) {
@@ -59,6 +66,40 @@ pub fn private_with_secret(case: &Case<'_>) {
         "--docker-password=a word",
     ]);
     make(case, "localhost:5002/busybox:1", json!({"imagePullSecrets": [{"name": "access"}]}));
+    let pod = case.until_ended("p");
+    assert_eq!(pod["status"]["phase"], "Succeeded");
+    case.until_event("p", "Pulled", "Successfully pulled image");
+}
+
+/// A program that knows the name and password of one registry, its configuration, and the node's flags for them.
+pub fn credential_flags(world: &World) -> Vec<String> {
+    let (programs, config) = (world.folder().join("credentials"), world.folder().join("credentials.json"));
+    fs::create_dir_all(&programs).unwrap();
+    let image = format!("localhost:{PROGRAM_PORT}");
+    let answer = json!({"apiVersion": "credentialprovider.kubelet.k8s.io/v1", "kind": "CredentialProviderResponse",
+        "cacheKeyType": "Registry", "cacheDuration": "0s",
+        "auth": {&image: {"username": "somebody", "password": "a word"}}});
+    let program = programs.join("knows");
+    fs::write(&program, format!("#!/bin/sh\ncat > /dev/null\necho '{answer}'\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let provider = json!({"name": "knows", "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+        "matchImages": [image], "defaultCacheDuration": "0s"});
+    let text = json!({"apiVersion": "kubelet.config.k8s.io/v1", "kind": "CredentialProviderConfig",
+        "providers": [provider]});
+    fs::write(&config, text.to_string()).unwrap();
+    let path = |path: std::path::PathBuf| path.display().to_string();
+    vec![
+        "--image-credential-provider-config".into(),
+        path(config),
+        "--image-credential-provider-bin-dir".into(),
+        path(programs),
+    ]
+}
+
+/// For a pod that has none, by the node's program.
+pub fn by_credential_program(case: &Case<'_>) {
+    let _registry = private_registry(&case.cluster.world, PROGRAM_PORT, "somebody", "a word");
+    make(case, &format!("localhost:{PROGRAM_PORT}/busybox:1"), json!({}));
     let pod = case.until_ended("p");
     assert_eq!(pod["status"]["phase"], "Succeeded");
     case.until_event("p", "Pulled", "Successfully pulled image");
