@@ -88,6 +88,10 @@ fn settled(input: &PlanInput<'_>, container: &SpecContainer<'_>) -> Option<i32> 
 }
 
 fn all_done(input: &PlanInput<'_>, plan: &mut Plan) -> bool {
+    // What is ended for a restart of all would be an end for good under the policy `Never`.
+    if restart_all_source(input.pod, input.observed, input.memory).is_some() {
+        return false;
+    }
     let init_failed = init_containers(input.pod).any(|container| {
         container.kind == ContainerKind::Init && settled(input, &container).is_some_and(|code| code != 0)
     });
@@ -171,6 +175,10 @@ fn restart_all(input: &PlanInput<'_>, sandbox: &ObservedSandbox, plan: &mut Plan
         for container in running.into_iter().filter(|container| input.memory.may_stop(&container.id, input.now)) {
             plan.actions.push(stop(container, StopReason::RestartAll, 0));
         }
+        return true;
+    }
+    // One that is being started may run before it is seen to.
+    if input.memory.containers.values().any(|container| container.starting) {
         return true;
     }
     let victims: Vec<&ObservedContainer> = if others.is_empty() { vec![source] } else { others };

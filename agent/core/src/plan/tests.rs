@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::facts::ObservedPod;
+use crate::facts::{ContainerFact, ObservedPod};
 use crate::lifecycle::Lifecycle;
 use crate::memory::{ImageState, ProbeKill, StepState};
 use crate::plan::Action;
@@ -363,6 +363,41 @@ fn a_rule_may_restart_all() {
     };
     assert_eq!(last("a"), ("Error".into(), 88, 1));
     assert_eq!(last("b"), ("RestartingAllContainers".into(), 137, 1));
+}
+
+#[test]
+fn a_sidecar_may_restart_all_although_the_rest_would_stay_ended() {
+    let mut world = World::new(json!({
+        "restartPolicy": "Never",
+        "initContainers": [
+            {"name": "s", "restartPolicy": "Always", "restartPolicyRules": [{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [88]}}]}
+        ],
+        "containers": [{"name": "a"}]
+    }));
+    world.settle();
+    world.exit("s", 88);
+    assert_eq!(world.pass(), ["stop a RestartAll 0s"]);
+    assert_eq!(world.phase(), "Running");
+    assert_eq!(world.settle(), ["remove a0", "remove s0", "image s", "start s 1", "image a", "start a 1"]);
+    assert_eq!((world.phase(), world.states().as_str()), ("Running", "s:Running a:Running"));
+}
+
+#[test]
+fn a_restart_of_all_waits_for_starts() {
+    let mut world = World::new(json!({
+        "restartPolicy": "Never",
+        "containers": [
+            {"name": "a", "restartPolicy": "Never", "restartPolicyRules": [{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [88]}}]},
+            {"name": "b"}
+        ]
+    }));
+    world.settle();
+    world.exit("a", 88);
+    world.observed.containers.iter_mut().find(|container| container.name == "b").unwrap().fact = ContainerFact::Created;
+    world.memory.container_mut("b").starting = true;
+    assert_eq!(world.pass(), [""; 0], "it may run already");
+    world.memory.container_mut("b").starting = false;
+    assert_eq!(world.pass(), ["remove b0"]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::restart::{RestartDecision, decide_restart, restart_all_source};
 use crate::status::StatusInput;
 
 /// Waiting reason of containers that a rule starts anew with all others, and reason of the end before.
-const CLEARED_AWAY: &str = "RestartingAllContainers";
+pub(super) const CLEARED_AWAY: &str = "RestartingAllContainers";
 
 /// Statuses by the lists of the API.
 #[derive(Debug, Default)]

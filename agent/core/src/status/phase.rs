@@ -4,9 +4,9 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus};
 
 use crate::containers::{ContainerKind, SpecContainer, app_containers, init_containers};
 use crate::lifecycle::Lifecycle;
-use crate::restart::{RestartDecision, decide_restart};
+use crate::restart::{RestartDecision, decide_restart, restart_all_source};
 use crate::status::StatusInput;
-use crate::status::instances::Statuses;
+use crate::status::instances::{CLEARED_AWAY, Statuses};
 
 fn exit_code(state: Option<&ContainerState>) -> Option<i32> {
     state?.terminated.as_ref().map(|end| end.exit_code)
@@ -20,6 +20,12 @@ fn running(status: &ContainerStatus) -> bool {
 fn ended(status: &ContainerStatus) -> Option<i32> {
     exit_code(status.state.as_ref())
         .or_else(|| if running(status) { None } else { exit_code(status.last_state.as_ref()) })
+}
+
+/// Whether it was removed for a restart of all and has not begun again, whatever its policy says of the end it was given.
+fn cleared_away(status: &ContainerStatus) -> bool {
+    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    exit_code(status.state.as_ref()).is_none() && last.is_some_and(|end| end.reason.as_deref() == Some(CLEARED_AWAY))
 }
 
 /// Whether a container that has ended is started again, or is just being started.
@@ -57,7 +63,8 @@ pub(super) fn phase(input: &StatusInput<'_>, statuses: &Statuses) -> String {
         };
         init_pending |= !done;
     }
-    let (mut run, mut waiting, mut stopped, mut succeeded, mut again) = (0, 0, 0, 0, false);
+    let mut again = restart_all_source(input.pod, input.observed, input.memory).is_some();
+    let (mut run, mut waiting, mut stopped, mut succeeded) = (0, 0, 0, 0);
     for container in app_containers(input.pod) {
         let Some(status) = statuses.apps.iter().find(|status| status.name == container.name()) else { continue };
         match ended(status) {
@@ -65,7 +72,7 @@ pub(super) fn phase(input: &StatusInput<'_>, statuses: &Statuses) -> String {
             Some(code) => {
                 stopped += 1;
                 succeeded += usize::from(code == 0);
-                again |= comes_again(input, &container, code);
+                again |= cleared_away(status) || comes_again(input, &container, code);
             }
             None => waiting += 1,
         }

@@ -52,6 +52,8 @@ pub struct Laws {
     pub longest_wait: SignedDuration,
     /// Pods for which something was made or written that the agent could not know of.
     haunted: BTreeSet<String>,
+    /// When the grace of a container's first stop is over.
+    stops: BTreeMap<String, Timestamp>,
     /// No call goes wrong in this run.
     pub clean: bool,
 }
@@ -220,6 +222,8 @@ impl Laws {
         let Some(known) = self.pods.get(&life.uid) else { return };
         let (uid, clean) = (life.uid.clone(), self.clean);
         let Some(end) = known.grace_ends.filter(|_| !known.forced) else { return };
+        // A sidecar that was told to end because the pod is done has no more time for it when the pod is deleted then.
+        let end = self.stops.get(id).map_or(end, |stop| end.min(*stop));
         let plain = !known.disturbed
             && !terminal(&known.phase)
             && known.pod.spec.as_ref().is_some_and(|spec| spec.active_deadline_seconds.is_none())
@@ -244,6 +248,9 @@ impl Laws {
         let most = own.max(known.longest_grace).max(2);
         if grace_seconds > most {
             self.broken(format!("{id} is to be stopped within {grace_seconds} s at {now}, but the pod gives {most} s"));
+        }
+        if grace_seconds >= own {
+            self.stops.entry(id.to_owned()).or_insert(now + seconds(grace_seconds));
         }
     }
 
