@@ -23,7 +23,7 @@ pub fn table(orlop: &Figures, peer: &Figures) -> String {
     let _ = writeln!(
         text,
         "\n{ROUNDS} pods of each kind after one that is not counted, seen by a watch of kube-apiserver; the image is there, \
-         no scheduler is asked. Probes: ten pods, each second, beside the same pods without probes."
+         no scheduler is asked. Probes: 20 pods, each second, beside the same pods without probes."
     );
     text
 }

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use orlop_kernel::process;
 use orlop_tests::census::remove_empty_cgroups;
 use orlop_tests::place::{busybox_root, debian, foreign, private_mounts, programs};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Rounds that are measured; those before warm up.
@@ -62,11 +65,14 @@ fn main() {
         println!("| {title} | create | start | delete | all | CPU of all |\n|---|---|---|---|---|---|");
         let mut rounds: Vec<Vec<Round>> = subjects.iter().map(|_| Vec::new()).collect();
         for round in 0..WARM_UP + ROUNDS {
-            // One after the other in each round: what else the machine does meets them all.
-            for (subject, rounds) in subjects.iter().zip(&mut rounds) {
-                let taken = place.measure(subject, args[0] == "sleep");
+            // One after the other in each round: what else the machine does meets them all. And in another order in each:
+            // what one leaves the kernel to clean up delays the next, which must not always be the same.
+            let mut order: Vec<usize> = (0..subjects.len()).collect();
+            order.shuffle(&mut StdRng::seed_from_u64(round as u64));
+            for which in order {
+                let taken = place.measure(&subjects[which], args[0] == "sleep");
                 if round >= WARM_UP {
-                    rounds.push(taken);
+                    rounds[which].push(taken);
                 }
             }
         }
