@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::workspace::{cache, cargo, path, run as run_command, run_tests_as_root, say};
 use crate::{conform, foreign, lint, packages, programs};
@@ -14,9 +14,17 @@ pub fn run(filter: Option<&str>, with_lint: bool) -> Result<()> {
         // The cheapest check comes first.
         lint::format()?;
     }
-    packages::ensure(packages::TEST)?;
-    let programs = programs::build_with_tests()?;
-    foreign::build(&[])?;
+    for packages in [packages::TEST, packages::BUILD, packages::SOURCE] {
+        packages::ensure(packages)?;
+    }
+    // Side by side: each has stretches that keep one processor busy.
+    let (programs, foreign) = std::thread::scope(|scope| {
+        let foreign = scope.spawn(|| foreign::build(&[]));
+        let programs = programs::build_with_tests();
+        (programs, foreign.join().unwrap_or_else(|_| Err(anyhow!("building the foreign programs panicked"))))
+    });
+    let programs = programs?;
+    foreign?;
     if with_lint {
         lint::clippy()?;
     }

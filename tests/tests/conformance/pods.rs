@@ -262,7 +262,7 @@ pub fn life_of_object_and_status(case: &Case<'_>) {
     case.until_gone("p");
     let events = watched(case, "pods", &from);
     let saw = |what: &str, is: &dyn Fn(&Value) -> bool| {
-        assert!(events.iter().any(|event| is(event)), "no event of {what} was watched");
+        assert!(events.iter().any(is), "no event of {what} was watched");
     };
     saw("the label", &|event| event["object"]["metadata"]["labels"]["stage"] == "patched");
     saw("the condition", &|event| condition(&event["object"], "example.test/Seen") == "True");
