@@ -2,6 +2,7 @@
 
 mod follow;
 mod options;
+mod reader;
 mod record;
 mod segments;
 mod tail;

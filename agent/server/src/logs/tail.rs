@@ -9,81 +9,87 @@ const BLOCK: u64 = 64 << 10;
 /// A line of the file longer than this is not the runtime's; nothing before it is looked at.
 const LINE_MAX: usize = 1 << 20;
 
-/// Where a tail begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TailStart {
-    /// Offset of the first line of the file to read.
-    pub(super) offset: u64,
-    /// How many lines of the container are between there and the end.
-    pub(super) lines: u64,
-}
-
-/// The start of the last `lines` lines that a container has said on `stream` (none: on either) before offset `end`.
-/// Parts of a long line are one line; parts at the end that wait for more are one too.
-pub(super) fn find_tail<R: Read + Seek>(
-    file: &mut R,
-    end: u64,
-    lines: u64,
-    stream: Option<LogStream>,
-) -> io::Result<TailStart> {
-    let mut counter = TailCounter { wanted: lines, stream, lines: 0, start: end };
-    // Bytes of the line of the file whose beginning lies before what was read.
-    let mut rest: Vec<u8> = Vec::new();
+/// The offset right behind the last whole line before offset `end`: what follows is still being written.
+pub(super) fn last_line_end<R: Read + Seek>(file: &mut R, end: u64) -> io::Result<u64> {
     let mut position = end;
-    while position > 0 {
+    while position > 0 && end - position < LINE_MAX as u64 {
         let size = BLOCK.min(position);
         position -= size;
         let mut buffer = vec![0; size as usize];
         file.seek(SeekFrom::Start(position))?;
         file.read_exact(&mut buffer)?;
-        buffer.extend_from_slice(&rest);
-        let mut line_end = buffer.len();
-        // The newline that ends a line belongs to it, so the one at the very end starts nothing.
-        while let Some(newline) = buffer[..line_end.saturating_sub(1)].iter().rposition(|byte| *byte == b'\n') {
-            if counter.is_full_at(&buffer[newline + 1..line_end], position + newline as u64 + 1) {
-                return Ok(counter.result());
-            }
-            line_end = newline + 1;
+        if let Some(newline) = buffer.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(position + newline as u64 + 1);
         }
-        buffer.truncate(line_end);
-        if buffer.len() > LINE_MAX {
-            return Ok(counter.result());
-        }
-        rest = buffer;
     }
-    if !rest.is_empty() {
-        counter.is_full_at(&rest, 0);
-    }
-    Ok(counter.result())
+    Ok(position)
 }
 
-struct TailCounter {
+/// Looks for the last lines that a container has said, from the end of its log towards the beginning, file by file.
+/// Parts of a long line are one line; parts at the end that wait for more are one too.
+#[derive(Clone, Debug)]
+pub(super) struct TailSearch {
     wanted: u64,
     stream: Option<LogStream>,
     lines: u64,
+    /// For each stream, whether a record was seen: one before it that is a part belongs to it.
+    seen: [bool; 2],
     start: u64,
 }
 
-impl TailCounter {
+impl TailSearch {
+    /// A search for the last `lines` lines on `stream` (none: on either).
+    pub(super) fn new(lines: u64, stream: Option<LogStream>) -> TailSearch {
+        TailSearch { wanted: lines, stream, lines: 0, seen: [false; 2], start: 0 }
+    }
+
+    /// Looks through a file that ends at `end`, which was written before those it has seen. Returns the offset to read
+    /// from, or none when the lines begin in a file that is older still, if there is one.
+    pub(super) fn look_through<R: Read + Seek>(&mut self, file: &mut R, end: u64) -> io::Result<Option<u64>> {
+        self.start = end;
+        // Bytes of the line of the file whose beginning lies before what was read.
+        let mut rest: Vec<u8> = Vec::new();
+        let mut position = end;
+        while position > 0 {
+            let size = BLOCK.min(position);
+            position -= size;
+            let mut buffer = vec![0; size as usize];
+            file.seek(SeekFrom::Start(position))?;
+            file.read_exact(&mut buffer)?;
+            buffer.extend_from_slice(&rest);
+            let mut line_end = buffer.len();
+            // The newline that ends a line belongs to it, so the one at the very end starts nothing.
+            while let Some(newline) = buffer[..line_end.saturating_sub(1)].iter().rposition(|byte| *byte == b'\n') {
+                if self.is_full_at(&buffer[newline + 1..line_end], position + newline as u64 + 1) {
+                    return Ok(Some(self.start));
+                }
+                line_end = newline + 1;
+            }
+            buffer.truncate(line_end);
+            if buffer.len() > LINE_MAX {
+                return Ok(Some(self.start));
+            }
+            rest = buffer;
+        }
+        Ok((!rest.is_empty() && self.is_full_at(&rest, 0)).then_some(self.start))
+    }
+
     /// Takes the next line of the file on the way to its beginning; true where it is one line too many.
     fn is_full_at(&mut self, line: &[u8], offset: u64) -> bool {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         if let Some((stream, partial)) = peek_record(line)
             && self.stream.is_none_or(|wanted| wanted == stream)
         {
-            // Seen from the end, the last part of a line of the container comes first.
-            let new_line = !partial || self.lines == 0;
+            let seen = &mut self.seen[usize::from(stream == LogStream::Stderr)];
+            let new_line = !(partial && *seen);
             if new_line && self.lines == self.wanted {
                 return true;
             }
+            *seen = true;
             self.lines += u64::from(new_line);
         }
         self.start = offset;
         false
-    }
-
-    fn result(&self) -> TailStart {
-        TailStart { offset: self.start, lines: self.lines }
     }
 }
 
@@ -108,22 +114,39 @@ mod tests {
         let file: String = parts.concat();
         let offset = |count: usize| parts[..count].iter().map(String::len).sum::<usize>() as u64;
         let cases = [
-            (0, None, offset(5), 0),
-            (1, None, offset(4), 1),
-            (2, None, offset(2), 2),
-            (3, None, offset(1), 3),
-            (4, None, 0, 4),
-            (9, None, 0, 4),
-            (1, Some(LogStream::Stdout), offset(2), 1),
-            (2, Some(LogStream::Stderr), offset(1), 2),
-        ];
-        for (lines, stream, start, found) in cases {
-            let got = find_tail(&mut Cursor::new(&file), file.len() as u64, lines, stream).unwrap();
+            (0, None, Some(offset(5))),
+            (1, None, Some(offset(4))),
+            (2, None, Some(offset(2))),
+            (3, None, Some(offset(1))),
+            (4, None, None),
+            (9, None, None),
             // What lies between is of the other stream and is left out when it is sent.
-            assert!(got.offset <= start && got.lines == found, "{lines} of {stream:?}: {got:?}, want {start}, {found}");
-            if stream.is_none() {
-                assert_eq!(got.offset, start, "{lines}");
-            }
+            (1, Some(LogStream::Stdout), Some(offset(1))),
+            (2, Some(LogStream::Stderr), None),
+        ];
+        for (lines, stream, want) in cases {
+            let mut search = TailSearch::new(lines, stream);
+            let got = search.look_through(&mut Cursor::new(&file), file.len() as u64).unwrap();
+            assert_eq!(got, want, "{lines} of {stream:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_whole_across_files_and_other_streams() {
+        let (out, err) = (|tag, text| line("stdout", tag, text), |tag, text| line("stderr", tag, text));
+        // The last number: how many lines of the older file are left out.
+        let cases = [
+            ("a line that goes on in the next file", out("F", "x") + &out("P", "o"), out("F", "ne"), 1, 1),
+            ("a line that begins the next file", out("F", "x"), out("F", "one"), 1, 1),
+            ("an open line of another stream", out("F", "x") + &out("P", "open"), err("F", "one"), 1, 2),
+            ("two of them", out("F", "x") + &out("P", "open"), err("F", "one"), 2, 1),
+        ];
+        for (what, older, newer, lines, left_out) in cases {
+            let mut search = TailSearch::new(lines, None);
+            assert_eq!(search.look_through(&mut Cursor::new(&newer), newer.len() as u64).unwrap(), None, "{what}");
+            let got = search.look_through(&mut Cursor::new(&older), older.len() as u64).unwrap();
+            let want: usize = older.split_inclusive('\n').take(left_out).map(str::len).sum();
+            assert_eq!(got, Some(want as u64), "{what}");
         }
     }
 
@@ -131,13 +154,31 @@ mod tests {
     fn lines_across_blocks_open_ends_and_nonsense_are_survived() {
         let long = line("stdout", "F", &"x".repeat(BLOCK as usize * 2));
         let file = format!("{}{}{}", line("stdout", "F", "a"), long, line("stdout", "F", "b"));
-        let got = find_tail(&mut Cursor::new(&file), file.len() as u64, 2, None).unwrap();
-        assert_eq!(got, TailStart { offset: line("stdout", "F", "a").len() as u64, lines: 2 });
+        let tail = |text: &str, lines| {
+            TailSearch::new(lines, None).look_through(&mut Cursor::new(text), text.len() as u64).unwrap()
+        };
+        let first = Some(line("stdout", "F", "a").len() as u64);
+        assert_eq!(tail(&file, 2), first);
         let open = format!("{}{}", line("stdout", "F", "a"), line("stdout", "P", "b"));
-        let got = find_tail(&mut Cursor::new(&open), open.len() as u64, 1, None).unwrap();
-        assert_eq!(got.offset, line("stdout", "F", "a").len() as u64, "an unfinished line counts");
-        let garbage = "\n".repeat(1000) + &"x".repeat(3 * LINE_MAX);
-        find_tail(&mut Cursor::new(&garbage), garbage.len() as u64, 5, None).unwrap();
-        assert_eq!(find_tail(&mut Cursor::new(""), 0, 5, None).unwrap(), TailStart { offset: 0, lines: 0 });
+        assert_eq!(tail(&open, 1), first, "an unfinished line counts");
+        tail(&("\n".repeat(1000) + &"x".repeat(3 * LINE_MAX)), 5);
+        assert_eq!(tail("", 5), None);
+    }
+
+    #[test]
+    fn what_is_being_written_is_told_from_what_is_whole() {
+        let long = "x".repeat(BLOCK as usize + 9);
+        for (text, want) in [
+            ("", 0),
+            ("a", 0),
+            ("a\n", 2),
+            ("a\nbc", 2),
+            ("a\n\n", 3),
+            (&*format!("a\n{long}"), 2),
+            (&*format!("{long}\nb"), long.len() as u64 + 1),
+        ] {
+            let got = last_line_end(&mut Cursor::new(text), text.len() as u64).unwrap();
+            assert_eq!(got, want, "{:?} of {} bytes", &text[..text.len().min(9)], text.len());
+        }
     }
 }

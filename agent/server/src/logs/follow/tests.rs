@@ -1,5 +1,6 @@
 //! Reading and following real files.
 
+use std::fs::File;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
