@@ -55,12 +55,20 @@ fn refusal<T>(reason: &str, message: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { reason: reason.to_owned(), message: message.into() })
 }
 
-/// Checks a pod against the node and the pods that it has already taken, in the kubelet's order. What comes back are
-/// those of them that must end first to make room; that happens to a critical pod only.
+/// What must end before a pod that is not refused can start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Room<'a> {
+    /// Pods that make room for it; that happens for a critical pod only.
+    pub victims: Vec<&'a Pod>,
+    /// The first resource that is missing; empty if none is.
+    pub missing: String,
+}
+
+/// Checks a pod against the node and the pods that it has already taken, in the kubelet's order.
 ///
 /// # Errors
 /// The first reason why the node does not take the pod.
-pub fn admit<'a>(pod: &Pod, node: &NodeOffer, taken: &[&'a Pod]) -> Result<Vec<&'a Pod>, Refusal> {
+pub fn admit<'a>(pod: &Pod, node: &NodeOffer, taken: &[&'a Pod]) -> Result<Room<'a>, Refusal> {
     if let Some(why) = sysctls::forbidden(pod, &node.unsafe_sysctls) {
         return refusal("SysctlForbidden", format!("forbidden sysctl: {why}"));
     }
@@ -78,7 +86,7 @@ pub fn admit<'a>(pod: &Pod, node: &NodeOffer, taken: &[&'a Pod]) -> Result<Vec<&
         )
     })?;
     check_apparmor(pod, node)?;
-    Ok(victims)
+    Ok(Room { victims, missing: shortages.into_iter().next().map(|shortage| shortage.name).unwrap_or_default() })
 }
 
 /// Operating system and runtime: what no other pod could make room for.
@@ -363,9 +371,10 @@ mod tests {
         let (first, second) = (pod(json!({"containers": cpu("500m")})), pod(json!({"containers": cpu("1")})));
         let taken = [&first, &second];
         let fits = critical(json!({"containers": cpu("500m")}));
-        assert!(admit(&fits, &node(), &taken).unwrap().is_empty());
+        assert_eq!(admit(&fits, &node(), &taken).unwrap(), Room::default());
         let large = critical(json!({"containers": cpu("1")}));
-        assert_eq!(admit(&large, &node(), &taken).unwrap(), [&first]);
+        let room = Room { victims: vec![&first], missing: "cpu".into() };
+        assert_eq!(admit(&large, &node(), &taken).unwrap(), room);
         let huge = critical(json!({"containers": cpu("3")}));
         assert_eq!(admit(&huge, &node(), &taken).unwrap_err().reason, "UnexpectedAdmissionError");
         let elsewhere = critical(json!({"containers": cpu("1"), "nodeName": "n2"}));

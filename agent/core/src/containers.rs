@@ -17,6 +17,17 @@ pub enum ContainerKind {
     Ephemeral,
 }
 
+impl ContainerKind {
+    /// Its name, as the kubelet's metrics have it.
+    pub fn metric_label(self) -> &'static str {
+        match self {
+            ContainerKind::Init | ContainerKind::Sidecar => "init_container",
+            ContainerKind::App => "container",
+            ContainerKind::Ephemeral => "ephemeral_container",
+        }
+    }
+}
+
 /// One container of the spec.
 #[derive(Clone, Debug)]
 pub struct SpecContainer<'a> {

@@ -17,6 +17,22 @@ pub enum ContainerFact {
     Exited,
 }
 
+impl ContainerFact {
+    /// All facts.
+    pub const ALL: [ContainerFact; 4] =
+        [ContainerFact::Unknown, ContainerFact::Created, ContainerFact::Running, ContainerFact::Exited];
+
+    /// Its name, as the kubelet's metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ContainerFact::Unknown => "unknown",
+            ContainerFact::Created => "created",
+            ContainerFact::Running => "running",
+            ContainerFact::Exited => "exited",
+        }
+    }
+}
+
 /// A container as the runtime has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedContainer {

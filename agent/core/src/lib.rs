@@ -16,6 +16,7 @@ pub mod images;
 pub mod labels;
 pub mod lifecycle;
 pub mod memory;
+pub mod metrics;
 pub mod naming;
 pub mod plan;
 pub mod ports;

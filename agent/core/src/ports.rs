@@ -15,6 +15,8 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::metrics::Metrics;
+
 /// A boxed future, so that ports can be trait objects.
 pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -273,6 +275,8 @@ pub trait NodeView: Send + Sync {
     ) -> PortFuture<'a, Result<(i32, Vec<u8>), NodeViewError>>;
     /// Nothing, or why the agent is not healthy.
     fn health(&self) -> Result<(), String>;
+    /// What the agent has counted, with pods and containers as they are now.
+    fn metrics(&self) -> Arc<Metrics>;
 }
 
 /// Who makes a request to the kubelet port.

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, HostIP, Pod, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::backoff::BackoffBounds;
-use crate::containers::{host_network, is_static};
+use crate::containers::{ContainerKind, host_network, is_static};
 use crate::facts::ObservedPod;
 use crate::lifecycle::Lifecycle;
 use crate::memory::PodMemory;
@@ -38,6 +38,48 @@ pub struct StatusInput<'a> {
     pub recursive_read_only: bool,
     /// The time.
     pub now: Timestamp,
+}
+
+/// An instance of a container that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedInstance {
+    /// What its container is in the pod.
+    pub kind: ContainerKind,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// The reason that the status gives.
+    pub reason: String,
+}
+
+/// Instances that have ended by `new` and not by `old`. Init containers and sidecars are told as the former.
+pub fn ended_since(old: &PodStatus, new: &PodStatus) -> Vec<EndedInstance> {
+    let known: Vec<&str> =
+        lists(old).flat_map(|(_, statuses)| ends(statuses)).filter_map(|end| end.container_id.as_deref()).collect();
+    let fresh = |end: &&ContainerStateTerminated| end.container_id.as_deref().is_some_and(|id| !known.contains(&id));
+    lists(new)
+        .flat_map(|(kind, statuses)| ends(statuses).filter(fresh).map(move |end| (kind, end)))
+        .map(|(kind, end)| EndedInstance {
+            kind,
+            exit_code: end.exit_code,
+            reason: end.reason.clone().unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn lists(status: &PodStatus) -> impl Iterator<Item = (ContainerKind, &[ContainerStatus])> {
+    [
+        (ContainerKind::Init, &status.init_container_statuses),
+        (ContainerKind::App, &status.container_statuses),
+        (ContainerKind::Ephemeral, &status.ephemeral_container_statuses),
+    ]
+    .into_iter()
+    .map(|(kind, statuses)| (kind, statuses.as_deref().unwrap_or_default()))
+}
+
+/// What a container's status tells of instances that have ended: the one before the current one, and the current one.
+fn ends(statuses: &[ContainerStatus]) -> impl Iterator<Item = &ContainerStateTerminated> {
+    let states = statuses.iter().flat_map(|status| [status.last_state.as_ref(), status.state.as_ref()]);
+    states.flatten().filter_map(|state| state.terminated.as_ref())
 }
 
 /// Whether a phase is an end.

@@ -209,6 +209,7 @@ impl Parts {
             mirrors: self.api.as_ref().map(|api| api.mirrors.clone() as Arc<dyn MirrorPods>),
             cgroups: Arc::new(self.cgroups.clone()),
             node: node as Arc<dyn NodeFacts>,
+            metrics: Arc::default(),
         };
         let manager = PodManager::new(self.pods_config(), ports, self.api.as_ref().map(|api| api.pods.clone()));
         self.start_server(&mut tasks, manager.node_view(), cancel).await?;

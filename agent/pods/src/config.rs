@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_agent_core::credential_providers::CredentialProvider;
+use orlop_agent_core::metrics::Metrics;
 use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, PodCgroups, StatusSink, Volumes};
 use orlop_agent_core::pull_records::VerificationPolicy;
 use orlop_agent_core::runtime::Runtime;
@@ -117,4 +118,6 @@ pub struct PodPorts {
     pub cgroups: Arc<dyn PodCgroups>,
     /// The node.
     pub node: Arc<dyn NodeFacts>,
+    /// Where the pod manager counts what it does.
+    pub metrics: Arc<Metrics>,
 }

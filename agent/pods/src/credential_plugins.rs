@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use orlop_agent_core::credential_providers::{AnswerScope, CredentialProvider, ProviderAnswer};
 use orlop_agent_core::images::Keyring;
+use orlop_agent_core::metrics::{Metrics, names};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
@@ -27,6 +28,7 @@ const ANSWERS_MAX: usize = 1024;
 pub(crate) struct CredentialPlugins {
     folder: PathBuf,
     plugins: Vec<Plugin>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
@@ -38,9 +40,9 @@ struct Plugin {
 
 impl CredentialPlugins {
     /// Programs in a folder.
-    pub(crate) fn new(folder: PathBuf, providers: Vec<CredentialProvider>) -> CredentialPlugins {
+    pub(crate) fn new(folder: PathBuf, providers: Vec<CredentialProvider>, metrics: Arc<Metrics>) -> CredentialPlugins {
         let plugin = |provider| Plugin { provider, answers: Mutex::default() };
-        CredentialPlugins { folder, plugins: providers.into_iter().map(plugin).collect() }
+        CredentialPlugins { folder, plugins: providers.into_iter().map(plugin).collect(), metrics }
     }
 
     /// Adds what the programs give for an image. One that fails is left out, and the log says why.
@@ -63,16 +65,26 @@ impl CredentialPlugins {
         if let Some((_, answer)) = AnswerScope::ALL.iter().find_map(|scope| answers.get(&scope.key(image))) {
             return Ok(answer.clone());
         }
-        let bytes = match tokio::time::timeout(CALL_DEADLINE, self.call(&plugin.provider, image)).await {
-            Ok(result) => result?,
-            Err(_) => return Err(format!("it did not answer within {} s", CALL_DEADLINE.as_secs())),
-        };
-        let answer = Arc::new(plugin.provider.parse_answer(&bytes)?);
+        let begun = Instant::now();
+        let answer = self.answer(&plugin.provider, image).await;
+        let name = [plugin.provider.name.as_str()];
+        self.metrics.observe(&names::CREDENTIAL_PLUGIN_SECONDS, &name, begun.elapsed().as_secs_f64());
+        if answer.is_err() {
+            self.metrics.count(&names::CREDENTIAL_PLUGIN_ERRORS, &name);
+        }
+        let answer = Arc::new(answer?);
         let lasts = Duration::try_from(answer.lasts).unwrap_or_default();
         if !lasts.is_zero() && answers.len() < ANSWERS_MAX {
             answers.insert(answer.scope.key(image), (now + lasts, answer.clone()));
         }
         Ok(answer)
+    }
+
+    async fn answer(&self, provider: &CredentialProvider, image: &str) -> Result<ProviderAnswer, String> {
+        match tokio::time::timeout(CALL_DEADLINE, self.call(provider, image)).await {
+            Ok(result) => provider.parse_answer(&result?),
+            Err(_) => Err(format!("it did not answer within {} s", CALL_DEADLINE.as_secs())),
+        }
     }
 
     async fn call(&self, provider: &CredentialProvider, image: &str) -> Result<Vec<u8>, String> {
@@ -143,7 +155,7 @@ mod tests {
                 "apiVersion": "credentialprovider.kubelet.k8s.io/v1", "env": [{"name": "WHO", "value": "robot"}]
             }]
         });
-        CredentialPlugins::new("/bin".into(), parse_providers(config).unwrap())
+        CredentialPlugins::new("/bin".into(), parse_providers(config).unwrap(), Arc::default())
     }
 
     async fn users(plugins: &CredentialPlugins, image: &str) -> Vec<String> {
@@ -164,6 +176,9 @@ echo '{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kube
         assert_eq!((first, second), (vec!["robot".to_owned()], vec!["robot".to_owned()]));
         assert_eq!(users(&plugins, "other.example/a").await, Vec::<String>::new());
         assert_eq!(std::fs::read_to_string(folder.path().join("calls")).unwrap(), "call\n");
+        let text = plugins.metrics.text(|_| true);
+        assert!(text.contains("kubelet_credential_provider_plugin_duration_count{plugin_name=\"sh\"} 1\n"), "{text}");
+        assert!(!text.contains("plugin_errors_total{"), "{text}");
     }
 
     #[tokio::test]
@@ -172,6 +187,8 @@ echo '{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kube
             let folder = tempfile::tempdir().unwrap();
             let plugins = plugins(folder.path(), script);
             assert_eq!(users(&plugins, "r.example/a").await, Vec::<String>::new(), "{script}");
+            let text = plugins.metrics.text(|_| true);
+            assert!(text.contains("kubelet_credential_provider_plugin_errors_total{plugin_name=\"sh\"} 1\n"), "{text}");
         }
         let nowhere =
             CredentialPlugins { folder: "/nonexistent".into(), ..plugins(tempfile::tempdir().unwrap().path(), "") };

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::containers::{self, SpecContainer};
 use orlop_agent_core::images::{Keyring, PullPolicy, RegistryAuth, image_name, policy_of, pull_policy};
+use orlop_agent_core::metrics::names;
 use orlop_agent_core::ports::{EventType, Events};
 use orlop_agent_core::pull_records::{ImageAccess, PullCredentials, PullSecret};
 use orlop_agent_core::runtime::ImageFact;
@@ -45,13 +46,22 @@ pub(crate) async fn ensure_image(
 ) -> Result<ReadyImage, ImageFailure> {
     let given = container.container.image.as_deref().unwrap_or_default();
     let policy = pull_policy(&container.container);
-    let mut ready = ensure(shared, pod, container, given, policy).await?;
+    let metrics = &*shared.ports.metrics;
+    // A container without its image has not been started, for a reason that the kubelet counts with the others.
+    let failed = |failure: ImageFailure| {
+        let kind = container.kind.metric_label();
+        metrics.count(&names::STARTED_CONTAINERS, &[kind]);
+        metrics.count(&names::STARTED_CONTAINERS_ERRORS, &[kind, failure.reason]);
+        failure
+    };
+    let mut ready = ensure(shared, pod, container, given, policy).await.map_err(failed)?;
     let mounted = |name: &str| container.container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
     for volume in containers::spec(pod).into_iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let Some(source) = volume.image.as_ref().filter(|_| mounted(&volume.name)) else { continue };
         let given = source.reference.as_deref().unwrap_or_default();
         let policy = policy_of(source.pull_policy.as_deref(), given);
-        let image = ensure(shared, pod, container, given, policy).await?;
+        metrics.count(&names::IMAGE_VOLUMES_REQUESTED, &[]);
+        let image = ensure(shared, pod, container, given, policy).await.map_err(failed)?;
         ready.volumes.insert(volume.name.clone(), image.reference);
     }
     Ok(ready)
@@ -155,6 +165,7 @@ async fn pull(
     let begun = Instant::now();
     let result = pull_with(shared, name, &keyring.lookup(name)).await;
     let taken = begun.elapsed();
+    let metrics = &*shared.ports.metrics;
     let failed = |message: String| {
         container_event(
             events,
@@ -176,6 +187,7 @@ async fn pull(
         Ok(Some(image)) => image,
         _ => ImageFact { id: reference.clone(), ..ImageFact::default() },
     };
+    metrics.observe(&names::IMAGE_PULL_SECONDS, &[names::image_size(image.size)], taken.as_secs_f64());
     intent.keep(shared, &image.id, source).await;
     let message = format!(
         "Successfully pulled image {given:?} in {} ({} including waiting). Image size: {} bytes.",

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::containers;
+use orlop_agent_core::facts::ContainerFact;
+use orlop_agent_core::metrics::{Metrics, names};
 use orlop_agent_core::ports::{ContainerRef, NodeView, NodeViewError, PortFuture, StreamOptions};
 use orlop_agent_core::runtime::{RuntimeError, RuntimeFailure};
 
@@ -42,6 +44,38 @@ impl ViewOfPods {
                 && uid.is_none_or(|uid| containers::uid(&entry.pod) == uid || entry.mirror_uid.as_deref() == Some(uid))
         });
         found.cloned().ok_or_else(|| NodeViewError::NotFound(format!("pod \"{name}_{namespace}\" does not exist")))
+    }
+
+    /// Counts pods and containers as they are now.
+    fn set_gauges(&self, metrics: &Metrics) {
+        let (mut desired, mut mirrors, mut ephemeral) = ([0, 0], 0, 0);
+        for entry in lock(&self.shared.entries).values() {
+            desired[usize::from(containers::is_static(&entry.pod))] += 1;
+            mirrors += u32::from(entry.mirror_uid.is_some());
+            let spec = containers::spec(&entry.pod);
+            ephemeral += spec.and_then(|spec| spec.ephemeral_containers.as_ref()).map_or(0, Vec::len);
+        }
+        let mut active = [0, 0];
+        for pod in lock(&self.shared.admitted).values() {
+            active[usize::from(containers::is_static(pod))] += 1;
+        }
+        for (label, index) in [("", 0), ("true", 1)] {
+            metrics.set(&names::DESIRED_PODS, &[label], f64::from(desired[index]));
+            metrics.set(&names::ACTIVE_PODS, &[label], f64::from(active[index]));
+        }
+        metrics.set(&names::MIRROR_PODS, &[], f64::from(mirrors));
+        metrics.set(&names::EPHEMERAL_CONTAINERS, &[], ephemeral as f64);
+        let (mut running, mut states) = (0, [0; 4]);
+        for pod in self.shared.observed.all() {
+            running += u32::from(pod.sandboxes.iter().any(|sandbox| sandbox.ready));
+            for container in &pod.containers {
+                states[container.fact as usize] += 1;
+            }
+        }
+        metrics.set(&names::RUNNING_PODS, &[], f64::from(running));
+        for fact in ContainerFact::ALL {
+            metrics.set(&names::RUNNING_CONTAINERS, &[fact.as_str()], f64::from(states[fact as usize]));
+        }
     }
 
     fn find_container(
@@ -181,5 +215,11 @@ impl NodeView for ViewOfPods {
             )),
             None => Err("PLEG is not healthy: pleg has yet to be successful".to_owned()),
         }
+    }
+
+    fn metrics(&self) -> Arc<Metrics> {
+        let metrics = self.shared.ports.metrics.clone();
+        self.set_gauges(&metrics);
+        metrics
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::containers;
 use orlop_agent_core::dns::pod_dns;
+use orlop_agent_core::metrics::names;
 use orlop_agent_core::naming::pod_names;
 use orlop_agent_core::ports::EventType;
 use orlop_agent_core::resources::{pod_cgroup_limits, qos_class};
@@ -12,6 +13,7 @@ use orlop_agent_core::runtime::SandboxSpec;
 use orlop_agent_core::sandbox_spec::{SandboxContext, sandbox_spec};
 use orlop_agent_core::security::wants_user_namespace;
 use orlop_agent_core::user_namespaces::IdMapping;
+use tokio::time::Instant;
 
 use crate::recorder::pod_event;
 use crate::shared::Shared;
@@ -112,12 +114,32 @@ async fn user_namespace(shared: &Shared, pod: &Pod, handler: &str) -> Result<Opt
 
 /// Makes a sandbox and waits until the observed set shows it.
 pub(crate) async fn create_sandbox(shared: &Shared, pod: &Pod, attempt: u32) -> Result<Arc<SandboxSpec>, SandboxError> {
+    let result = create(shared, pod, attempt).await;
+    let metrics = &*shared.ports.metrics;
+    // A pod that waits for the network has not been begun.
+    if matches!(result, Err(SandboxError::Network(_))) {
+        return result;
+    }
+    metrics.count(&names::STARTED_PODS, &[]);
+    if wants_user_namespace(pod) {
+        metrics.count(&names::STARTED_USER_NAMESPACED_PODS, &[]);
+    }
+    if result.is_err() {
+        metrics.count(&names::STARTED_PODS_ERRORS, &[]);
+        if wants_user_namespace(pod) {
+            metrics.count(&names::STARTED_USER_NAMESPACED_PODS_ERRORS, &[]);
+        }
+    }
+    result
+}
+
+async fn create(shared: &Shared, pod: &Pod, attempt: u32) -> Result<Arc<SandboxSpec>, SandboxError> {
     if let Some(problem) = shared.ports.node.network_problem().filter(|_| !containers::host_network(pod)) {
         return Err(SandboxError::Network(problem));
     }
     let spec = prepare_sandbox(shared, pod, attempt).await?;
     let begun = shared.now();
-    let id = shared.ports.runtime.run_sandbox(&spec).await.map_err(|error| error.message)?;
+    let id = run(shared, &spec).await?;
     let uid = containers::uid(pod);
     let seen = shared.observed.get(uid).is_some_and(|observed| {
         observed
@@ -130,4 +152,16 @@ pub(crate) async fn create_sandbox(shared: &Shared, pod: &Pod, attempt: u32) -> 
         shared.observed.refreshed(begun, observed);
     }
     Ok(Arc::new(spec))
+}
+
+/// Lets the runtime make the sandbox.
+async fn run(shared: &Shared, spec: &SandboxSpec) -> Result<String, String> {
+    let (metrics, begun) = (&*shared.ports.metrics, Instant::now());
+    let result = shared.ports.runtime.run_sandbox(spec).await;
+    let handler = [spec.runtime_handler.as_str()];
+    metrics.observe(&names::SANDBOX_SECONDS, &handler, begun.elapsed().as_secs_f64());
+    if result.is_err() {
+        metrics.count(&names::SANDBOX_ERRORS, &handler);
+    }
+    result.map_err(|error| error.message)
 }

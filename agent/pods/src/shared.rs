@@ -77,7 +77,7 @@ impl Shared {
             user_namespaces: Arc::new(UserNamespaces::new(directories.pods(), config.id_space)),
             credential_plugins: {
                 let (folder, providers) = config.credential_providers.clone();
-                CredentialPlugins::new(folder, providers)
+                CredentialPlugins::new(folder, providers, ports.metrics.clone())
             },
             pull_records: Arc::new(PullRecords::new(
                 &config.kubelet_root,

@@ -12,11 +12,12 @@ use orlop_agent_core::container_spec::{
 };
 use orlop_agent_core::containers::{self, ContainerKind, SpecContainer, find_container};
 use orlop_agent_core::facts::{ContainerFact, ObservedContainer, ObservedPod};
+use orlop_agent_core::metrics::names;
 use orlop_agent_core::naming::{hosts_file, pod_names};
 use orlop_agent_core::plan::spec_grace_seconds;
 use orlop_agent_core::ports::{EventType, MountedVolume};
 use orlop_agent_core::runtime::{ContainerSpec, MountSpec, SandboxSpec};
-use orlop_agent_core::security::{check_non_root, check_profiles};
+use orlop_agent_core::security::{check_non_root, check_profiles, wants_user_namespace};
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::environment;
@@ -34,6 +35,8 @@ pub(crate) struct StartRequest {
     pub pod: Arc<Pod>,
     pub container: String,
     pub attempt: u32,
+    /// Starts of it that have failed since the last one that went well.
+    pub failures: u32,
     pub sandbox_id: String,
     pub sandbox_attempt: u32,
     pub sandbox: Option<Arc<SandboxSpec>>,
@@ -68,8 +71,18 @@ pub(crate) async fn start_container(shared: &Shared, request: StartRequest) -> R
     let Some(container) = find_container(&pod, &request.container) else {
         return Err(error("CreateContainerConfigError", format!("the pod has no container {:?}", request.container)));
     };
+    let (metrics, kind) = (&*shared.ports.metrics, container.kind.metric_label());
+    metrics.count(&names::STARTED_CONTAINERS, &[kind]);
     let result = start(shared, &request, &container).await;
+    if result.is_ok() {
+        metrics.add(&names::IMAGE_VOLUMES_MOUNTED, &[], request.image.volumes.len() as u64);
+    }
     if let Err(failure) = &result {
+        metrics.count(&names::STARTED_CONTAINERS_ERRORS, &[kind, failure.reason]);
+        // The kubelet counts what fails in the pass that made the sandbox.
+        if wants_user_namespace(&pod) && request.attempt == 0 && request.failures == 0 {
+            metrics.count(&names::STARTED_USER_NAMESPACED_PODS_ERRORS, &[]);
+        }
         let message = format!("Error: {}", failure.message);
         if failure.reason != "PostStartHookError" {
             container_event(&*shared.ports.events, &pod, &container, EventType::Warning, "Failed", &message);

@@ -170,6 +170,7 @@ impl Worker {
                 self.finish(done);
             }
         }
+        self.forget_probes();
         lock(&self.shared.entries).remove(&self.uid);
         self.shared.give_room(&self.uid);
         drop(self.observed);

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use k8s_openapi::api::core::v1::Pod;
+use orlop_agent_core::metrics::names::is_of_probes;
+use orlop_agent_core::metrics::{Metrics, escape};
 
 /// Clock ticks of `/proc/self/stat`: USER_HZ, which is the same on every machine that this runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -17,21 +18,14 @@ pub(crate) struct Counters {
     pub(crate) streams: AtomicU64,
 }
 
-/// The text of `/metrics`.
-pub(crate) fn metrics_text<'a>(node_name: &str, counters: &Counters, pods: impl Iterator<Item = &'a Pod>) -> String {
-    let mut text = String::new();
+/// The text of `/metrics`: what the agent has counted, what the server has, and the process.
+pub(crate) fn metrics_text(node_name: &str, counters: &Counters, counted: &Metrics) -> String {
+    let mut text = counted.text(|metric| !is_of_probes(metric));
     let mut metric = |name: &str, kind: &str, help: &str, labels: &str, value: String| {
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n");
     };
     let node = format!("{{node=\"{}\"}}", escape(node_name));
     metric("kubelet_node_name", "gauge", "The node's name; the value is always 1.", &node, "1".into());
-    let (mut running, mut all) = (0, 0);
-    for pod in pods {
-        all += 1;
-        running += u64::from(pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running"));
-    }
-    metric("kubelet_running_pods", "gauge", "Pods that have a running pod sandbox.", "", running.to_string());
-    metric("kubelet_desired_pods", "gauge", "Pods that the node is to have.", "", all.to_string());
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
     metric("kubelet_http_requests_total", "counter", "Requests to the kubelet port.", "", count(&counters.requests));
     metric("orlop_http_refused_total", "counter", "Requests that were not let in.", "", count(&counters.refused));
@@ -41,10 +35,6 @@ pub(crate) fn metrics_text<'a>(node_name: &str, counters: &Counters, pods: impl 
         metric(name, kind, help, "", value);
     }
     text
-}
-
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// The process metrics that Prometheus clients have in common. Those that can't be read are left out.
@@ -101,15 +91,16 @@ fn boot_time() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orlop_agent_core::metrics::names;
 
     #[test]
     fn the_text_is_prometheus_text() {
-        let mut pod = Pod::default();
-        pod.status.get_or_insert_default().phase = Some("Running".into());
-        let pods = [pod, Pod::default()];
-        let text = metrics_text("a\"b", &Counters::default(), pods.iter());
+        let counted = Metrics::default();
+        counted.set(&names::RUNNING_PODS, &[], 1.0);
+        counted.count(&names::PROBES, &["Liveness", "failed", "c", "p", "n", "u"]);
+        let text = metrics_text("a\"b", &Counters::default(), &counted);
         assert!(text.contains("kubelet_node_name{node=\"a\\\"b\"} 1\n"));
-        assert!(text.contains("\nkubelet_running_pods 1\n") && text.contains("\nkubelet_desired_pods 2\n"));
+        assert!(text.contains("\nkubelet_running_pods 1\n") && !text.contains("prober_probe_total"));
         for name in [
             "process_cpu_seconds_total",
             "process_resident_memory_bytes",

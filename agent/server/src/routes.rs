@@ -14,6 +14,7 @@ use futures::stream;
 use http::StatusCode;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use orlop_agent_core::metrics::names::is_of_probes;
 use orlop_agent_core::ports::{ContainerRef, NodeView, StreamOptions, User};
 
 use crate::access::Gate;
@@ -65,6 +66,7 @@ pub(crate) fn router(endpoints: Arc<Endpoints>) -> Router {
         .route("/pods", get(pods))
         .route("/pods/", get(pods))
         .route("/metrics", get(metrics))
+        .route("/metrics/probes", get(probe_metrics))
         .route("/configz", get(configz))
         .merge(debugging)
         .layer(middleware::from_fn_with_state(endpoints.clone(), admit))
@@ -129,9 +131,12 @@ async fn running_pods(State(endpoints): Shared) -> Response {
 }
 
 async fn metrics(State(endpoints): Shared) -> Response {
-    let pods = endpoints.view.pods();
     let node = &endpoints.gate.node_name;
-    text(StatusCode::OK, metrics_text(node, &endpoints.counters, pods.iter().map(|pod| &**pod)))
+    text(StatusCode::OK, metrics_text(node, &endpoints.counters, &endpoints.view.metrics()))
+}
+
+async fn probe_metrics(State(endpoints): Shared) -> Response {
+    text(StatusCode::OK, endpoints.view.metrics().text(is_of_probes))
 }
 
 async fn configz(State(endpoints): Shared) -> Response {

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
+use orlop_agent_core::metrics::{Metrics, names};
 use orlop_agent_core::ports::{
     Access, ContainerRef, NodeView, NodeViewError, PortError, PortFuture, StreamOptions, User,
 };
@@ -90,6 +91,12 @@ impl NodeView for View {
 
     fn health(&self) -> Result<(), String> {
         if self.running.load(Ordering::SeqCst) { Ok(()) } else { Err("the runtime is away".into()) }
+    }
+
+    fn metrics(&self) -> Arc<Metrics> {
+        let metrics = Arc::new(Metrics::default());
+        metrics.count(&names::PROBES, &["Liveness", "failed", "c", "p", "ns", "u"]);
+        metrics
     }
 }
 
@@ -250,7 +257,8 @@ async fn requests_are_answered_as_a_kubelet_answers_them() {
         ("reader", "GET", "/pods", 200, "\"kind\":\"PodList\""),
         ("reader", "GET", "/runningpods/", 200, "\"name\":\"p\""),
         ("reader", "GET", "/healthz", 200, "ok"),
-        ("reader", "GET", "/metrics", 200, "kubelet_running_pods 1"),
+        ("reader", "GET", "/metrics", 200, "kubelet_started_pods_total 0"),
+        ("reader", "GET", "/metrics/probes", 200, "prober_probe_total{probe_type=\"Liveness\",result=\"failed\","),
         ("reader", "GET", "/configz", 200, "{\"kubeletconfig\":{\"maxPods\":3}}"),
         ("reader", "GET", "/containerLogs/ns/p/c", 200, "one\ntwo\n"),
         ("reader", "GET", "/containerLogs/ns/p/c?tailLines=1&timestamps=true", 200, "2026-01-01T00:00:01Z two\n"),

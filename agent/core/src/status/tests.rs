@@ -1,9 +1,12 @@
 //! Tables of the status that follows from what was seen.
 
+use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::json;
 
+use crate::containers::ContainerKind;
 use crate::lifecycle::Lifecycle;
 use crate::memory::{ImageState, Verdict};
+use crate::status::ended_since;
 use crate::world::World;
 
 #[test]
@@ -200,4 +203,34 @@ fn the_signal_that_ends_a_container_is_shown_where_the_pod_names_it() {
         let statuses = world.status.container_statuses.clone().unwrap_or_default();
         assert_eq!(statuses[0].stop_signal.as_deref(), shown);
     }
+}
+
+#[test]
+fn each_end_of_an_instance_is_told_once() {
+    let ended = |id: &str, code: i32| json!({"terminated": {"containerID": id, "exitCode": code, "reason": "Error"}});
+    let running = json!({"running": {}});
+    let of = |init: serde_json::Value, last: serde_json::Value, state: serde_json::Value| -> PodStatus {
+        serde_json::from_value(json!({
+            "initContainerStatuses": [{"name": "i", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": init}],
+            "containerStatuses": [
+                {"name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state, "lastState": last}],
+        }))
+        .unwrap()
+    };
+    let none = json!({});
+    let steps = [
+        of(running.clone(), none.clone(), none.clone()),
+        of(ended("i0", 0), none.clone(), running.clone()),
+        of(ended("i0", 0), none.clone(), ended("a0", 3)),
+        // It waits for its back-off, runs again and ends; the second instance was never seen to run.
+        of(ended("i0", 0), ended("a0", 3), json!({"waiting": {}})),
+        of(ended("i0", 0), ended("a1", 4), ended("a2", 5)),
+        of(ended("i0", 0), ended("a1", 4), ended("a2", 5)),
+    ];
+    let told: Vec<Vec<(ContainerKind, i32)>> = steps
+        .windows(2)
+        .map(|pair| ended_since(&pair[0], &pair[1]).into_iter().map(|end| (end.kind, end.exit_code)).collect())
+        .collect();
+    let (init, app) = (ContainerKind::Init, ContainerKind::App);
+    assert_eq!(told, [vec![(init, 0)], vec![(app, 3)], vec![], vec![(app, 4), (app, 5)], vec![]]);
 }

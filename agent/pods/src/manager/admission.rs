@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::admission::{NodeOffer, PREEMPTED, PREEMPTED_MESSAGE, Refusal, admit};
 use orlop_agent_core::containers;
 use orlop_agent_core::memory::Verdict;
+use orlop_agent_core::metrics::names;
 use orlop_agent_core::ports::EventType;
 use orlop_agent_core::status::is_terminal;
 
@@ -42,8 +43,8 @@ impl Roster {
         if !runs {
             match self.check(pod) {
                 Err(refusal) => return Admission::Decided(Some(self.refused(pod, refusal))),
-                Ok(victims) if !victims.is_empty() => {
-                    self.preempt(pod, &victims);
+                Ok((victims, missing)) if !victims.is_empty() => {
+                    self.preempt(pod, &victims, &missing);
                     return Admission::Waiting;
                 }
                 Ok(_) => {}
@@ -55,6 +56,7 @@ impl Roster {
 
     fn refused(&self, pod: &Pod, refusal: Refusal) -> Verdict {
         pod_event(&*self.shared.ports.events, pod, EventType::Warning, &refusal.reason, &refusal.message);
+        self.shared.ports.metrics.count(&names::ADMISSION_REJECTIONS, &[names::rejection(&refusal.reason)]);
         Verdict {
             phase: Some("Failed"),
             message: format!("Pod was rejected: {}", refusal.message),
@@ -75,8 +77,8 @@ impl Roster {
         true
     }
 
-    /// Ends pods so that a critical one has room.
-    fn preempt(&mut self, pod: &Pod, victims: &[Arc<Pod>]) {
+    /// Ends pods so that a critical one has room; `missing` is what it lacks.
+    fn preempt(&mut self, pod: &Pod, victims: &[Arc<Pod>], missing: &str) {
         let uids: Vec<String> = victims.iter().map(|victim| containers::uid(victim).to_owned()).collect();
         for victim in victims {
             tracing::info!(
@@ -85,6 +87,7 @@ impl Roster {
                 "ending a pod for a critical one"
             );
             pod_event(&*self.shared.ports.events, victim, EventType::Warning, PREEMPTED, PREEMPTED_MESSAGE);
+            self.shared.ports.metrics.count(&names::PREEMPTIONS, &[missing]);
         }
         for uid in &uids {
             let verdict = Verdict {
@@ -98,8 +101,8 @@ impl Roster {
         self.preempting.insert(containers::uid(pod).to_owned(), uids);
     }
 
-    /// The pods that must end before this one can start.
-    fn check(&self, pod: &Pod) -> Result<Vec<Arc<Pod>>, Refusal> {
+    /// The pods that must end before this one can start, and for want of what.
+    fn check(&self, pod: &Pod) -> Result<(Vec<Arc<Pod>>, String), Refusal> {
         let node = &self.shared.ports.node;
         if let Some((reason, message)) = node.refusal(pod) {
             return Err(Refusal { reason, message });
@@ -116,7 +119,9 @@ impl Roster {
         };
         let taken: Vec<Arc<Pod>> = lock(&self.shared.admitted).values().cloned().collect();
         let all: Vec<&Pod> = taken.iter().map(Arc::as_ref).collect();
-        let victims: Vec<&str> = admit(pod, &offer, &all)?.into_iter().map(containers::uid).collect();
-        Ok(taken.iter().filter(|other| victims.contains(&containers::uid(other))).cloned().collect())
+        let room = admit(pod, &offer, &all)?;
+        let victims: Vec<&str> = room.victims.into_iter().map(containers::uid).collect();
+        let victims = taken.iter().filter(|other| victims.contains(&containers::uid(other))).cloned().collect();
+        Ok((victims, room.missing))
     }
 }

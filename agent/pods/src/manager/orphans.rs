@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use orlop_agent_core::metrics::names;
 use tokio::time::Instant;
 
 use crate::manager::{DISK_SCAN, Roster};
@@ -37,6 +38,7 @@ impl Roster {
             if self.members.contains_key(&uid) || (wanted.contains_key(uid.as_str()) && !self.done.contains(&uid)) {
                 continue;
             }
+            self.shared.ports.metrics.count(&names::ORPHANED_PODS, &[]);
             tracing::info!(uid, namespace, name, "ending what is left of a pod that is not wanted");
             let metadata =
                 ObjectMeta { uid: Some(uid), namespace: Some(namespace), name: Some(name), ..ObjectMeta::default() };

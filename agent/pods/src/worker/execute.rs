@@ -197,6 +197,7 @@ impl Worker {
             pod: Arc::new(pod),
             container: container.clone(),
             attempt,
+            failures: self.start_errors.get(&container).copied().unwrap_or(0),
             sandbox_id,
             sandbox_attempt: observed.sandbox().map_or(0, |sandbox| sandbox.attempt),
             sandbox: self.sandbox.clone(),

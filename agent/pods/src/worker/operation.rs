@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use orlop_agent_core::ports::MountedVolume;
@@ -28,7 +29,7 @@ pub(super) enum Done {
     Look(Result<(), String>),
     TearDown(Result<(), String>),
     Message { id: String },
-    Probe { container: String, kind: ProbeKind, id: String, outcome: ProbeOutcome },
+    Probe { container: String, kind: ProbeKind, id: String, took: Duration, outcome: ProbeOutcome },
     Files(Result<(), String>),
 }
 

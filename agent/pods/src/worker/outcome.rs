@@ -60,7 +60,10 @@ impl Worker {
             }
             Done::TearDown(result) => self.torn_down(result, now),
             Done::Message { id } => drop(self.reading.remove(&id)),
-            Done::Probe { container, kind, id, outcome } => self.probe_ended(&container, kind, &id, outcome, now),
+            Done::Probe { container, kind, id, took, outcome } => {
+                self.count_probe(&container, kind, took, &outcome);
+                self.probe_ended(&container, kind, &id, outcome, now);
+            }
             Done::Files(result) => {
                 self.files = match result {
                     Ok(()) => StepState::Done,

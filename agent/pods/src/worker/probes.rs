@@ -1,15 +1,18 @@
 //! Probes of the pod's running containers: when they are due, and what their results do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Probe;
-use orlop_agent_core::containers::{ContainerKind, SpecContainer, all_containers, find_container};
+use orlop_agent_core::containers::{self, ContainerKind, SpecContainer, all_containers, find_container};
 use orlop_agent_core::facts::{ObservedContainer, ObservedPod};
 use orlop_agent_core::lifecycle::Lifecycle;
 use orlop_agent_core::memory::ProbeKill;
+use orlop_agent_core::metrics::names;
 use orlop_agent_core::ports::EventType;
 use orlop_agent_core::probe::{ProbeChange, ProbeKind, ProbeOutcome, ProbeState, probe_timing};
+use tokio::time::Instant;
 
 use crate::probing::{ProbeTarget, run_probe};
 use crate::recorder::named_event;
@@ -112,12 +115,37 @@ impl Worker {
             container: name.clone(),
             kind,
             id: id.clone(),
+            took: Duration::ZERO,
             outcome: ProbeOutcome::Error(PANICKED.into()),
         };
         self.spawn(fallback, async move {
+            let begun = Instant::now();
             let outcome = run_probe(&*shared.ports.runtime, &target, &probe).await;
-            Done::Probe { container: name, kind, id, outcome }
+            Done::Probe { container: name, kind, id, took: begun.elapsed(), outcome }
         });
+    }
+
+    /// Counts a try that could be made, as the kubelet does.
+    pub(super) fn count_probe(&self, name: &str, kind: ProbeKind, took: Duration, outcome: &ProbeOutcome) {
+        let (metrics, pod) = (&*self.shared.ports.metrics, &self.pod);
+        let (kind, namespace, pod) = (kind.as_str(), containers::namespace(pod), containers::name(pod));
+        let result = match outcome {
+            ProbeOutcome::Success | ProbeOutcome::Warning(_) => "successful",
+            ProbeOutcome::Failure(_) => "failed",
+            ProbeOutcome::Error(_) => return,
+        };
+        metrics.count(&names::PROBES, &[kind, result, name, pod, namespace, &self.uid]);
+        if result == "successful" {
+            metrics.observe(&names::PROBE_SECONDS, &[kind, name, pod, namespace], took.as_secs_f64());
+        }
+    }
+
+    /// Forgets what was counted of the pod's probes, when it is gone.
+    pub(super) fn forget_probes(&self) {
+        let metrics = &*self.shared.ports.metrics;
+        metrics.forget(&names::PROBES, &[("pod_uid", &self.uid)]);
+        let (namespace, name) = (containers::namespace(&self.pod), containers::name(&self.pod));
+        metrics.forget(&names::PROBE_SECONDS, &[("namespace", namespace), ("pod", name)]);
     }
 
     pub(super) fn probe_ended(&mut self, name: &str, kind: ProbeKind, id: &str, outcome: ProbeOutcome, now: Timestamp) {

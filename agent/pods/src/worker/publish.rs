@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::PodStatus;
 use orlop_agent_core::containers;
 use orlop_agent_core::facts::ObservedPod;
 use orlop_agent_core::lifecycle::Lifecycle;
+use orlop_agent_core::metrics::names;
 use orlop_agent_core::ports::StatusUpdate;
-use orlop_agent_core::status::{StatusInput, status};
+use orlop_agent_core::status::{StatusInput, ended_since, status};
 
 use crate::shared::{PodEntry, lock};
 use crate::worker::Worker;
@@ -27,6 +28,14 @@ impl Worker {
             recursive_read_only: self.shared.ports.node.handler(self.runtime_handler()).recursive_read_only,
             now,
         })
+    }
+
+    fn count_ends(&self, status: &PodStatus) {
+        for end in ended_since(&self.status, status) {
+            let code = end.exit_code.to_string();
+            let labels = [end.kind.metric_label(), &code, &end.reason];
+            self.shared.ports.metrics.count(&names::TERMINATED_CONTAINERS, &labels);
+        }
     }
 
     /// Handler of the pod's sandbox; the default one while there is none.
@@ -48,6 +57,7 @@ impl Worker {
             return;
         }
         let status = self.current_status(&observed, self.shared.now());
+        self.count_ends(&status);
         self.status = status.clone();
         let entry = PodEntry { pod: self.pod.clone(), status: status.clone(), mirror_uid: self.mirror_uid.clone() };
         lock(&self.shared.entries).insert(self.uid.clone(), entry);

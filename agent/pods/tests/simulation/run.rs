@@ -172,6 +172,7 @@ fn start_agent(sim: &Arc<Sim>, folder: &Path) -> Agent {
         mirrors: Some(ApiMirrorPods::new(clients, "node", node)),
         cgroups: disk,
         node: rest,
+        metrics: Arc::default(),
     };
     let manager = PodManager::new(config(sim, folder, &gate), ports, Some(pods));
     let view = manager.node_view();

@@ -249,6 +249,7 @@ impl World {
             mirrors: Some(ports.clone()),
             cgroups: ports.clone(),
             node: ports.clone(),
+            metrics: Arc::default(),
         };
         let manager = PodManager::new(config, all, Some(api_receiver));
         let view = manager.node_view();

@@ -1,0 +1,196 @@
+//! The kubelet's metrics that the agent has, under the kubelet's names and with its labels.
+
+use super::{Metric, MetricKind};
+
+/// Bounds of the Prometheus client, in seconds.
+const SHORT: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Bounds of image pulls, in seconds.
+const PULLS: &[f64] = &[
+    1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0,
+    3600.0,
+];
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, help, kind: MetricKind::Counter, labels }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, help, kind: MetricKind::Gauge, labels }
+}
+
+const fn seconds(
+    name: &'static str,
+    bounds: &'static [f64],
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, help, kind: MetricKind::Histogram(bounds), labels }
+}
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident = $metric:expr;)*) => {
+        $($(#[$doc])* pub static $name: Metric = $metric;)*
+        /// All of them.
+        pub static ALL: &[&Metric] = &[$(&$name),*];
+    };
+}
+
+metrics! {
+    /// Pods with a running sandbox.
+    RUNNING_PODS = gauge("kubelet_running_pods", &[], "Pods that have a running pod sandbox.");
+    /// Containers in the runtime.
+    RUNNING_CONTAINERS =
+        gauge("kubelet_running_containers", &["container_state"], "Containers that the runtime has, by their state.");
+    /// Pods of all sources.
+    DESIRED_PODS =
+        gauge("kubelet_desired_pods", &["static"], "Pods that the node is to have; static ones are not the API's.");
+    /// Pods that take room.
+    ACTIVE_PODS = gauge("kubelet_active_pods", &["static"], "Pods that take room when others are admitted.");
+    /// Static pods that the API shows.
+    MIRROR_PODS = gauge("kubelet_mirror_pods", &[], "Static pods that have a mirror pod.");
+    /// Ephemeral containers of the pods.
+    EPHEMERAL_CONTAINERS = gauge("kubelet_managed_ephemeral_containers", &[], "Ephemeral containers of the node's pods.");
+    /// Pods that came back.
+    RESTARTED_PODS = counter(
+        "kubelet_restarted_pods_total", &["static"],
+        "Pods that were taken away and given again with the same uid before they had ended.");
+    /// Pods nobody wants.
+    ORPHANED_PODS = counter("kubelet_orphaned_runtime_pods_total", &[],
+        "Pods found in the runtime or on disk that no source knew.");
+    /// Sandboxes that were begun.
+    STARTED_PODS = counter("kubelet_started_pods_total", &[], "Pods that were started.");
+    /// Sandboxes that failed.
+    STARTED_PODS_ERRORS = counter("kubelet_started_pods_errors_total", &[], "Pods that could not be started.");
+    /// Sandboxes with a user namespace that were begun.
+    STARTED_USER_NAMESPACED_PODS = counter("kubelet_started_user_namespaced_pods_total", &[],
+        "Pods with a user namespace that were started.");
+    /// Those that failed, at whatever step.
+    STARTED_USER_NAMESPACED_PODS_ERRORS = counter("kubelet_started_user_namespaced_pods_errors_total", &[],
+        "Pods with a user namespace that could not be started.");
+    /// Containers that were begun.
+    STARTED_CONTAINERS =
+        counter("kubelet_started_containers_total", &["container_type"], "Containers that were started.");
+    /// Containers that failed to start.
+    STARTED_CONTAINERS_ERRORS = counter("kubelet_started_containers_errors_total", &["container_type", "code"],
+        "Containers that could not be started, by the reason that they wait with.");
+    /// Containers that ended.
+    TERMINATED_CONTAINERS = counter("kubelet_terminated_containers_total", &["container_type", "exit_code", "reason"],
+        "Containers that have ended.");
+    /// Time of making sandboxes.
+    SANDBOX_SECONDS = seconds("kubelet_run_podsandbox_duration_seconds", SHORT, &["runtime_handler"],
+        "Time that the runtime took to make a pod sandbox.");
+    /// Sandboxes that the runtime could not make.
+    SANDBOX_ERRORS = counter("kubelet_run_podsandbox_errors_total", &["runtime_handler"],
+        "Pod sandboxes that the runtime could not make.");
+    /// Time of pulls.
+    IMAGE_PULL_SECONDS = seconds("kubelet_image_pull_duration_seconds", PULLS, &["image_size_in_bytes"],
+        "Time that pulling an image took, by its size.");
+    /// Image volumes that were asked for.
+    IMAGE_VOLUMES_REQUESTED = counter("kubelet_image_volume_requested_total", &[], "Image volumes asked for.");
+    /// Image volumes that were mounted.
+    IMAGE_VOLUMES_MOUNTED = counter("kubelet_image_volume_mounted_succeed_total", &[], "Image volumes mounted.");
+    /// Pods that were refused.
+    ADMISSION_REJECTIONS =
+        counter("kubelet_admission_rejections_total", &["reason"], "Pods that the node refused, by the reason.");
+    /// Pods that made room.
+    PREEMPTIONS = counter("kubelet_preemptions", &["preemption_signal"],
+        "Pods that were ended for critical ones, by the resource that was missing.");
+    /// Time of credential programs.
+    CREDENTIAL_PLUGIN_SECONDS = seconds("kubelet_credential_provider_plugin_duration", SHORT, &["plugin_name"],
+        "Time that a credential program took, in seconds.");
+    /// Credential programs that failed.
+    CREDENTIAL_PLUGIN_ERRORS = counter("kubelet_credential_provider_plugin_errors_total", &["plugin_name"],
+        "Calls of a credential program that failed.");
+    /// Tries of probes.
+    PROBES = counter("prober_probe_total", &["probe_type", "result", "container", "pod", "namespace", "pod_uid"],
+        "Tries of probes, by their result.");
+    /// Time of tries.
+    PROBE_SECONDS = seconds("prober_probe_duration_seconds", SHORT, &["probe_type", "container", "pod", "namespace"],
+        "Time that tries of probes took.");
+}
+
+/// Whether a metric is one of `/metrics/probes`, which `/metrics` does not have.
+pub fn is_of_probes(metric: &Metric) -> bool {
+    metric.name == PROBES.name || metric.name == PROBE_SECONDS.name
+}
+
+/// Label of an image's size in bytes.
+pub fn image_size(bytes: u64) -> &'static str {
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    let bounds = [
+        (100 * GIB, "GT100GB"),
+        (60 * GIB, "60GB-100GB"),
+        (40 * GIB, "40GB-60GB"),
+        (30 * GIB, "30GB-40GB"),
+        (20 * GIB, "20GB-30GB"),
+        (10 * GIB, "10GB-20GB"),
+        (5 * GIB, "5GB-10GB"),
+        (GIB, "1GB-5GB"),
+        (500 * MIB, "500MB-1GB"),
+        (100 * MIB, "100MB-500MB"),
+        (10 * MIB, "10MB-100MB"),
+        (0, "0-10MB"),
+    ];
+    bounds.into_iter().find(|(bound, _)| bytes > *bound).map_or("N/A", |(_, label)| label)
+}
+
+/// Reasons of refusals that are told by name (kubelet `admissionRejectionReasons`).
+const REJECTIONS: &[&str] = &[
+    "AppArmor",
+    "PodOSSelectorNodeLabelDoesNotMatch",
+    "PodOSNotSupported",
+    "InvalidNodeInfo",
+    "InitContainerRestartPolicyForbidden",
+    "SupplementalGroupsPolicyNotSupported",
+    "UnexpectedAdmissionError",
+    "UnknownReason",
+    "UnexpectedPredicateFailureType",
+    "OutOfcpu",
+    "OutOfmemory",
+    "OutOfephemeral-storage",
+    "OutOfpods",
+    "PodLevelResourcesNotSupported",
+    "PodFeatureUnsupported",
+    "Evicted",
+    "SysctlForbidden",
+    "TopologyAffinityError",
+    "NodeShutdown",
+    "VolumeAttachmentLimitExceeded",
+];
+
+/// Label of a refusal: names of resources are anybody's and are told as one.
+pub fn rejection(reason: &str) -> &str {
+    match reason {
+        known if REJECTIONS.contains(&known) => known,
+        extended if extended.starts_with("OutOf") => "OutOfExtendedResources",
+        _ => "Other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_come_from_short_lists() {
+        for (bytes, want) in [
+            (0, "N/A"),
+            (1, "0-10MB"),
+            (10 << 20, "0-10MB"),
+            ((10 << 20) + 1, "10MB-100MB"),
+            (3 << 30, "1GB-5GB"),
+            (200 << 30, "GT100GB"),
+        ] {
+            assert_eq!(image_size(bytes), want, "{bytes}");
+        }
+        for (reason, want) in [
+            ("OutOfcpu", "OutOfcpu"),
+            ("OutOfexample.com/gpu", "OutOfExtendedResources"),
+            ("NodePorts", "Other"),
+            ("SysctlForbidden", "SysctlForbidden"),
+        ] {
+            assert_eq!(rejection(reason), want, "{reason}");
+        }
+    }
+}
