@@ -1,6 +1,6 @@
 //! `orlop node` beside the kubelet on containerd with runc, each on etcd and kube-apiserver: how soon a watcher of the API
 //! sees that a pod is ready, has failed, was restarted, is gone; and what probes cost. `cargo xtask bench node` builds
-//! what it needs and runs it.
+//! what it needs and runs it; with the word `probes` or `pods` the bench itself measures only these.
 
 mod pods;
 mod probes;
@@ -46,10 +46,16 @@ fn main() {
     print!("{}", report::table(&figures[0], &figures[1]));
 }
 
+/// Whether these are asked for: by name, or because nothing is.
+fn wanted(what: &str) -> bool {
+    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
+    words.peek().is_none() || words.any(|word| word == what)
+}
+
 fn measure(side: &Side) -> Figures {
     let mut figures = Figures::default();
     let pods = Pods::new(side.api());
-    for round in 0..=ROUNDS {
+    for round in (0..=ROUNDS).filter(|_| wanted("pods")) {
         eprint!("\r{}: round {round} of {ROUNDS}      ", side.name());
         let always = pods.up("always", "Always", true);
         let never = pods.up("never", "Never", false);
@@ -65,6 +71,9 @@ fn measure(side: &Side) -> Figures {
             figures.failed.push(failed);
             figures.gone.push(gone);
         }
+    }
+    if !wanted("probes") {
+        return figures;
     }
     let probe = |kind| {
         eprint!("\r{}: probes      ", side.name());

@@ -15,11 +15,16 @@ pub fn table(orlop: &Figures, peer: &Figures) -> String {
         ("killed, until ready again (Always)", &orlop.again, &peer.again),
         ("deleted, until gone", &orlop.gone, &peer.gone),
     ] {
+        if ours.is_empty() {
+            continue;
+        }
         line(&mut text, &format!("{name}, median"), middle(ours), middle(theirs));
         line(&mut text, &format!("{name}, minimum"), least(ours), least(theirs));
     }
-    line(&mut text, "CPU of the machine per exec probe", orlop.exec_probe, peer.exec_probe);
-    line(&mut text, "CPU of the machine per HTTP probe", orlop.http_probe, peer.http_probe);
+    if peer.exec_probe > 0.0 {
+        line(&mut text, "CPU of the machine per exec probe", orlop.exec_probe, peer.exec_probe);
+        line(&mut text, "CPU of the machine per HTTP probe", orlop.http_probe, peer.http_probe);
+    }
     let _ = writeln!(
         text,
         "\n{ROUNDS} pods of each kind after one that is not counted, seen by a watch of kube-apiserver; the image is there, \
