@@ -20,6 +20,8 @@ pub use sysctls::{check_pattern as check_sysctl_pattern, sysctl_name};
 
 /// Label by which pods and nodes tell their operating system.
 const OS_LABEL: &str = "kubernetes.io/os";
+/// Resources of every node, in the order in which they are checked.
+const COMMON: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 /// The operating system of this node.
 const OS: &str = "linux";
 
@@ -147,7 +149,11 @@ fn shortages(pod: &Pod, node: &NodeOffer, taken: &[&Pod]) -> Vec<Short> {
     if let Some(capacity) = node.allocatable.get("pods").and_then(|quantity| units(quantity).ok()) {
         check("pods", 1, taken.len() as i64, capacity);
     }
-    for (name, requested) in pod_requests(pod).into_iter().filter(|(_, requested)| *requested > 0) {
+    let mut requests: Vec<(String, i64)> =
+        pod_requests(pod).into_iter().filter(|(_, requested)| *requested > 0).collect();
+    // The first that is short is told, so the order is the kubelet's: what every node has comes first.
+    requests.sort_by_key(|(name, _)| COMMON.iter().position(|common| common == name).unwrap_or(COMMON.len()));
+    for (name, requested) in requests {
         // What the node does not have at all is no business of the node (resources of the cluster).
         let Some(quantity) = node.allocatable.get(&name) else { continue };
         let capacity = if name == "cpu" { milli(quantity) } else { units(quantity) }.unwrap_or(i64::MAX);

@@ -9,12 +9,21 @@ pub struct BackoffBounds {
     pub initial: SignedDuration,
     /// Longest delay.
     pub max: SignedDuration,
+    /// What has worked for longer than this has no back-off any more.
+    pub reset_after: SignedDuration,
 }
+
+/// Time of good work that ends a back-off, however long the longest delay is (kubelet `HasExpiredFunc`).
+const RESET_AFTER: SignedDuration = SignedDuration::from_secs(600);
 
 impl Default for BackoffBounds {
     /// The kubelet's: 10 s doubling to 300 s.
     fn default() -> Self {
-        BackoffBounds { initial: SignedDuration::from_secs(10), max: SignedDuration::from_secs(300) }
+        BackoffBounds {
+            initial: SignedDuration::from_secs(10),
+            max: SignedDuration::from_secs(300),
+            reset_after: RESET_AFTER,
+        }
     }
 }
 
@@ -22,7 +31,7 @@ impl BackoffBounds {
     /// Bounds with the node's `maxContainerRestartPeriod`; the first delay is never longer than the longest.
     pub fn with_max(max: SignedDuration) -> Self {
         let standard = BackoffBounds::default();
-        BackoffBounds { initial: standard.initial.min(max), max }
+        BackoffBounds { initial: standard.initial.min(max), max, ..standard }
     }
 }
 
@@ -37,7 +46,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// When a try may follow the failure at `failed_at`. At once without back-off, and again once the thing has
-    /// worked for twice the longest delay (10 min).
+    /// worked long enough.
     pub fn next_try(this: Option<&Backoff>, failed_at: Timestamp, bounds: BackoffBounds) -> Timestamp {
         match this {
             Some(backoff) if !backoff.expired(failed_at, bounds) => {
@@ -57,7 +66,7 @@ impl Backoff {
     }
 
     fn expired(&self, failed_at: Timestamp, bounds: BackoffBounds) -> bool {
-        failed_at.duration_since(self.updated_at) > bounds.max * 2
+        failed_at.duration_since(self.updated_at) > bounds.reset_after
     }
 }
 

@@ -7,9 +7,13 @@ use std::path::Path;
 use crate::facts::{ContainerFact, ObservedContainer};
 use crate::world::World;
 
+mod admissions;
+mod backoffs;
 mod conditions;
+mod ends;
 mod lives;
 mod phases;
+mod probes;
 mod restarts;
 
 /// Compares a table with its file.
