@@ -13,6 +13,11 @@ pub const MAX_SEARCHES: usize = 32;
 /// Most characters of all search domains with the spaces between them.
 pub const MAX_SEARCH_CHARACTERS: usize = 2048;
 
+/// Search domains that pods get of the cluster's domain.
+const CLUSTER_SEARCHES: usize = 3;
+/// Most characters of one domain (RFC 1123).
+const MAX_DOMAIN_CHARACTERS: usize = 253;
+
 /// Lines of a resolv.conf.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DnsSpec {
@@ -53,6 +58,24 @@ pub fn parse_resolv_conf(text: &str) -> DnsSpec {
         }
     }
     dns
+}
+
+/// What of the node's resolv.conf is more than a pod's resolver may be given, in the kubelet's words; pods get less of
+/// it then. With a domain of the cluster three searches are the cluster's.
+pub fn resolv_conf_excess(path: &str, host: &DnsSpec, cluster_domain: &str) -> Option<String> {
+    let most = if cluster_domain.is_empty() { MAX_SEARCHES } else { MAX_SEARCHES - CLUSTER_SEARCHES };
+    let characters = host.searches.join(" ").len();
+    if host.searches.len() > most {
+        return Some(format!("Resolv.conf file '{path}' contains search line consisting of more than {most} domains!"));
+    }
+    if host.searches.iter().any(|search| search.len() > MAX_DOMAIN_CHARACTERS) {
+        return Some(format!(
+            "Resolv.conf file {path:?} contains a search path which length is more than allowed {MAX_DOMAIN_CHARACTERS} chars!"
+        ));
+    }
+    (characters > MAX_SEARCH_CHARACTERS).then(|| {
+        format!("Resolv.conf file '{path}' contains search line which length is more than allowed {MAX_SEARCH_CHARACTERS} chars!")
+    })
 }
 
 /// The pod's resolver configuration, and warnings as (event reason, message).
@@ -158,6 +181,36 @@ mod tests {
         let pod = serde_json::from_value(serde_json::json!({"metadata": {"namespace": "ns"}, "spec": spec})).unwrap();
         let (dns, warnings) = pod_dns(&pod, &node());
         (dns, warnings.len())
+    }
+
+    #[test]
+    fn a_resolv_conf_of_the_node_with_too_much_is_told_of() {
+        let many =
+            |count: usize, length: usize| DnsSpec { searches: vec!["x".repeat(length); count], ..DnsSpec::default() };
+        for (host, domain, want) in [
+            (many(0, 0), "cluster.local", None),
+            (many(29, 10), "cluster.local", None),
+            (
+                many(30, 10),
+                "cluster.local",
+                Some("Resolv.conf file '/r' contains search line consisting of more than 29 domains!"),
+            ),
+            (many(32, 10), "", None),
+            (many(33, 10), "", Some("Resolv.conf file '/r' contains search line consisting of more than 32 domains!")),
+            (
+                many(1, 254),
+                "",
+                Some("Resolv.conf file \"/r\" contains a search path which length is more than allowed 253 chars!"),
+            ),
+            (
+                many(9, 253),
+                "",
+                Some("Resolv.conf file '/r' contains search line which length is more than allowed 2048 chars!"),
+            ),
+        ] {
+            let got = resolv_conf_excess("/r", &host, domain);
+            assert_eq!(got.as_deref(), want, "{} of {:?}, {domain:?}", host.searches.len(), host.searches.first());
+        }
     }
 
     #[test]

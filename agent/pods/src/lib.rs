@@ -18,6 +18,7 @@ mod probe_stream;
 mod probing;
 mod pull_records;
 mod recorder;
+mod resolv_conf;
 mod sandbox;
 mod shared;
 mod start;

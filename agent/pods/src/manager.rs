@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::containers;
 use orlop_agent_core::memory::Verdict;
+use orlop_agent_core::metrics::names;
 use orlop_agent_core::ports::{NodeView, PodSet, PortError};
 use orlop_agent_core::static_pods::mirror_matches;
 use tokio::sync::{mpsc, watch};
@@ -17,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{PodPorts, PodsConfig};
 use crate::mirror::{MirrorKeeper, full_name, plan_mirrors};
 use crate::node_view::ViewOfPods;
+use crate::resolv_conf::check_resolv_conf;
 use crate::shared::{Shared, lock};
-use crate::static_source::{StaticSet, follow_folder};
+use crate::static_source::{StaticNode, StaticSet, follow_folder};
 use crate::worker::{Desired, Worker};
 use admission::Admission;
 
@@ -96,11 +98,15 @@ impl PodManager {
         side.spawn(pace.task("observer", async move {
             shared.observed.follow(&*shared.ports.runtime, shared.config.relist, &token).await
         }));
+        let shared = self.shared.clone();
+        side.spawn(pace.task("resolv.conf", async move { check_resolv_conf(&shared).await }));
         let (_keep, idle) = watch::channel(Arc::new(StaticSet { scanned: true, pods: BTreeMap::new() }));
         let config = &self.shared.config;
         let mut statics = match &config.static_pod_path {
             Some(folder) => {
-                follow_folder(folder.clone(), config.node_name.clone(), config.file_check, pace, cancel.clone())
+                let events = self.shared.ports.events.clone();
+                let node = StaticNode { name: config.node_name.clone(), events };
+                follow_folder(folder.clone(), node, config.file_check, pace, cancel.clone())
             }
             None => idle,
         };
@@ -179,6 +185,14 @@ impl PodManager {
 struct Member {
     desired: watch::Sender<Desired>,
     name: (String, String),
+    /// It was taken away, and is wanted again before it has ended.
+    returned: bool,
+}
+
+/// Whether a static pod is wanted again that was taken away: the same file has the same uid. It begins anew once it has
+/// ended. A pod of the API never comes back with its uid.
+fn returns(pod: &Pod, desired: &Desired) -> bool {
+    desired.gone && !desired.orphan && containers::is_static(pod)
 }
 
 /// The workers and what they are to make true.
@@ -246,12 +260,16 @@ impl Roster {
         mirrors: &BTreeMap<(String, String), Arc<Pod>>,
         ready: bool,
     ) {
-        for (uid, member) in &self.members {
+        for (uid, member) in &mut self.members {
             // The mirror may already be that of the pod's next version.
             let mirror =
                 mirrors.get(&member.name).filter(|mirror| mirror_matches(mirror, &member.desired.borrow().pod));
             let mirror_uid = mirror.and_then(|mirror| mirror.metadata.uid.clone());
             let pod = wanted.get(uid.as_str()).copied();
+            if !member.returned && pod.is_some_and(|pod| returns(pod, &member.desired.borrow())) {
+                member.returned = true;
+                self.shared.ports.metrics.count(&names::RESTARTED_PODS, &["true"]);
+            }
             member.desired.send_if_modified(|desired| {
                 let gone = desired.gone || (pod.is_none() && ready);
                 let mirror_uid = if containers::is_static(&desired.pod) { mirror_uid } else { None };
@@ -311,12 +329,14 @@ impl Roster {
         let worker = Worker::new(self.shared.clone(), receiver);
         let work = self.shared.config.pace.task("worker", worker.run(self.cancel.clone()));
         self.workers.spawn(work);
-        self.members.insert(uid, Member { desired: sender, name });
+        self.members.insert(uid, Member { desired: sender, name, returned: false });
     }
 
     fn worker_ended(&mut self, uid: &str) {
-        self.members.remove(uid);
-        self.done.insert(uid.to_owned());
+        let returned = self.members.remove(uid).is_some_and(|member| member.returned);
+        if !returned {
+            self.done.insert(uid.to_owned());
+        }
     }
 
     fn object_changed(&mut self, kind: &str, namespace: &str, name: &str) {

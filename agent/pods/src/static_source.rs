@@ -1,6 +1,6 @@
 //! Static pods from a directory of the node: watched by inotify, scanned in full once in a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,13 @@ use inotify::{Inotify, WatchMask};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::containers;
+use orlop_agent_core::ports::{EventType, Events};
 use orlop_agent_core::static_pods::static_pod;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::pace::Pace;
+use crate::recorder::pod_event;
 
 /// Largest file that is read as a pod.
 const MAX_FILE: u64 = 1 << 20;
@@ -28,10 +30,18 @@ pub(crate) struct StaticSet {
     pub pods: BTreeMap<String, Arc<Pod>>,
 }
 
+/// The node that static pods are for.
+pub(crate) struct StaticNode {
+    /// Its name.
+    pub name: String,
+    /// Where it is told of pods that can't be.
+    pub events: Arc<dyn Events>,
+}
+
 /// Follows a directory until cancelled.
 pub(crate) fn follow_folder(
     folder: PathBuf,
-    node_name: String,
+    node: StaticNode,
     period: Duration,
     pace: Pace,
     cancel: CancellationToken,
@@ -43,14 +53,14 @@ pub(crate) fn follow_folder(
         loop {
             // Without threads there is no reactor to tell of changes; the folder is then scanned in its period only.
             let mut events = if pace.threads { open_watch(&folder) } else { None };
-            let (path, node, now) = (folder.clone(), node_name.clone(), pace.now());
+            let (path, name, now) = (folder.clone(), node.name.clone(), pace.now());
             let scan = pace.blocking(move || {
-                known.scan(&path, &node, now);
+                known.scan(&path, &name, now);
                 known
             });
             let Ok(scanned) = scan.await else { return };
             known = scanned;
-            let set = StaticSet { scanned: true, pods: known.pods() };
+            let set = StaticSet { scanned: true, pods: known.pods(&*node.events) };
             sender.send_if_modified(|old| {
                 let changed = !old.scanned || old.pods != set.pods;
                 if changed {
@@ -102,24 +112,34 @@ struct Known {
     files: BTreeMap<PathBuf, Arc<Pod>>,
     /// Complaints that were made, so that a bad file is not complained of at each scan.
     complaints: BTreeMap<PathBuf, String>,
+    /// Pods that were told to be ignored because another one has their name, by uid.
+    ignored: BTreeSet<String>,
 }
 
 impl Known {
-    fn pods(&self) -> BTreeMap<String, Arc<Pod>> {
+    /// The pods by uid. Of those with one name the first file counts; the others are told of once.
+    fn pods(&mut self, events: &dyn Events) -> BTreeMap<String, Arc<Pod>> {
         let mut names = BTreeMap::new();
         let mut pods = BTreeMap::new();
+        let mut ignored = BTreeSet::new();
         for (path, pod) in &self.files {
-            let name = (containers::namespace(pod).to_owned(), containers::name(pod).to_owned());
-            match names.get(&name) {
-                Some(other) => {
-                    tracing::warn!(file = %path.display(), other = ?other, "a static pod of that name is defined twice; the later file is ignored")
-                }
-                None => {
-                    names.insert(name, path.clone());
-                    pods.insert(containers::uid(pod).to_owned(), pod.clone());
-                }
+            let (name, uid) = (containers::name(pod), containers::uid(pod).to_owned());
+            let other = *names.entry((containers::namespace(pod), name)).or_insert(path);
+            if other == path {
+                pods.insert(uid, pod.clone());
+                continue;
             }
+            if !self.ignored.contains(&uid) {
+                tracing::warn!(file = %path.display(), other = %other.display(), "a static pod of that name is defined twice; the later file is ignored");
+                let message = format!(
+                    "Error validating pod {} from file due to duplicate pod name {name:?}, ignoring",
+                    containers::display(pod)
+                );
+                pod_event(events, pod, EventType::Warning, "FailedValidation", &message);
+            }
+            ignored.insert(uid);
         }
+        self.ignored = ignored;
         pods
     }
 
@@ -177,9 +197,44 @@ fn read_pod(path: &Path, node_name: &str, now: Timestamp) -> Result<Pod, String>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orlop_agent_core::ports::ObjectRef;
 
     const POD: &str =
         "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: \"x:1\"}]}\n";
+
+    #[derive(Default)]
+    struct Told(std::sync::Mutex<Vec<String>>);
+
+    impl Events for Told {
+        fn record(&self, object: ObjectRef, _: EventType, reason: &str, message: &str) {
+            self.0.lock().unwrap().push(format!("{} {reason}: {message}", object.name));
+        }
+    }
+
+    #[test]
+    fn of_two_pods_with_one_name_the_first_file_counts_and_the_other_is_told_of_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, image: &str| {
+            std::fs::write(folder.path().join(name), POD.replace("x:1", image)).unwrap();
+        };
+        let (mut known, told, now) = (Known::default(), Told::default(), Timestamp::UNIX_EPOCH);
+        let mut look = || -> Vec<String> {
+            known.scan(folder.path(), "n1", now);
+            let image = |pod: &Arc<Pod>| pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
+            known.pods(&told).values().map(image).collect()
+        };
+        write("a.yaml", "first:1");
+        write("b.yaml", "second:1");
+        assert_eq!((look(), look()), (vec!["first:1".to_owned()], vec!["first:1".to_owned()]));
+        write("b.yaml", "third:1");
+        assert_eq!(look(), ["first:1"]);
+        let texts = std::mem::take(&mut *told.0.lock().unwrap());
+        assert_eq!(texts.len(), 2, "each version once: {texts:?}");
+        assert!(texts[0].starts_with("web-n1 FailedValidation: Error validating pod web-n1_default("), "{texts:?}");
+        assert!(texts[0].ends_with(") from file due to duplicate pod name \"web-n1\", ignoring"), "{texts:?}");
+        std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
+        assert_eq!(look(), ["third:1"], "the name is free");
+    }
 
     #[tokio::test]
     async fn files_come_change_break_and_go() {
@@ -187,7 +242,7 @@ mod tests {
         let cancel = CancellationToken::new();
         let mut set = follow_folder(
             folder.path().to_path_buf(),
-            "n1".into(),
+            StaticNode { name: "n1".into(), events: Arc::new(Told::default()) },
             Duration::from_secs(60),
             Pace::default(),
             cancel.clone(),

@@ -241,3 +241,23 @@ async fn a_pod_past_its_deadline_says_so() {
     assert_eq!(world.status("u1").reason.as_deref(), Some("DeadlineExceeded"));
     assert!(world.has_event("DeadlineExceeded: Pod was active on the node longer than the specified deadline"));
 }
+
+#[tokio::test]
+async fn a_static_pod_whose_file_is_put_back_while_it_ends_begins_anew() {
+    let statics = tempfile::tempdir().unwrap();
+    let file = statics.path().join("web.yaml");
+    let text = "kind: Pod\nmetadata: {name: web}\nspec: {terminationGracePeriodSeconds: 1, containers: [{name: a, image: 'x:1'}]}\n";
+    std::fs::write(&file, text).unwrap();
+    let runtime = world::runtime::FakeRuntime::new();
+    runtime.set_stubborn("a");
+    let set = orlop_agent_core::ports::PodSet { synced: true, ..Default::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with(runtime, folder, set, Some(statics.path().to_path_buf()));
+    world.until("runs", |world| world.runtime.count("start_container") == 1).await;
+    std::fs::remove_file(&file).unwrap();
+    world.until("ends", |world| world.has_event("Killing: Stopping container a")).await;
+    std::fs::write(&file, text).unwrap();
+    world.until("runs again", |world| world.runtime.count("start_container") == 2).await;
+    let counted = world.view.metrics().text(|metric| metric.name == "kubelet_restarted_pods_total");
+    assert!(counted.ends_with("{static=\"true\"} 1\n"), "{counted}");
+}

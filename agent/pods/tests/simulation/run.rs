@@ -130,7 +130,7 @@ fn config(sim: &Arc<Sim>, folder: &Path, gate: &Arc<Gate>) -> PodsConfig {
         kubelet_root: folder.join("kubelet"),
         pod_logs_root: folder.join("logs"),
         static_pod_path: Some(folder.join("static")),
-        resolv_conf: folder.join("resolv.conf"),
+        resolv_conf: "".into(),
         hosts_file: folder.join("hosts"),
         max_restart_period: Duration::try_from(longest).unwrap(),
         pace: Pace {
