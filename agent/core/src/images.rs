@@ -175,14 +175,16 @@ impl Keyring {
         entries.is_some_and(|entries| self.add(entries, Some(&source)))
     }
 
-    /// Adds a `config.json` (`{"auths": {...}}`).
+    /// Adds a `config.json` (`{"auths": {...}}`). Returns whether it is one.
     pub fn add_config(&mut self, bytes: &[u8]) -> bool {
-        serde_json::from_slice::<DockerConfig>(bytes).is_ok_and(|config| self.add(config.auths, None))
+        let config = serde_json::from_slice::<DockerConfig>(bytes);
+        config.map(|config| self.add(config.auths, None)).is_ok()
     }
 
-    /// Adds a legacy `.dockercfg`.
+    /// Adds a legacy `.dockercfg`. Returns whether it is one.
     pub fn add_legacy(&mut self, bytes: &[u8]) -> bool {
-        serde_json::from_slice::<BTreeMap<String, DockerEntry>>(bytes).is_ok_and(|entries| self.add(entries, None))
+        let entries = serde_json::from_slice::<BTreeMap<String, DockerEntry>>(bytes);
+        entries.map(|entries| self.add(entries, None)).is_ok()
     }
 
     /// Adds what a credential program gives.

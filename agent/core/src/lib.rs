@@ -21,6 +21,7 @@ pub mod naming;
 pub mod plan;
 pub mod ports;
 pub mod probe;
+pub mod pull_allowance;
 pub mod pull_records;
 pub mod quantity;
 pub mod resources;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use orlop_agent_core::pull_allowance::PullRate;
 use orlop_agent_core::pull_records::VerificationPolicy;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,11 @@ pub struct KubeletConfiguration {
     pub serialize_image_pulls: bool,
     /// Image pulls at once.
     pub max_parallel_image_pulls: Option<usize>,
+    /// Image pulls per second; 0 for no limit.
+    #[serde(rename = "registryPullQPS")]
+    pub registry_pull_qps: i32,
+    /// Image pulls that may be begun at once after a rest.
+    pub registry_burst: i32,
     /// Socket of the container runtime.
     pub container_runtime_endpoint: String,
     /// Socket of the image service; empty for the same.
@@ -256,6 +262,8 @@ impl Default for KubeletConfiguration {
             provider_id: String::new(),
             serialize_image_pulls: false,
             max_parallel_image_pulls: None,
+            registry_pull_qps: 5,
+            registry_burst: 10,
             container_runtime_endpoint: String::new(),
             image_service_endpoint: String::new(),
             runtime_request_timeout: GoDuration::from_secs(120),
@@ -289,6 +297,12 @@ impl KubeletConfiguration {
     pub fn image_verification(&self) -> Result<VerificationPolicy, String> {
         let allowed = &self.preloaded_images_verification_allowlist;
         VerificationPolicy::new(&self.image_pull_credentials_verification_policy, allowed)
+    }
+
+    /// Image pulls in a time. Negative numbers, which are refused when the settings are read, count as 0.
+    pub fn pull_rate(&self) -> PullRate {
+        let count = |number: i32| u32::try_from(number).unwrap_or(0);
+        PullRate { per_second: count(self.registry_pull_qps), burst: count(self.registry_burst) }
     }
 
     /// Image pulls at once, from the two settings about it.

@@ -10,7 +10,7 @@ use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, StatusSink
 use orlop_agent_core::runtime::Runtime;
 use orlop_agent_core::user_namespaces::IdSpace;
 use orlop_agent_node::{AddressError, NodeAgent, NodeInputs};
-use orlop_agent_pods::{PodManager, PodPorts, PodsConfig};
+use orlop_agent_pods::{CredentialFolders, PodManager, PodPorts, PodsConfig};
 use orlop_agent_resources::{CgroupTree, CgroupTreeConfig};
 use orlop_agent_runtime::{ConnectError, CriRuntime, RuntimeConfig};
 use orlop_agent_server::KubeletServerError;
@@ -258,6 +258,8 @@ impl Parts {
             resolv_conf: kubelet.resolv_conf.clone(),
             hosts_file: self.config.hosts_file.clone(),
             max_parallel_pulls: kubelet.image_pulls_at_once(),
+            pull_rate: kubelet.pull_rate(),
+            credential_folders: CredentialFolders::of_process(),
             cpu_quota: kubelet.cpu_cfs_quota,
             cpu_period_us: i64::try_from(kubelet.cpu_cfs_quota_period.0.as_micros()).unwrap_or(100_000),
             cgroup_v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),

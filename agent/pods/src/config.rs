@@ -8,10 +8,12 @@ use std::time::Duration;
 use orlop_agent_core::credential_providers::CredentialProvider;
 use orlop_agent_core::metrics::Metrics;
 use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, PodCgroups, StatusSink, Volumes};
+use orlop_agent_core::pull_allowance::PullRate;
 use orlop_agent_core::pull_records::VerificationPolicy;
 use orlop_agent_core::runtime::Runtime;
 use orlop_agent_core::user_namespaces::IdSpace;
 
+use crate::node_credentials::CredentialFolders;
 use crate::pace::Pace;
 
 /// Settings of the pod manager.
@@ -39,6 +41,10 @@ pub struct PodsConfig {
     pub hosts_file: PathBuf,
     /// Image pulls at the same time.
     pub max_parallel_pulls: usize,
+    /// Image pulls in a time (`registryPullQPS`, `registryBurst`).
+    pub pull_rate: PullRate,
+    /// Folders with credentials of the node for registries.
+    pub credential_folders: CredentialFolders,
     /// Whether CPU limits become CFS quotas.
     pub cpu_quota: bool,
     /// CFS period in microseconds.
@@ -82,6 +88,8 @@ impl PodsConfig {
             resolv_conf: "/etc/resolv.conf".into(),
             hosts_file: "/etc/hosts".into(),
             max_parallel_pulls: 10,
+            pull_rate: PullRate::default(),
+            credential_folders: CredentialFolders::default(),
             cpu_quota: true,
             cpu_period_us: 100_000,
             cgroup_v2: false,

@@ -9,6 +9,7 @@ use orlop_agent_core::containers::{self, SpecContainer};
 use orlop_agent_core::images::{Keyring, PullPolicy, RegistryAuth, image_name, policy_of, pull_policy};
 use orlop_agent_core::metrics::names;
 use orlop_agent_core::ports::{EventType, Events};
+use orlop_agent_core::pull_allowance::PULLS_EXCEEDED;
 use orlop_agent_core::pull_records::{ImageAccess, PullCredentials, PullSecret};
 use orlop_agent_core::runtime::ImageFact;
 use orlop_agent_core::security::ImageUser;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::pull_records::PullRecords;
 use crate::recorder::{container_event, pod_event};
-use crate::shared::Shared;
+use crate::shared::{Shared, lock};
 
 /// An image that is there.
 #[derive(Clone, Debug)]
@@ -253,6 +254,9 @@ async fn pull_with(
     name: &str,
     credentials: &[RegistryAuth],
 ) -> Result<(String, Option<PullSecret>), String> {
+    if !lock(&shared.pull_allowance).take(shared.now()) {
+        return Err(PULLS_EXCEEDED.to_owned());
+    }
     if credentials.is_empty() {
         let pulled = shared.ports.runtime.pull_image(name, None, None).await;
         return pulled.map(|reference| (reference, None)).map_err(|error| error.message);
@@ -271,9 +275,9 @@ async fn pull_with(
 /// Credentials of the node and of the pod's pull secrets. A secret that is missing does not stop the pull.
 async fn pod_keyring(shared: &Shared, pod: &Pod) -> Keyring {
     let mut keyring = Keyring::default();
-    let path = shared.config.kubelet_root.join("config.json");
-    if let Ok(Ok(bytes)) = shared.config.pace.blocking(move || std::fs::read(path)).await {
-        keyring.add_config(&bytes);
+    let (root, folders) = (shared.config.kubelet_root.clone(), shared.config.credential_folders.clone());
+    if let Ok(found) = shared.config.pace.blocking(move || folders.read(&root)).await {
+        keyring = found;
     }
     let names = containers::spec(pod).and_then(|spec| spec.image_pull_secrets.as_deref()).unwrap_or_default();
     let namespace = containers::namespace(pod);

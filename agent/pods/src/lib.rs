@@ -11,6 +11,7 @@ mod image;
 mod log_links;
 mod manager;
 mod mirror;
+mod node_credentials;
 mod node_view;
 mod observed;
 mod pace;
@@ -32,4 +33,5 @@ mod worker;
 
 pub use config::{PodPorts, PodsConfig};
 pub use manager::{PodHandle, PodManager};
+pub use node_credentials::CredentialFolders;
 pub use pace::Pace;

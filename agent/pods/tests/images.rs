@@ -77,3 +77,20 @@ async fn a_restart_keeps_the_records_of_images_that_are_there() {
     again.until("records are in order", |_| has("x:1") && has("r.example/private:1") && !has("gone:1")).await;
     assert_eq!(std::fs::read_dir(records.join("pulling")).unwrap().count(), 0);
 }
+
+#[tokio::test]
+async fn more_pulls_at_once_than_are_allowed_wait_for_their_back_off() {
+    let world = World::new();
+    for number in 0..40 {
+        let image = format!("r.example/many:{number}");
+        world.apply(pod(
+            &format!("u{number}"),
+            json!({"containers": [{"name": "a", "image": image, "imagePullPolicy": "Always"}]}),
+        ));
+    }
+    world.until("some may not be pulled yet", |world| world.has_event(": pull QPS exceeded")).await;
+    let refused =
+        |world: &World| (0..40).filter(|number| world.waiting(&format!("u{number}")) == "ErrImagePull").count();
+    world.until("they are told to wait", |world| refused(world) > 0).await;
+    assert!(world.runtime.count("pull_image") >= 10, "the burst is allowed");
+}

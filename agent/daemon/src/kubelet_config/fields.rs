@@ -1,7 +1,7 @@
 //! Names of all fields of `KubeletConfiguration` v1beta1 in Kubernetes 1.36.
 
 /// Fields that a kubelet knows and this agent does not heed yet.
-pub(super) const UNHEEDED: [&str; 79] = [
+pub(super) const UNHEEDED: [&str; 77] = [
     "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
     "containerLogMaxFiles",
@@ -56,8 +56,6 @@ pub(super) const UNHEEDED: [&str; 79] = [
     "protectKernelDefaults",
     "qosReserved",
     "readOnlyPort",
-    "registryBurst",
-    "registryPullQPS",
     "reservedMemory",
     "reservedSystemCPUs",
     "rotateCertificates",

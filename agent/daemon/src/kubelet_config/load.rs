@@ -162,6 +162,11 @@ fn check(config: &KubeletConfiguration) -> Result<(), String> {
     for pattern in &config.allowed_unsafe_sysctls {
         check_sysctl_pattern(pattern).map_err(|why| format!("allowedUnsafeSysctls: {why}"))?;
     }
+    for (field, number) in [("registryPullQPS", config.registry_pull_qps), ("registryBurst", config.registry_burst)] {
+        if number < 0 {
+            return Err(format!("{field}: must not be negative"));
+        }
+    }
     if config.node_status_update_frequency.0.is_zero() {
         return Err("nodeStatusUpdateFrequency: must be more than 0".to_owned());
     }
@@ -233,6 +238,8 @@ evictionSoft: null
             (&format!("{HEAD}clusterDNS: [nowhere]\n"), "clusterDNS"),
             (&format!("{HEAD}tlsCertFile: /a\n"), "tlsPrivateKeyFile"),
             (&format!("{HEAD}cgroupRoot: a\n"), "cgroupRoot"),
+            (&format!("{HEAD}registryPullQPS: -1\n"), "registryPullQPS"),
+            (&format!("{HEAD}registryBurst: -1\n"), "registryBurst"),
             (&format!("{HEAD}userNamespaces: {{idsPerPod: 1000}}\n"), "userNamespaces.idsPerPod"),
             (
                 &format!("{HEAD}imagePullCredentialsVerificationPolicy: Sometimes\n"),
