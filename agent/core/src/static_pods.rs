@@ -28,7 +28,7 @@ pub enum StaticPodError {
 
 /// Makes a pod of a definition: name, namespace, uid, annotations, tolerations and the API's defaults.
 ///
-/// `origin` is `file:<path>` or the like and is part of the uid, as is the node: the same file gives the same uid, a
+/// `origin` is `file:<path>` or `url:<address>` and is part of the uid, as is the node: the same file gives the same uid, a
 /// changed file another.
 pub fn static_pod(
     definition: &serde_json::Value,
@@ -63,7 +63,7 @@ pub fn static_pod(
     for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
         default_container(container)?;
     }
-    let source = origin.split(':').next().unwrap_or("file").to_owned();
+    let source = if origin.starts_with("url:") { "http" } else { "file" }.to_owned();
     let hash =
         pod.metadata.uid.clone().filter(|uid| !uid.is_empty()).unwrap_or_else(|| uid(definition, origin, node_name));
     pod.metadata.name = Some(format!("{name}-{}", node_name.to_lowercase()));

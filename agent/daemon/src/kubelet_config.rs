@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use orlop_agent_core::pull_allowance::PullRate;
 use orlop_agent_core::pull_records::VerificationPolicy;
+use orlop_agent_pods::StaticUrl;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::GoDuration;
@@ -46,6 +47,14 @@ pub struct KubeletConfiguration {
     pub static_pod_path: PathBuf,
     /// Between two full scans of it.
     pub file_check_frequency: GoDuration,
+    /// Address of static pods; empty for none.
+    #[serde(rename = "staticPodURL")]
+    pub static_pod_url: String,
+    /// Headers to ask it with, each with its values.
+    #[serde(rename = "staticPodURLHeader", serialize_with = "masked")]
+    pub static_pod_url_header: BTreeMap<String, Vec<String>>,
+    /// Between two askings.
+    pub http_check_frequency: GoDuration,
     /// Make the Node object.
     pub register_node: bool,
     /// Taints to register with.
@@ -119,6 +128,11 @@ pub struct KubeletConfiguration {
     pub preloaded_images_verification_allowlist: Vec<String>,
     /// Back-off of restarts.
     pub crash_loop_back_off: CrashLoopBackOff,
+}
+
+/// Headers without their values, which may be secrets: `/configz` shows the settings.
+fn masked<S: serde::Serializer>(headers: &BTreeMap<String, Vec<String>>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(headers.keys().map(|name| (name, ["<masked>"])))
 }
 
 /// `authentication`.
@@ -251,6 +265,9 @@ impl Default for KubeletConfiguration {
             streaming_connection_idle_timeout: GoDuration::from_secs(4 * 3600),
             static_pod_path: PathBuf::new(),
             file_check_frequency: GoDuration::from_secs(20),
+            static_pod_url: String::new(),
+            static_pod_url_header: BTreeMap::new(),
+            http_check_frequency: GoDuration::from_secs(20),
             register_node: true,
             register_with_taints: Vec::new(),
             node_status_update_frequency: GoDuration::from_secs(10),
@@ -297,6 +314,17 @@ impl KubeletConfiguration {
     pub fn image_verification(&self) -> Result<VerificationPolicy, String> {
         let allowed = &self.preloaded_images_verification_allowlist;
         VerificationPolicy::new(&self.image_pull_credentials_verification_policy, allowed)
+    }
+
+    /// Where static pods are asked for, from the three settings about it.
+    ///
+    /// # Errors
+    /// In words, naming the field.
+    pub fn static_url(&self) -> Result<Option<StaticUrl>, String> {
+        if self.static_pod_url.is_empty() {
+            return Ok(None);
+        }
+        StaticUrl::new(&self.static_pod_url, &self.static_pod_url_header, self.http_check_frequency.0).map(Some)
     }
 
     /// Image pulls in a time. Negative numbers, which are refused when the settings are read, count as 0.

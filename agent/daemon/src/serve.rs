@@ -253,6 +253,8 @@ impl Parts {
             container_logs: self.config.container_logs.clone(),
             static_pod_path: Some(kubelet.static_pod_path.clone()).filter(|path| !path.as_os_str().is_empty()),
             file_check: kubelet.file_check_frequency.0,
+            // Checked when the settings were read.
+            static_url: kubelet.static_url().unwrap_or_default(),
             cluster_dns: kubelet.cluster_dns.clone(),
             cluster_domain: kubelet.cluster_domain.clone(),
             resolv_conf: kubelet.resolv_conf.clone(),

@@ -15,6 +15,7 @@ use orlop_agent_core::user_namespaces::IdSpace;
 
 use crate::node_credentials::CredentialFolders;
 use crate::pace::Pace;
+use crate::static_url::StaticUrl;
 
 /// Settings of the pod manager.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct PodsConfig {
     pub static_pod_path: Option<PathBuf>,
     /// Between two full scans of that directory (kubelet `fileCheckFrequency`, 20 s).
     pub file_check: Duration,
+    /// Address of static pods; none asks nobody.
+    pub static_url: Option<StaticUrl>,
     /// Nameservers of the cluster.
     pub cluster_dns: Vec<IpAddr>,
     /// Domain of the cluster.
@@ -83,6 +86,7 @@ impl PodsConfig {
             container_logs: None,
             static_pod_path: None,
             file_check: Duration::from_secs(20),
+            static_url: None,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             resolv_conf: "/etc/resolv.conf".into(),

@@ -20,7 +20,8 @@ use crate::mirror::{MirrorKeeper, full_name, plan_mirrors};
 use crate::node_view::ViewOfPods;
 use crate::resolv_conf::check_resolv_conf;
 use crate::shared::{Shared, lock};
-use crate::static_source::{StaticNode, StaticSet, follow_folder};
+use crate::static_source::{StaticNode, StaticSet, follow_folder, join_sources};
+use crate::static_url::follow_url;
 use crate::worker::{Desired, Worker};
 use admission::Admission;
 
@@ -101,15 +102,7 @@ impl PodManager {
         let shared = self.shared.clone();
         side.spawn(pace.task("resolv.conf", async move { check_resolv_conf(&shared).await }));
         let (_keep, idle) = watch::channel(Arc::new(StaticSet { scanned: true, pods: BTreeMap::new() }));
-        let config = &self.shared.config;
-        let mut statics = match &config.static_pod_path {
-            Some(folder) => {
-                let events = self.shared.ports.events.clone();
-                let node = StaticNode { name: config.node_name.clone(), events };
-                follow_folder(folder.clone(), node, config.file_check, pace, cancel.clone())
-            }
-            None => idle,
-        };
+        let mut statics = self.follow_statics(&cancel).unwrap_or(idle);
         let (_keep_api, no_api) = watch::channel(Arc::new(PodSet { synced: true, pods: BTreeMap::new() }));
         let mut api = self.api.take().unwrap_or(no_api);
         let mut changes = self.follow_changes(&mut side, &cancel);
@@ -159,6 +152,21 @@ impl PodManager {
         cancel.cancel();
         while roster.workers.join_next().await.is_some() {}
         while side.join_next().await.is_some() {}
+    }
+
+    /// The sources of static pods; none where there are none.
+    fn follow_statics(&self, cancel: &CancellationToken) -> Option<watch::Receiver<Arc<StaticSet>>> {
+        let (config, pace) = (&self.shared.config, &self.shared.config.pace);
+        let node = || StaticNode { name: config.node_name.clone(), events: self.shared.ports.events.clone() };
+        let folder = config.static_pod_path.clone();
+        let folder =
+            folder.map(|folder| follow_folder(folder, node(), config.file_check, pace.clone(), cancel.clone()));
+        let url = config.static_url.clone();
+        let url = url.map(|url| follow_url(url, node(), pace.clone(), cancel.clone()));
+        match (folder, url) {
+            (Some(folder), Some(url)) => Some(join_sources(folder, url, pace)),
+            (folder, url) => folder.or(url),
+        }
     }
 
     fn follow_changes(

@@ -38,6 +38,46 @@ pub(crate) struct StaticNode {
     pub events: Arc<dyn Events>,
 }
 
+impl StaticNode {
+    /// Tells that a pod is ignored because its source has another one of that name.
+    pub(crate) fn tell_ignored(&self, pod: &Pod, source: &str) {
+        let name = containers::name(pod);
+        let message = format!(
+            "Error validating pod {} from {source} due to duplicate pod name {name:?}, ignoring",
+            containers::display(pod)
+        );
+        pod_event(&*self.events, pod, EventType::Warning, "FailedValidation", &message);
+    }
+}
+
+/// Two sources as one, which has spoken once both have.
+pub(crate) fn join_sources(
+    mut one: watch::Receiver<Arc<StaticSet>>,
+    mut other: watch::Receiver<Arc<StaticSet>>,
+    pace: &Pace,
+) -> watch::Receiver<Arc<StaticSet>> {
+    fn union(one: &StaticSet, other: &StaticSet) -> Arc<StaticSet> {
+        let pods = one.pods.iter().chain(&other.pods).map(|(uid, pod)| (uid.clone(), pod.clone())).collect();
+        Arc::new(StaticSet { scanned: one.scanned && other.scanned, pods })
+    }
+    let (sender, receiver) = watch::channel(Arc::new(StaticSet::default()));
+    tokio::spawn(pace.task("static sources", async move {
+        loop {
+            sender.send_replace(union(&one.borrow_and_update(), &other.borrow_and_update()));
+            let changed = tokio::select! {
+                biased;
+                changed = one.changed() => changed,
+                changed = other.changed() => changed,
+            };
+            // A source ends when the agent does.
+            if changed.is_err() {
+                return;
+            }
+        }
+    }));
+    receiver
+}
+
 /// Follows a directory until cancelled.
 pub(crate) fn follow_folder(
     folder: PathBuf,
@@ -60,7 +100,7 @@ pub(crate) fn follow_folder(
             });
             let Ok(scanned) = scan.await else { return };
             known = scanned;
-            let set = StaticSet { scanned: true, pods: known.pods(&*node.events) };
+            let set = StaticSet { scanned: true, pods: known.pods(&node) };
             sender.send_if_modified(|old| {
                 let changed = !old.scanned || old.pods != set.pods;
                 if changed {
@@ -118,7 +158,7 @@ struct Known {
 
 impl Known {
     /// The pods by uid. Of those with one name the first file counts; the others are told of once.
-    fn pods(&mut self, events: &dyn Events) -> BTreeMap<String, Arc<Pod>> {
+    fn pods(&mut self, node: &StaticNode) -> BTreeMap<String, Arc<Pod>> {
         let mut names = BTreeMap::new();
         let mut pods = BTreeMap::new();
         let mut ignored = BTreeSet::new();
@@ -131,11 +171,7 @@ impl Known {
             }
             if !self.ignored.contains(&uid) {
                 tracing::warn!(file = %path.display(), other = %other.display(), "a static pod of that name is defined twice; the later file is ignored");
-                let message = format!(
-                    "Error validating pod {} from file due to duplicate pod name {name:?}, ignoring",
-                    containers::display(pod)
-                );
-                pod_event(events, pod, EventType::Warning, "FailedValidation", &message);
+                node.tell_ignored(pod, "file");
             }
             ignored.insert(uid);
         }
@@ -217,11 +253,12 @@ mod tests {
         let write = |name: &str, image: &str| {
             std::fs::write(folder.path().join(name), POD.replace("x:1", image)).unwrap();
         };
-        let (mut known, told, now) = (Known::default(), Told::default(), Timestamp::UNIX_EPOCH);
+        let (mut known, told, now) = (Known::default(), Arc::new(Told::default()), Timestamp::UNIX_EPOCH);
+        let node = StaticNode { name: "n1".into(), events: told.clone() };
         let mut look = || -> Vec<String> {
             known.scan(folder.path(), "n1", now);
             let image = |pod: &Arc<Pod>| pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
-            known.pods(&told).values().map(image).collect()
+            known.pods(&node).values().map(image).collect()
         };
         write("a.yaml", "first:1");
         write("b.yaml", "second:1");

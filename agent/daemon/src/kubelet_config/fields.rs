@@ -1,7 +1,7 @@
 //! Names of all fields of `KubeletConfiguration` v1beta1 in Kubernetes 1.36.
 
 /// Fields that a kubelet knows and this agent does not heed yet.
-pub(super) const UNHEEDED: [&str; 77] = [
+pub(super) const UNHEEDED: [&str; 74] = [
     "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
     "containerLogMaxFiles",
@@ -30,7 +30,6 @@ pub(super) const UNHEEDED: [&str; 77] = [
     "failSwapOn",
     "featureGates",
     "hairpinMode",
-    "httpCheckFrequency",
     "imageGCHighThresholdPercent",
     "imageGCLowThresholdPercent",
     "imageMaximumGCAge",
@@ -66,8 +65,6 @@ pub(super) const UNHEEDED: [&str; 77] = [
     "shutdownGracePeriodByPodPriority",
     "shutdownGracePeriodCriticalPods",
     "singleProcessOOMKill",
-    "staticPodURL",
-    "staticPodURLHeader",
     "syncFrequency",
     "systemCgroups",
     "systemReservedCgroup",

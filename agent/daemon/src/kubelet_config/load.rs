@@ -159,6 +159,7 @@ fn check(config: &KubeletConfiguration) -> Result<(), String> {
     IdSpace::of_machine(config.user_namespaces.ids_per_pod, config.max_pods)
         .map_err(|why| format!("userNamespaces.idsPerPod: {why}"))?;
     config.image_verification()?;
+    config.static_url()?;
     for pattern in &config.allowed_unsafe_sysctls {
         check_sysctl_pattern(pattern).map_err(|why| format!("allowedUnsafeSysctls: {why}"))?;
     }
@@ -205,6 +206,8 @@ rotateCertificates: true
 staticPodPath: /etc/kubernetes/manifests
 systemReserved: {cpu: 100m}
 volumeStatsAggPeriod: 0s
+staticPodURL: https://pods.example/of/this
+staticPodURLHeader: {X-Word: [sesame]}
 nonsense: 1
 evictionSoft: null
 "#
@@ -217,6 +220,9 @@ evictionSoft: null
         assert_eq!(config.authentication.x509.client_ca_file.as_os_str(), "/etc/kubernetes/pki/ca.crt");
         assert_eq!(config.eviction_hard["memory.available"], "200Mi");
         assert_eq!(config.port, 10250, "a default");
+        assert!(config.static_url().unwrap().is_some());
+        let shown = serde_json::to_value(config).unwrap()["staticPodURLHeader"].to_string();
+        assert_eq!(shown, r#"{"X-Word":["<masked>"]}"#);
         assert_eq!(config.authentication.webhook.cache_ttl, GoDuration::from_secs(120), "0s is a default");
         assert_eq!(
             loaded.warnings,
@@ -239,6 +245,7 @@ evictionSoft: null
             (&format!("{HEAD}tlsCertFile: /a\n"), "tlsPrivateKeyFile"),
             (&format!("{HEAD}cgroupRoot: a\n"), "cgroupRoot"),
             (&format!("{HEAD}registryPullQPS: -1\n"), "registryPullQPS"),
+            (&format!("{HEAD}staticPodURL: file:///a\n"), "staticPodURL"),
             (&format!("{HEAD}registryBurst: -1\n"), "registryBurst"),
             (&format!("{HEAD}userNamespaces: {{idsPerPod: 1000}}\n"), "userNamespaces.idsPerPod"),
             (
