@@ -142,9 +142,19 @@ impl World {
     #[must_use]
     pub fn crictl(&self) -> Command {
         let mut command = self.command(foreign("crictl"));
-        let socket = format!("unix://{}", self.socket().display());
-        command.args(["--runtime-endpoint", &socket, "--image-endpoint", &socket, "--timeout", "20s"]);
+        command.args(self.crictl_flags());
         command
+    }
+
+    /// The same as the beginning of a shell's line.
+    #[must_use]
+    pub fn crictl_line(&self) -> String {
+        format!("{} {}", foreign("crictl").display(), self.crictl_flags().join(" "))
+    }
+
+    fn crictl_flags(&self) -> [String; 6] {
+        let socket = format!("unix://{}", self.socket().display());
+        ["--runtime-endpoint", &socket, "--image-endpoint", &socket, "--timeout", "20s"].map(String::from)
     }
 
     /// The socket of the CRI server.

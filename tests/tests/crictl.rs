@@ -90,11 +90,7 @@ fn attach_reads_and_writes_and_terminals_are_terminals() {
     // `script` gives crictl a terminal, whose size has to arrive inside; it is sent right after the start.
     let inside =
         "i=0; until [ \"$(stty size)\" = \"33 99\" ] || [ $i = 200 ]; do i=$((i+1)); sleep 0.05; done; stty size";
-    let line = format!(
-        "stty rows 33 cols 99; {} --config {} exec -it {id} sh -c '{inside}'",
-        orlop_tests::place::foreign("crictl").display(),
-        world.folder().join("crictl.yaml").display()
-    );
+    let line = format!("stty rows 33 cols 99; {} exec -it {id} sh -c '{inside}'", world.crictl_line());
     let seen = read(world.command("script").args(["-qec", &line, "/dev/null"]));
     assert!(seen.contains("33 99"), "{seen:?}");
     run(world.crictl().args(["rmp", "-f", "-a"]));

@@ -104,11 +104,8 @@ fn exec(world: &World, id: &str, handler: &str) {
     assert!(words.contains("exited with 7"), "{handler}: {words}");
     let missing = refuse(world.crictl().args(["exec", "-s", id, "/no/such/program"]));
     assert!(missing.contains("/no/such/program"), "{handler}: {missing}");
-    let line = format!(
-        "stty rows 33 cols 99; {} --config {} exec -it {id} sh -c 'echo seen-$((6*7)); stty size'",
-        foreign("crictl").display(),
-        world.folder().join("crictl.yaml").display()
-    );
+    let line =
+        format!("stty rows 33 cols 99; {} exec -it {id} sh -c 'echo seen-$((6*7)); stty size'", world.crictl_line());
     let seen = read(world.command("script").args(["-qec", &line, "/dev/null"]));
     assert!(seen.contains("seen-42"), "{handler}: {seen:?}");
 }

@@ -104,19 +104,23 @@ fn nodes_never_lie_outside_or_on_anything_mounted() {
 #[test]
 fn a_privileged_container_gets_hundreds_of_devices_fast() {
     with_pod("hundreds", |pod| {
-        let plain = pod.config("c1", &["true"]);
-        let mut many = pod.config("c2", &["sh", "-c", "ls /dev/many /dev/few | wc -l; head -c 1 /dev/zero | wc -c"]);
-        many.linux.devices.extend((0..500).map(|number| device(&format!("/dev/many/{number}"), "c", 4, number)));
-        many.linux.devices.extend((0..500).map(|number| device(&format!("/dev/few{number}"), "b", 7, number)));
-        many.linux.devices.push(device("/dev/few/x", "c", 1, 9));
-        let allow = DeviceRule { allow: true, kind: Some("a".into()), ..DeviceRule::default() };
-        many.linux.resources.devices = vec![allow];
+        let many = |id: &str| {
+            let mut many = pod.config(id, &["sh", "-c", "ls /dev/many /dev/few | wc -l; head -c 1 /dev/zero | wc -c"]);
+            many.linux.devices.extend((0..500).map(|number| device(&format!("/dev/many/{number}"), "c", 4, number)));
+            many.linux.devices.extend((0..500).map(|number| device(&format!("/dev/few{number}"), "b", 7, number)));
+            many.linux.devices.push(device("/dev/few/x", "c", 1, 9));
+            let allow = DeviceRule { allow: true, kind: Some("a".into()), ..DeviceRule::default() };
+            many.linux.resources.devices = vec![allow];
+            many
+        };
         let time = |id: &str, config| {
             let began = Instant::now();
-            assert!(matches!(pod.create(id, config, |_| {}), Reply::Created { .. }));
+            assert!(matches!(pod.create(id, &config, |_| {}), Reply::Created { .. }));
             began.elapsed()
         };
-        let (without, with) = (time("c1", &plain), time("c2", &many));
+        // The best of some: what else the machine does is not what is looked at.
+        let without = ["p1", "p2", "p3"].map(|id| time(id, pod.config(id, &["true"]))).into_iter().min().unwrap();
+        let with = ["c1", "c2", "c3"].map(|id| time(id, many(id))).into_iter().min().unwrap();
         println!("without: {without:?}, with 1000 devices: {with:?}");
         assert!(with < without + std::time::Duration::from_millis(250), "{with:?} instead of {without:?}");
         let mut events = pod.subscribe();
