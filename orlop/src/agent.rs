@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use orlop_agent_daemon::{AgentConfig, CredentialProviderPaths, load_config, serve};
+use orlop_agent_daemon::{AgentConfig, CredentialProviderPaths, ShutdownOrder, load_config, serve};
 use orlop_apiserver::pki::Pki;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::layout::{Instance, Layout};
@@ -51,7 +53,35 @@ pub struct Arguments {
 
 /// Runs the agent until cancelled; containers run on after it.
 pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, cancel: CancellationToken) -> Result<()> {
-    Ok(serve(config(layout, instance, arguments)?, cancel).await?)
+    Ok(serve(config(layout, instance, arguments)?, shutdown_orders()?, cancel).await?)
+}
+
+/// The signal that tells the agent to end all pods and then itself: what an init is sent when the power fails.
+fn power_fails() -> SignalKind {
+    SignalKind::from_raw(rustix::process::Signal::POWER.as_raw())
+}
+
+/// Orders about the machine's end, by signals.
+///
+/// # Errors
+/// When the signals can't be had.
+pub fn shutdown_orders() -> Result<mpsc::Receiver<ShutdownOrder>> {
+    let mut begin = signal(power_fails()).context("listen for SIGPWR")?;
+    let mut call_off = signal(SignalKind::user_defined1()).context("listen for SIGUSR1")?;
+    let (sender, orders) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let order = tokio::select! {
+                Some(()) = begin.recv() => ShutdownOrder::BeginAndLeave,
+                Some(()) = call_off.recv() => ShutdownOrder::CallOff,
+                else => return,
+            };
+            if sender.send(order).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(orders)
 }
 
 /// The agent's configuration.
@@ -82,6 +112,7 @@ pub fn config(layout: &Layout, instance: &Instance, arguments: Arguments) -> Res
     config.node_ips = arguments.node_ip.into_iter().collect();
     if layout.root.is_some() {
         config.container_logs = None;
+        config.logind_drop_ins = None;
         config.kubelet.pod_logs_dir = layout.pod_logs.clone();
         config.kubelet.cgroup_root.clone_from(&instance.cgroup_root);
         config.kubelet.port = instance.kubelet_port;

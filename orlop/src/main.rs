@@ -61,7 +61,8 @@ enum Command {
     /// Run everything on this machine: API server, container runtime, CSI driver, node agent.
     ///
     /// Needs root. Makes keys, kubeconfigs, the pods' bridge and a network where they are missing. SIGTERM or Ctrl-C end
-    /// the daemon and leave the pods running; the next start takes them up, and `orlop down` removes them.
+    /// the daemon and leave the pods running; the next start takes them up, and `orlop down` removes them. SIGPWR ends the
+    /// pods first, as shutdownGracePeriod of the kubelet's settings says.
     Up(up::Arguments),
     /// End what `up` started, with its pods, and remove all of its state.
     ///
@@ -76,6 +77,10 @@ enum Command {
     ///
     /// The kubeconfig is the one a kubelet would use (user system:node:NAME). The cluster brings the network: the first
     /// CNI configuration list of /etc/cni/net.d is used, and the node is NotReady until there is one.
+    ///
+    /// SIGTERM and SIGINT end the daemon and no pod. When the machine goes down, pods are ended as shutdownGracePeriod or
+    /// shutdownGracePeriodByPodPriority of the kubelet's settings say: by word of logind, or by SIGPWR, after which the daemon
+    /// ends itself (exit code 0; 1 when pods have not ended in time). SIGUSR1 calls that off.
     Node(node::Arguments),
     /// Serve the embedded Kubernetes API of this machine; writes kubeconfigs for the administrator and the node.
     ///
@@ -85,7 +90,7 @@ enum Command {
     /// Run the node agent (the kubelet's job) on a CRI runtime's socket.
     ///
     /// Any runtime will do: `orlop cri`, containerd (unix:///run/containerd/containerd.sock), CRI-O. Flags have the
-    /// kubelet's names.
+    /// kubelet's names, signals are those of `orlop node`.
     Agent(agent::Arguments),
     /// Serve the container runtime (CRI) on its socket, for a kubelet, `crictl` or `orlop agent`.
     ///

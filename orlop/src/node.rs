@@ -31,8 +31,8 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
     let mut parts = JoinSet::new();
     let end = cancel.clone();
     parts.spawn(async move { orlop_cri_server::serve(cri, reloads, end).await.context("the CRI server") });
-    let end = cancel.clone();
-    parts.spawn(async move { orlop_agent_daemon::serve(agent, end).await.context("the agent") });
+    let (end, orders) = (cancel.clone(), agent::shutdown_orders()?);
+    parts.spawn(async move { orlop_agent_daemon::serve(agent, orders, end).await.context("the agent") });
     let mut result = Ok(());
     while let Some(ended) = parts.join_next().await {
         let ended = ended.context("a part of the node panicked").and_then(|ended| ended);

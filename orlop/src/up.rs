@@ -93,14 +93,17 @@ pub async fn run(layout: &Layout, instance: &Instance, arguments: Arguments, can
     let (end, csi) = (cancel.clone(), csi::config(layout, &prepared.node_name));
     parts.spawn(async move { orlop_csi::serve(csi, end).await.context("the CSI driver") });
     let (end, started) = (cancel.clone(), CancellationToken::new());
-    let api_started = started.clone();
+    let (api_started, orders) = (started.clone(), agent::shutdown_orders()?);
     parts.spawn(async move {
         tokio::select! {
             () = ready.notified() => println!("the API is ready"),
             () = end.cancelled() => return Ok(()),
         }
         api_started.cancel();
-        orlop_agent_daemon::serve(agent, end).await.context("the agent")
+        let ended = orlop_agent_daemon::serve(agent, orders, end.clone()).await.context("the agent");
+        // It has ended all pods because the machine goes down: there is nothing left to do for anybody.
+        end.cancel();
+        ended
     });
     let (end, kubeconfig, node_name) = (cancel.clone(), layout.kubeconfig(), prepared.node_name.clone());
     parts.spawn(async move {

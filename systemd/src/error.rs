@@ -1,4 +1,4 @@
-//! Why systemd did not do what it was asked for.
+//! Why systemd or logind did not do what they were asked for.
 
 /// Why something about a unit failed.
 #[derive(Debug, thiserror::Error)]
@@ -73,4 +73,56 @@ impl SystemdError {
     pub fn is_there(&self) -> bool {
         matches!(self, SystemdError::Refused { name, .. } if name == "org.freedesktop.systemd1.UnitExists")
     }
+}
+
+/// Why logind can't be listened to, or did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum LogindError {
+    /// The program has no way to the bus.
+    #[error("this program was built without the feature for systemd")]
+    NotBuilt,
+    /// The bus is not there.
+    #[error("the system bus can't be reached: {reason}")]
+    Unreachable {
+        /// Why.
+        reason: String,
+    },
+    /// The bus, or logind on it, does not do what it was asked for.
+    #[error("{step}: {reason}")]
+    Refused {
+        /// What was asked for.
+        step: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// No answer in time.
+    #[error("{step}: no answer within {seconds} s")]
+    Late {
+        /// What was asked for.
+        step: &'static str,
+        /// The limit.
+        seconds: u64,
+    },
+    /// A file of its configuration can't be written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It read its configuration again and allows no more time than before.
+    #[error(
+        "logind delays a shutdown by {found:?} at most though {path} says {wanted:?}; see whether a file after it by name \
+         sets InhibitDelayMaxSec"
+    )]
+    StillShort {
+        /// The file that was written.
+        path: std::path::PathBuf,
+        /// What it allows.
+        found: std::time::Duration,
+        /// What it was told.
+        wanted: std::time::Duration,
+    },
 }

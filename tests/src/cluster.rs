@@ -1,7 +1,7 @@
 //! A node with its API in a world of its own: the embedded API server or a real control plane, the same to a case.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,9 @@ impl Backend {
     }
 }
 
+/// Variables of an environment.
+pub type Variables = Vec<(&'static str, String)>;
+
 /// What a cluster is told beside the ordinary.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup {
@@ -44,6 +47,8 @@ pub struct Setup {
     pub kubelet: &'static str,
     /// Makes what else the node reads when it starts, and returns the flags that name it.
     pub flags: Option<fn(&World) -> Vec<String>>,
+    /// Variables of its environment.
+    pub environment: Option<fn(&World) -> Variables>,
     /// Gates that kube-apiserver opens, as `Name=true,…`; the embedded one has none.
     pub gates: &'static str,
     /// What is done to the node once it is ready, before what it holds is counted.
@@ -175,6 +180,9 @@ impl Cluster {
         if let Some(flags) = self.setup.flags {
             command.args(flags(&self.world));
         }
+        if let Some(environment) = self.setup.environment {
+            command.envs(environment(&self.world));
+        }
         std::fs::create_dir_all(self.manifests()).unwrap();
         *self.node.lock().unwrap() = Some(Daemon::start(command, self.node_log()));
     }
@@ -185,6 +193,26 @@ impl Cluster {
     /// When it has ended by itself.
     pub fn kill_node(&self) {
         self.node.lock().unwrap().take().expect("a node").kill();
+    }
+
+    /// Sends the node's daemon a signal by its name (`PWR`).
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn signal_node(&self, signal: &str) {
+        let mut node = self.node.lock().unwrap();
+        let node = node.as_mut().expect("a node");
+        node.check();
+        run(Command::new("kill").arg(format!("-{signal}")).arg(node.pid().to_string()));
+    }
+
+    /// Waits for the end of the node's daemon.
+    ///
+    /// # Panics
+    /// When it goes on.
+    pub fn node_end(&self) -> ExitStatus {
+        let mut node = self.node.lock().unwrap().take().expect("a node");
+        until("the node's daemon ends", || node.ended())
     }
 
     /// Waits until the API shows the node as ready.

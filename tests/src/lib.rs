@@ -13,6 +13,7 @@ pub mod hostile_image;
 pub mod images;
 pub mod invariant;
 pub mod kubelet;
+pub mod logind;
 pub mod peer;
 pub mod place;
 pub mod process;

@@ -1,7 +1,7 @@
 //! A machine of its own for a test: mount and network namespaces, a folder for state, and what was there before.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::place::{debian, foreign, need_root, programs};
@@ -371,6 +371,14 @@ impl Daemon {
     /// With its log, when it has ended.
     pub fn check(&mut self) {
         assert!(self.child.try_wait().unwrap().is_none(), "the daemon ended by itself:\n{}", self.log());
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Panics
+    /// When the kernel does not know it.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Ends it as a power cut would.

@@ -41,6 +41,7 @@ pub const TEST: &[Package] = &[
     Package { name: "util-linux", shown_by: "unshare" },
     Package { name: "bsdutils", shown_by: "script" },
     Package { name: "curl", shown_by: "curl" },
+    Package { name: "dbus-daemon", shown_by: "dbus-daemon" },
     Package { name: "git", shown_by: "git" },
 ];
 

@@ -29,6 +29,7 @@ pub mod restart;
 pub mod runtime;
 pub mod sandbox_spec;
 pub mod security;
+pub mod shutdown;
 pub mod static_pods;
 pub mod status;
 pub mod turns;

@@ -350,6 +350,10 @@ pub struct StatusUpdate {
 pub trait StatusSink: Send + Sync {
     /// Takes a new status.
     fn publish(&self, update: StatusUpdate);
+    /// Waits until all that were taken are written; for ever, where the API can't be reached.
+    fn settled(&self) -> PortFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Limits of a pod as a whole, in the units of the kernel.

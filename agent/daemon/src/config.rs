@@ -47,6 +47,8 @@ pub struct AgentConfig {
     pub credential_providers: Option<CredentialProviderPaths>,
     /// Version as nodes report it.
     pub kubelet_version: String,
+    /// Where logind is told how long it has to wait for pods; none leaves its configuration alone.
+    pub logind_drop_ins: Option<PathBuf>,
     /// How long the runtime may take to be there at the start.
     pub runtime_patience: Duration,
     /// The kubelet's settings.
@@ -70,6 +72,7 @@ impl AgentConfig {
             hosts_file: "/etc/hosts".into(),
             credential_providers: None,
             kubelet_version: KUBERNETES_VERSION.to_owned(),
+            logind_drop_ins: Some("/etc/systemd/logind.conf.d".into()),
             runtime_patience: Duration::from_secs(60),
             kubelet,
         }

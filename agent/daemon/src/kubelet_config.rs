@@ -3,6 +3,7 @@
 
 mod fields;
 mod load;
+mod shutdown;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::duration::GoDuration;
 
 pub use load::{ConfigError, LoadedConfig, load_config, parse_config};
+pub use shutdown::PriorityGracePeriod;
 
 /// The settings of a kubelet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,6 +130,12 @@ pub struct KubeletConfiguration {
     pub preloaded_images_verification_allowlist: Vec<String>,
     /// Back-off of restarts.
     pub crash_loop_back_off: CrashLoopBackOff,
+    /// How long all pods have to end when the machine goes down; 0 ends none.
+    pub shutdown_grace_period: GoDuration,
+    /// The last part of it, which is kept for critical pods.
+    pub shutdown_grace_period_critical_pods: GoDuration,
+    /// How long pods have by their priority, instead of the two above.
+    pub shutdown_grace_period_by_pod_priority: Vec<PriorityGracePeriod>,
 }
 
 /// Headers without their values, which may be secrets: `/configz` shows the settings.
@@ -302,6 +310,9 @@ impl Default for KubeletConfiguration {
             image_pull_credentials_verification_policy: "NeverVerifyPreloadedImages".to_owned(),
             preloaded_images_verification_allowlist: Vec::new(),
             crash_loop_back_off: CrashLoopBackOff::default(),
+            shutdown_grace_period: GoDuration::default(),
+            shutdown_grace_period_critical_pods: GoDuration::default(),
+            shutdown_grace_period_by_pod_priority: Vec::new(),
         }
     }
 }

@@ -4,7 +4,8 @@
 //!  AgentConfig ─> lock ─> runtime (CRI) ─> machine, cgroups ─┬─ API side: pods, objects, statuses, events, lease
 //!                                                            ├─ node, plugins, volumes
 //!                                                            ├─ pod manager
-//!                                                            └─ kubelet port
+//!                                                            ├─ kubelet port
+//!                                                            └─ shutdown: logind's word, or the program's
 //! ```
 //! Every part is restarted with back-off when it ends by itself; a cancelled agent leaves all containers running.
 
@@ -20,6 +21,7 @@ mod machine;
 mod node_side;
 mod port;
 mod serve;
+mod shutdown;
 mod standalone;
 mod storage;
 mod supervise;
@@ -30,8 +32,9 @@ pub use credentials::CredentialsError;
 pub use duration::GoDuration;
 pub use kubelet_config::{
     AnonymousAuthentication, Authentication, AuthorizationConfig, ConfigError, CrashLoopBackOff, KubeletConfiguration,
-    LoadedConfig, TaintConfig, UserNamespaces, WebhookAuthentication, WebhookAuthorization, X509Authentication,
-    load_config, parse_config,
+    LoadedConfig, PriorityGracePeriod, TaintConfig, UserNamespaces, WebhookAuthentication, WebhookAuthorization,
+    X509Authentication, load_config, parse_config,
 };
 pub use serve::{AgentError, serve};
+pub use shutdown::ShutdownOrder;
 pub use user_ids::UserIdsError;

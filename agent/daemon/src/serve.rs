@@ -14,10 +14,10 @@ use orlop_agent_pods::{CredentialFolders, PodManager, PodPorts, PodsConfig};
 use orlop_agent_resources::{CgroupTree, CgroupTreeConfig};
 use orlop_agent_runtime::{ConnectError, CriRuntime, RuntimeConfig};
 use orlop_agent_server::KubeletServerError;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::api_side::ApiSide;
 use crate::config::AgentConfig;
@@ -28,6 +28,8 @@ use crate::kubelet_config::KubeletConfiguration;
 use crate::lock::{LockError, lock_root};
 use crate::machine::{NodeAmounts, ResourcesError, read_amounts};
 use crate::node_side::CSI_NODE_MISSING;
+use crate::shutdown::record::ShutdownRecord;
+use crate::shutdown::{Keeper, ShutdownOrder};
 use crate::standalone::Standalone;
 use crate::storage::{StorageParts, start_storage};
 use crate::user_ids::{UserIdsError, find_id_space};
@@ -77,16 +79,27 @@ pub enum AgentError {
     /// The kubelet port can't be served.
     #[error(transparent)]
     Server(#[from] KubeletServerError),
+    /// The machine was to go down, and pods have not ended in their time.
+    #[error(
+        "the time that pods have to end is over, and these have not ended: {0}; see the log for what they wait for"
+    )]
+    Unended(String),
     /// The pod manager is gone; only a new start helps.
     #[error("the pod manager has ended by itself; start the agent again, containers run on meanwhile")]
     Manager,
 }
 
-/// Runs an agent until cancelled. Containers run on after it.
+/// Runs an agent until cancelled. Containers run on after it. By order of the program it ends all pods because the machine
+/// goes down, and itself after them.
 ///
 /// # Errors
-/// [`AgentError`] when it can't start; once started it goes on whatever happens.
-pub async fn serve(config: AgentConfig, cancel: CancellationToken) -> Result<(), AgentError> {
+/// [`AgentError`] when it can't start; once started it goes on whatever happens. [`AgentError::Unended`] when it was
+/// to end all pods and could not.
+pub async fn serve(
+    config: AgentConfig,
+    orders: mpsc::Receiver<ShutdownOrder>,
+    cancel: CancellationToken,
+) -> Result<(), AgentError> {
     let _lock = lock_root(&config.kubelet_root).await?;
     let identity = Identity::find(&config)?;
     let root = config.kubelet_root.clone();
@@ -110,6 +123,14 @@ pub async fn serve(config: AgentConfig, cancel: CancellationToken) -> Result<(),
     })
     .await?;
     let id_space = find_id_space(&config.kubelet).await?;
+    let root = config.kubelet_root.clone();
+    let shutdown = blocking(move || {
+        Ok(ShutdownRecord::read(&root).unwrap_or_else(|error| {
+            warn!(%error, "the record of the last shutdown can't be read");
+            ShutdownRecord::default()
+        }))
+    })
+    .await?;
     let credentials = match config.credential_providers.clone() {
         Some(paths) => {
             let folder = paths.bin_dir.clone();
@@ -127,14 +148,14 @@ pub async fn serve(config: AgentConfig, cancel: CancellationToken) -> Result<(),
         }
         None => (None, None),
     };
-    let parts = Parts { config, identity, runtime, amounts, cgroups, id_space, credentials, api };
-    let result = parts.run(&working).await;
+    let parts = Parts { config, identity, runtime, amounts, cgroups, id_space, credentials, shutdown, api };
+    let result = parts.run(orders, &working).await;
     working.cancel();
     writing.cancel();
     if let Some(writer) = writer {
         let _ = tokio::time::timeout(STOP_DEADLINE, writer).await;
     }
-    info!("the agent has ended; containers run on");
+    info!("the agent has ended; containers that run do so on");
     result
 }
 
@@ -172,11 +193,12 @@ pub(crate) struct Parts {
     cgroups: CgroupTree,
     id_space: IdSpace,
     credentials: (PathBuf, Vec<CredentialProvider>),
+    pub(crate) shutdown: ShutdownRecord,
     pub(crate) api: Option<ApiSide>,
 }
 
 impl Parts {
-    async fn run(self, cancel: &CancellationToken) -> Result<(), AgentError> {
+    async fn run(self, orders: mpsc::Receiver<ShutdownOrder>, cancel: &CancellationToken) -> Result<(), AgentError> {
         let mut tasks = JoinSet::new();
         let events: Arc<dyn Events> = match &self.api {
             Some(api) => api.events.clone(),
@@ -196,7 +218,7 @@ impl Parts {
         let node = NodeAgent::new(self.node_config(), inputs.subscribe(), probe, events.clone());
         let storage = start_storage(self.storage_parts(objects.clone(), node.clone()), cancel)
             .map_err(|source| AgentError::Folder { path: self.config.plugin_registry.clone(), source })?;
-        self.start_node(&mut tasks, &node, storage.drivers, inputs, cancel);
+        self.start_node(&mut tasks, &node, storage.drivers, inputs.clone(), cancel);
         let ports = PodPorts {
             runtime: Arc::new(self.runtime.clone()) as Arc<dyn Runtime>,
             objects,
@@ -208,15 +230,38 @@ impl Parts {
             ),
             mirrors: self.api.as_ref().map(|api| api.mirrors.clone() as Arc<dyn MirrorPods>),
             cgroups: Arc::new(self.cgroups.clone()),
-            node: node as Arc<dyn NodeFacts>,
+            node: node.clone() as Arc<dyn NodeFacts>,
             metrics: Arc::default(),
         };
+        let (statuses, metrics) = (ports.statuses.clone(), ports.metrics.clone());
         let manager = PodManager::new(self.pods_config(), ports, self.api.as_ref().map(|api| api.pods.clone()));
         self.start_server(&mut tasks, manager.node_view(), cancel).await?;
+        let stage = watch::Sender::default();
+        let orders = self.follow_orders(&mut tasks, orders, stage.subscribe(), cancel);
+        let keeper = Keeper {
+            periods: self.shutdown_periods(),
+            root: self.config.kubelet_root.clone(),
+            record: self.shutdown.clone(),
+            pods: manager.handle(),
+            statuses,
+            node,
+            inputs,
+            metrics,
+            stage,
+        };
+        let shutdown = keeper.run(orders);
         // The manager holds what the pods' workers know; it ends with the agent only.
         let mut manager = tokio::spawn(manager.run(cancel.child_token()));
+        let mut result = Ok(());
         let by_itself = tokio::select! {
             () = cancel.cancelled() => false,
+            left = shutdown => {
+                if !left.is_empty() {
+                    let names: Vec<String> = left.into_iter().map(|pod| pod.name).collect();
+                    result = Err(AgentError::Unended(names.join(", ")));
+                }
+                false
+            }
             ended = &mut manager => {
                 error!(?ended, "the pod manager has ended by itself");
                 true
@@ -230,7 +275,7 @@ impl Parts {
             while tasks.join_next().await.is_some() {}
         };
         let _ = tokio::time::timeout(STOP_DEADLINE, ending).await;
-        if by_itself { Err(AgentError::Manager) } else { Ok(()) }
+        if by_itself { Err(AgentError::Manager) } else { result }
     }
 
     fn storage_parts(&self, objects: Arc<dyn Objects>, node: Arc<dyn NodeFacts>) -> StorageParts {
@@ -271,6 +316,7 @@ impl Parts {
             credential_providers: self.credentials.clone(),
             // Checked when the settings were read.
             image_verification: kubelet.image_verification().unwrap_or_default(),
+            shut_down_pods: self.shutdown.pods.clone(),
             max_restart_period: restart.map_or(Duration::from_secs(300), |period| period.0),
             ..PodsConfig::new(&self.identity.name)
         }

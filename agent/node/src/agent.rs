@@ -173,7 +173,8 @@ impl NodeAgent {
         }
     }
 
-    fn record(&self, event_type: EventType, reason: &str, message: &str) {
+    /// Records an event about the node.
+    pub fn record(&self, event_type: EventType, reason: &str, message: &str) {
         self.events.record(node_reference(&self.config.node_name), event_type, reason, message);
     }
 

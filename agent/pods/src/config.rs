@@ -1,5 +1,6 @@
 //! Settings of the pod manager and the ports that it works with.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,6 +67,9 @@ pub struct PodsConfig {
     pub credential_providers: (PathBuf, Vec<CredentialProvider>),
     /// Whose access to images that are there is checked.
     pub image_verification: VerificationPolicy,
+    /// Pods that a shutdown of the node before this start told to end, by uid, with their grace in seconds: they stay
+    /// ended. Static pods begin anew with each start.
+    pub shut_down_pods: BTreeMap<String, i64>,
     /// Longest back-off of restarts (`maxContainerRestartPeriod`, 300 s).
     pub max_restart_period: Duration,
     /// Between two lists of everything in the runtime, as a safety net.
@@ -103,6 +107,7 @@ impl PodsConfig {
             id_space: IdSpace::default(),
             credential_providers: (PathBuf::new(), Vec::new()),
             image_verification: VerificationPolicy::default(),
+            shut_down_pods: BTreeMap::new(),
             max_restart_period: Duration::from_secs(300),
             relist: Duration::from_secs(60),
             volume_refresh: Duration::from_secs(60),

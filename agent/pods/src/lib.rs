@@ -1,4 +1,5 @@
-//! Pod workers: desired and observed sets, static pods, execution of plans, hooks, probes and orphans.
+//! Pod workers: desired and observed sets, static pods, execution of plans, hooks, probes, orphans, and the end of all pods
+//! when the machine goes down.
 
 mod config;
 mod credential_plugins;
@@ -22,6 +23,7 @@ mod recorder;
 mod resolv_conf;
 mod sandbox;
 mod shared;
+mod shutdown;
 mod start;
 mod static_source;
 mod static_url;
@@ -36,4 +38,5 @@ pub use config::{PodPorts, PodsConfig};
 pub use manager::{PodHandle, PodManager};
 pub use node_credentials::CredentialFolders;
 pub use pace::Pace;
+pub use shutdown::{NextEnd, PodShutdown};
 pub use static_url::StaticUrl;

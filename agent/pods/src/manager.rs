@@ -10,7 +10,7 @@ use orlop_agent_core::memory::Verdict;
 use orlop_agent_core::metrics::names;
 use orlop_agent_core::ports::{NodeView, PodSet, PortError};
 use orlop_agent_core::static_pods::mirror_matches;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,13 @@ const DISK_SCAN: Duration = Duration::from_secs(60);
 
 /// A wish of another part of the agent.
 enum Command {
-    End { uid: String, verdict: Verdict, grace_seconds: Option<i64> },
+    End {
+        uid: String,
+        verdict: Verdict,
+        grace_seconds: Option<i64>,
+    },
+    /// Tell which pods there are, once all that came before is done.
+    Tell(oneshot::Sender<Vec<Arc<Pod>>>),
 }
 
 /// Handle for other parts of the agent (eviction, shutdown).
@@ -54,6 +60,18 @@ impl PodHandle {
     /// Pods that hold resources of the node.
     pub fn active_pods(&self) -> Vec<Arc<Pod>> {
         lock(&self.shared.admitted).values().cloned().collect()
+    }
+
+    /// Pods of the sources that have a worker. Every pod that was let in before this was asked is among them.
+    pub(crate) async fn pods(&self) -> Vec<Arc<Pod>> {
+        let (sender, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Tell(sender));
+        // A manager that is ending ends no pods.
+        answer.await.unwrap_or_default()
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 }
 
@@ -141,7 +159,7 @@ impl PodManager {
                 changed = statics.changed() => if changed.is_err() { break },
                 Some(uid) = self.ended.recv() => roster.worker_ended(&uid),
                 Some((kind, namespace, name)) = changes.recv() => roster.object_changed(&kind, &namespace, &name),
-                Some(Command::End { uid, verdict, grace_seconds }) = self.commands.recv() => roster.end(&uid, verdict, grace_seconds),
+                Some(command) = self.commands.recv() => roster.obey(command),
                 Some((name, result)) = mirror_done.recv() => roster.mirror_ended(name, result),
                 () = self.shared.observed.appeared.notified() => {}
                 () = self.shared.room.notified() => {}
@@ -318,13 +336,14 @@ impl Roster {
             }
             let Admission::Decided(verdict) = self.admission(&pod) else { continue };
             let mirror_uid = mirror.and_then(|mirror| mirror.metadata.uid.clone());
+            let verdict_grace_seconds = self.shared.config.shut_down_pods.get(containers::uid(&pod)).copied();
             self.hire(Desired {
                 pod,
                 mirror_uid,
                 gone: false,
                 orphan: false,
                 verdict,
-                verdict_grace_seconds: None,
+                verdict_grace_seconds,
                 refresh: 0,
             });
         }
@@ -333,6 +352,7 @@ impl Roster {
     fn hire(&mut self, desired: Desired) {
         let uid = containers::uid(&desired.pod).to_owned();
         let name = full_name(&desired.pod);
+        lock(&self.shared.holding).insert(uid.clone());
         let (sender, receiver) = watch::channel(desired);
         let worker = Worker::new(self.shared.clone(), receiver);
         let work = self.shared.config.pace.task("worker", worker.run(self.cancel.clone()));
@@ -351,6 +371,16 @@ impl Roster {
         for member in self.members.values().filter(|member| member.name.0 == namespace) {
             if references::refers(&member.desired.borrow().pod, kind, name) {
                 member.desired.send_modify(|desired| desired.refresh += 1);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::End { uid, verdict, grace_seconds } => self.end(&uid, verdict, grace_seconds),
+            Command::Tell(answer) => {
+                let all = self.members.values().map(|member| member.desired.borrow());
+                let _ = answer.send(all.filter(|desired| !desired.orphan).map(|desired| desired.pod.clone()).collect());
             }
         }
     }

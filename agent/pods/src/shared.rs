@@ -1,6 +1,6 @@
 //! What all workers share: configuration, ports, the observed set, bounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -43,6 +43,10 @@ pub(crate) struct Shared {
     pub admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
     /// Told when a pod has given its room back.
     pub room: Notify,
+    /// Pods of which the node may have processes, volumes or a status that nobody was told of, by uid.
+    pub holding: Mutex<BTreeSet<String>>,
+    /// Told when the node has nothing of a pod any more.
+    pub let_go: Notify,
     /// Pods that have a worker, by uid.
     pub entries: Mutex<BTreeMap<String, PodEntry>>,
     /// Where a worker tells that it is done, by its uid.
@@ -76,6 +80,8 @@ impl Shared {
             observed: ObservedSet::new(),
             admitted: Mutex::default(),
             room: Notify::new(),
+            holding: Mutex::default(),
+            let_go: Notify::new(),
             entries: Mutex::default(),
             bounds: BackoffBounds::with_max(max.max(SignedDuration::from_secs(1))),
             user_namespaces: Arc::new(UserNamespaces::new(directories.pods(), config.id_space)),
@@ -99,6 +105,13 @@ impl Shared {
     pub(crate) fn give_room(&self, uid: &str) {
         if lock(&self.admitted).remove(uid).is_some() {
             self.room.notify_one();
+        }
+    }
+
+    /// The node has nothing of a pod any more but what goes with its API object.
+    pub(crate) fn let_go(&self, uid: &str) {
+        if lock(&self.holding).remove(uid) {
+            self.let_go.notify_one();
         }
     }
 

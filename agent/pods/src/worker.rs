@@ -173,6 +173,7 @@ impl Worker {
         self.forget_probes();
         lock(&self.shared.entries).remove(&self.uid);
         self.shared.give_room(&self.uid);
+        self.shared.let_go(&self.uid);
         drop(self.observed);
         self.shared.observed.forget(&self.uid);
         let _ = self.shared.ended.send(self.uid);
@@ -223,7 +224,9 @@ impl Worker {
                 break;
             }
         }
-        self.publish();
+        if self.publish() && self.memory.lifecycle == Lifecycle::Finished {
+            self.shared.let_go(&self.uid);
+        }
         wake
     }
 

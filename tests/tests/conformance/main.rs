@@ -40,6 +40,7 @@ const THREADS: usize = 12;
 const SETUP: Setup = Setup {
     kubelet: "crashLoopBackOff: {maxContainerRestartPeriod: 12s}\n",
     flags: Some(pulls::credential_flags),
+    environment: None,
     gates: "ContainerStopSignals=true",
     then: Some(load_images),
 };

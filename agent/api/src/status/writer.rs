@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use orlop_agent_core::ports::{PodSet, StatusSink, StatusUpdate};
+use orlop_agent_core::ports::{PodSet, PortFuture, StatusSink, StatusUpdate};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -23,6 +23,8 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
 pub struct StatusWriter {
     ledger: Mutex<Ledger>,
     wake: Notify,
+    /// Told when there is nothing to write.
+    idle: Notify,
 }
 
 impl StatusWriter {
@@ -32,7 +34,8 @@ impl StatusWriter {
         pods: watch::Receiver<Arc<PodSet>>,
         cancel: CancellationToken,
     ) -> (Arc<Self>, tokio::task::JoinHandle<()>) {
-        let writer = Arc::new(Self { ledger: Mutex::new(Ledger::new(clients.pace.clone())), wake: Notify::new() });
+        let ledger = Mutex::new(Ledger::new(clients.pace.clone()));
+        let writer = Arc::new(Self { ledger, wake: Notify::new(), idle: Notify::new() });
         let pace = clients.pace.clone();
         let task = tokio::spawn(pace.task("status writer", writer.clone().run(clients, pods, cancel)));
         (writer, task)
@@ -58,6 +61,9 @@ impl StatusWriter {
                 let jobs = ledger.start(&set, Instant::now().into_std());
                 (jobs, ledger.next_due().map(Instant::from_std), ledger.is_idle())
             };
+            if idle {
+                self.idle.notify_waiters();
+            }
             if flush_until.is_some_and(|until| idle || until <= Instant::now()) {
                 return;
             }
@@ -103,6 +109,20 @@ impl StatusSink for StatusWriter {
     fn publish(&self, update: StatusUpdate) {
         self.ledger().publish(update);
         self.wake.notify_one();
+    }
+
+    fn settled(&self) -> PortFuture<'_, ()> {
+        Box::pin(async move {
+            loop {
+                let mut told = std::pin::pin!(self.idle.notified());
+                // What is told from here on is heard.
+                told.as_mut().enable();
+                if self.ledger().is_idle() {
+                    return;
+                }
+                told.await;
+            }
+        })
     }
 }
 

@@ -36,6 +36,16 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// When the last graceful shutdown began.
+    SHUTDOWN_START = gauge(
+        "kubelet_graceful_shutdown_start_time_seconds", &[],
+        "Beginning of the last graceful shutdown, in seconds since the epoch; 0 for none.",
+    );
+    /// When it ended.
+    SHUTDOWN_END = gauge(
+        "kubelet_graceful_shutdown_end_time_seconds", &[],
+        "End of the last graceful shutdown, in seconds since the epoch; 0 while it goes on.",
+    );
     /// Pods with a running sandbox.
     RUNNING_PODS = gauge("kubelet_running_pods", &[], "Pods that have a running pod sandbox.");
     /// Containers in the runtime.

@@ -1,7 +1,7 @@
 //! Names of all fields of `KubeletConfiguration` v1beta1 in Kubernetes 1.36.
 
 /// Fields that a kubelet knows and this agent does not heed yet.
-pub(super) const UNHEEDED: [&str; 74] = [
+pub(super) const UNHEEDED: [&str; 71] = [
     "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
     "containerLogMaxFiles",
@@ -61,9 +61,6 @@ pub(super) const UNHEEDED: [&str; 74] = [
     "runOnce",
     "serverTLSBootstrap",
     "showHiddenMetricsForVersion",
-    "shutdownGracePeriod",
-    "shutdownGracePeriodByPodPriority",
-    "shutdownGracePeriodCriticalPods",
     "singleProcessOOMKill",
     "syncFrequency",
     "systemCgroups",

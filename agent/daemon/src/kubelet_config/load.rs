@@ -160,6 +160,7 @@ fn check(config: &KubeletConfiguration) -> Result<(), String> {
         .map_err(|why| format!("userNamespaces.idsPerPod: {why}"))?;
     config.image_verification()?;
     config.static_url()?;
+    config.shutdown_periods()?;
     for pattern in &config.allowed_unsafe_sysctls {
         check_sysctl_pattern(pattern).map_err(|why| format!("allowedUnsafeSysctls: {why}"))?;
     }

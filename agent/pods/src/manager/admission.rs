@@ -8,6 +8,7 @@ use orlop_agent_core::containers;
 use orlop_agent_core::memory::Verdict;
 use orlop_agent_core::metrics::names;
 use orlop_agent_core::ports::EventType;
+use orlop_agent_core::shutdown::shutdown_verdict;
 use orlop_agent_core::status::is_terminal;
 
 use crate::manager::Roster;
@@ -32,6 +33,10 @@ impl Roster {
             return Admission::Decided(None);
         }
         let uid = containers::uid(pod);
+        // The word on its end may not have reached the API before the machine, or the agent, went down.
+        if self.shared.config.shut_down_pods.contains_key(uid) && !containers::is_static(pod) {
+            return Admission::Decided(Some(shutdown_verdict()));
+        }
         if self.waits(uid) {
             return Admission::Waiting;
         }

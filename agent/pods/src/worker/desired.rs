@@ -36,7 +36,10 @@ impl Worker {
             self.begin_stop(None, Some(grace), now);
         }
         if let Some(verdict) = desired.verdict {
-            self.begin_stop(Some(verdict), desired.verdict_grace_seconds, now);
+            // Work that is done stays done, though it may not have been told yet.
+            let observed = self.observed.borrow().clone();
+            let done = self.current_status(&observed, now).phase.as_deref() == Some("Succeeded");
+            self.begin_stop(Some(verdict).filter(|_| !done), desired.verdict_grace_seconds, now);
         }
         let ended = self.pod.status.as_ref().is_some_and(|status| is_terminal(status.phase.as_deref()));
         if ended && !containers::is_static(&self.pod) {

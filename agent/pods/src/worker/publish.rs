@@ -43,18 +43,18 @@ impl Worker {
         self.sandbox.as_ref().map_or("", |sandbox| &sandbox.runtime_handler)
     }
 
-    /// Publishes the status if it changed, and once that everything is gone.
-    pub(super) fn publish(&mut self) {
+    /// Publishes the status if it changed, and once that everything is gone. False while it has to wait.
+    pub(super) fn publish(&mut self) -> bool {
         if self.orphan {
-            return;
+            return true;
         }
         let observed: Arc<ObservedPod> = self.observed.borrow().clone();
         if observed.containers.iter().any(|container| container.exited() && !container.message_read) {
             // The message is read within milliseconds; the end of a container is told with it.
-            return;
+            return false;
         }
         if self.finish_published {
-            return;
+            return true;
         }
         let status = self.current_status(&observed, self.shared.now());
         self.count_ends(&status);
@@ -66,10 +66,10 @@ impl Worker {
         let finished = !is_static && self.memory.lifecycle == Lifecycle::Finished && self.memory.deleted;
         let Some(target) = target.filter(|_| !self.gone) else {
             self.finish_published |= finished;
-            return;
+            return true;
         };
         if !finished && self.published.as_ref() == Some(&status) && self.published_to.as_ref() == Some(&target) {
-            return;
+            return true;
         }
         self.finish_published |= finished;
         self.shared.ports.statuses.publish(StatusUpdate {
@@ -81,5 +81,6 @@ impl Worker {
         });
         self.published = Some(status);
         self.published_to = Some(target);
+        true
     }
 }

@@ -12,7 +12,7 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::CSIDriver;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use orlop_agent_core::ports::*;
-use orlop_agent_pods::{PodManager, PodPorts, PodsConfig};
+use orlop_agent_pods::{PodHandle, PodManager, PodPorts, PodsConfig};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,8 @@ pub struct Ports {
     pub mirrors: Mutex<Vec<String>>,
     pub handler: Mutex<HandlerFeatures>,
     pub network_problem: Mutex<Option<String>>,
+    /// Why the node takes no pods.
+    pub refusal: Mutex<Option<(String, String)>>,
     pub changed: tokio::sync::Notify,
 }
 
@@ -191,7 +193,7 @@ impl NodeFacts for Ports {
         BTreeMap::new()
     }
     fn refusal(&self, _pod: &Pod) -> Option<(String, String)> {
-        None
+        self.refusal.lock().unwrap().clone()
     }
     fn handler(&self, _name: &str) -> HandlerFeatures {
         *self.handler.lock().unwrap()
@@ -208,6 +210,7 @@ pub struct World {
     pub api: watch::Sender<Arc<PodSet>>,
     pub changes: tokio::sync::mpsc::UnboundedSender<(String, String, String)>,
     pub view: Arc<dyn NodeView>,
+    pub handle: PodHandle,
     pub folder: tempfile::TempDir,
     pub cancel: CancellationToken,
     task: Option<tokio::task::JoinHandle<()>>,
@@ -232,6 +235,17 @@ impl World {
         set: PodSet,
         static_folder: Option<std::path::PathBuf>,
     ) -> World {
+        World::after(runtime, folder, set, static_folder, BTreeMap::new())
+    }
+
+    /// The same, after a shutdown that told these pods to end.
+    pub fn after(
+        runtime: Arc<FakeRuntime>,
+        folder: tempfile::TempDir,
+        set: PodSet,
+        static_folder: Option<std::path::PathBuf>,
+        shut_down_pods: BTreeMap<String, i64>,
+    ) -> World {
         let ports = Arc::new(Ports::default());
         let (changes, receiver) = tokio::sync::mpsc::unbounded_channel();
         *ports.changes.lock().unwrap() = Some(receiver);
@@ -240,6 +254,7 @@ impl World {
         config.kubelet_root = folder.path().join("kubelet");
         config.pod_logs_root = folder.path().join("logs");
         config.static_pod_path = static_folder;
+        config.shut_down_pods = shut_down_pods;
         let all = PodPorts {
             runtime: runtime.clone(),
             objects: ports.clone(),
@@ -252,10 +267,10 @@ impl World {
             metrics: Arc::default(),
         };
         let manager = PodManager::new(config, all, Some(api_receiver));
-        let view = manager.node_view();
+        let (view, handle) = (manager.node_view(), manager.handle());
         let cancel = CancellationToken::new();
         let task = tokio::spawn(manager.run(cancel.clone()));
-        World { ports, runtime, api, changes, view, folder, cancel, task: Some(task) }
+        World { ports, runtime, api, changes, view, handle, folder, cancel, task: Some(task) }
     }
 
     /// Ends the agent; the runtime goes on. Returns the disk.
