@@ -163,7 +163,7 @@ impl Worker {
         self.breakable.push(handle);
     }
 
-    #[allow(clippy::too_many_arguments, reason = "they are the parts of one action")]
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of one action")]
     fn start(
         &mut self,
         container: String,

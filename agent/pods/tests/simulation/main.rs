@@ -3,7 +3,7 @@
 //! run, always the same.
 //!
 //! ```text
-//! cargo test -p orlop-agent-pods --test simulation               # SEEDS of them (300)
+//! cargo test -p orlop-agent-pods --test simulation               # SEEDS of them (1000)
 //! SEED=17 cargo test -p orlop-agent-pods --test simulation no_seed -- --nocapture   # one, with its trace
 //! ```
 
@@ -24,7 +24,7 @@ mod user;
 use run::{Outcome, simulate};
 
 /// How many seeds are run where `SEEDS` does not say.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1000;
 /// How much of the trace is shown with a failure; the seed alone shows all of it.
 const SHOWN: usize = 40;
 
