@@ -1,8 +1,11 @@
 //! What the runtime says of a pod: sandboxes and containers as values.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use jiff::Timestamp;
+
+use crate::runtime::{ContainerSpec, SandboxSpec};
 
 /// State of a container. The order is the order of life: a fact never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +76,35 @@ pub struct ObservedContainer {
 }
 
 impl ObservedContainer {
+    /// One as it is known from its making: by what the runtime was asked for.
+    pub fn made(
+        id: &str,
+        sandbox_id: &str,
+        spec: &ContainerSpec,
+        sandbox: &SandboxSpec,
+        now: Timestamp,
+    ) -> ObservedContainer {
+        ObservedContainer {
+            id: id.to_owned(),
+            sandbox_id: sandbox_id.to_owned(),
+            name: spec.name.clone(),
+            attempt: spec.attempt,
+            fact: ContainerFact::Created,
+            created_at: now,
+            started_at: None,
+            finished_at: None,
+            exit_code: 0,
+            reason: String::new(),
+            message: String::new(),
+            message_read: false,
+            image: spec.user_image.clone(),
+            image_ref: spec.image.clone(),
+            log_path: Path::new(&sandbox.log_directory).join(&spec.log_path).to_string_lossy().into_owned(),
+            annotations: spec.annotations.clone(),
+            user: None,
+        }
+    }
+
     /// Whether its process runs.
     pub fn running(&self) -> bool {
         self.fact == ContainerFact::Running

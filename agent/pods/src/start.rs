@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::try_join;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use orlop_agent_core::container_spec::{
     ContainerContext, MountPlan, TERMINATION_MESSAGE_PATH, container_spec, plan_mounts,
@@ -133,7 +132,7 @@ async fn start(shared: &Shared, request: &StartRequest, container: &SpecContaine
         .create_container(&request.sandbox_id, &spec, &sandbox)
         .await
         .map_err(|failure| keep(error("CreateContainerError", failure.message)))?;
-    let made = made_container(&id, &request.sandbox_id, &spec, &sandbox, shared.now());
+    let made = ObservedContainer::made(&id, &request.sandbox_id, &spec, &sandbox, shared.now());
     container_event(events, pod, container, EventType::Normal, "Created", "Container created");
     if request.cancel.is_cancelled() {
         // It goes with its sandbox.
@@ -284,35 +283,6 @@ async fn has_begun(shared: &Shared, id: &str) -> Result<bool, StartError> {
     let begun = part.containers.iter().any(|container| container.running() || container.exited());
     shared.observed.merge(part);
     Ok(begun)
-}
-
-/// A container as it is known from its making.
-fn made_container(
-    id: &str,
-    sandbox_id: &str,
-    spec: &ContainerSpec,
-    sandbox: &SandboxSpec,
-    now: Timestamp,
-) -> ObservedContainer {
-    ObservedContainer {
-        id: id.to_owned(),
-        sandbox_id: sandbox_id.to_owned(),
-        name: spec.name.clone(),
-        attempt: spec.attempt,
-        fact: ContainerFact::Created,
-        created_at: now,
-        started_at: None,
-        finished_at: None,
-        exit_code: 0,
-        reason: String::new(),
-        message: String::new(),
-        message_read: false,
-        image: spec.user_image.clone(),
-        image_ref: spec.image.clone(),
-        log_path: PathBuf::from(&sandbox.log_directory).join(&spec.log_path).to_string_lossy().into_owned(),
-        annotations: spec.annotations.clone(),
-        user: None,
-    }
 }
 
 /// Waits until the observed set has the container, so that no pass takes it for missing. The runtime's event has

@@ -66,11 +66,13 @@ pub(crate) fn follow_url(
     let own = pace.clone();
     tokio::spawn(own.task("static pods of an address", async move {
         let (mut seen, mut complaint) = (None, None);
+        // Made once: it holds the trusted certificates.
+        let client = make_client();
         loop {
             let asked = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                asked = ask(&source) => asked,
+                asked = ask(&client, &source) => asked,
             };
             let news = match asked {
                 Ok(text) if seen.as_ref() == Some(&text) => Ok(None),
@@ -104,10 +106,14 @@ pub(crate) fn follow_url(
     receiver
 }
 
-async fn ask(source: &StaticUrl) -> Result<String, String> {
+fn make_client() -> Result<Client, String> {
     // Whoever has set a provider for the process keeps it.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder().timeout(DEADLINE).build().map_err(|error| chain(&error))?;
+    Client::builder().timeout(DEADLINE).build().map_err(|error| chain(&error))
+}
+
+async fn ask(client: &Result<Client, String>, source: &StaticUrl) -> Result<String, String> {
+    let client = client.as_ref().map_err(Clone::clone)?;
     let request = client.get(source.url.clone()).headers(source.headers.clone());
     let mut answer = request.send().await.map_err(|error| chain(&error))?;
     if answer.status() != http::StatusCode::OK {

@@ -75,6 +75,18 @@ pub mod sources {
         }
     }
 
+    /// Gives it other data and another label, finds it everywhere by that label, and deletes it by that label.
+    pub fn patch_and_delete(case: &Case<'_>, kind: &str, data: &Value) {
+        let api = &case.cluster.api;
+        let change = json!({"metadata": {"labels": {"stage": "patched"}}, "data": data});
+        api.must("PATCH", &case.path(kind, "source"), Some(&change));
+        let list = api.get(&format!("/api/v1/{kind}?labelSelector=stage=patched"));
+        let own = |item: &&Value| item["metadata"]["namespace"] == case.namespace;
+        let found: Vec<&Value> = list["items"].as_array().unwrap().iter().filter(own).collect();
+        assert_eq!((found.len(), &found[0]["data"]), (1, data));
+        api.must("DELETE", &format!("{}?labelSelector=stage=patched", case.path(kind, "")), None);
+    }
+
     pub fn without_key(case: &Case<'_>, kind: &str) {
         let field = if kind == "secrets" { "stringData" } else { "data" };
         let object = json!({"metadata": {"name": "source"}, field: {"": "value"}});
@@ -131,13 +143,7 @@ pub mod configmaps {
         let map = json!({"metadata": {"name": "source", "labels": {"stage": "made"}}, "data": {"word": "old"}});
         case.make(KIND, &map);
         let from = api.get(&case.path(KIND, "source"))["metadata"]["resourceVersion"].clone();
-        let change = json!({"metadata": {"labels": {"stage": "patched"}}, "data": {"word": "new"}});
-        api.must("PATCH", &case.path(KIND, "source"), Some(&change));
-        let list = api.get("/api/v1/configmaps?labelSelector=stage=patched");
-        let own = |item: &&Value| item["metadata"]["namespace"] == case.namespace;
-        let found: Vec<&Value> = list["items"].as_array().unwrap().iter().filter(own).collect();
-        assert_eq!((found.len(), &found[0]["data"]["word"]), (1, &json!("new")));
-        api.must("DELETE", &format!("{}?labelSelector=stage=patched", case.path(KIND, "")), None);
+        sources::patch_and_delete(case, KIND, &json!({"word": "new"}));
         until("it is gone", || api.find(&case.path(KIND, "source")).is_none().then_some(()));
         let events = watched(case, KIND, from.as_str().unwrap());
         let own = |event: &&Value| event["object"]["metadata"]["name"] == "source";
@@ -148,7 +154,7 @@ pub mod configmaps {
 
 /// Secrets.
 pub mod secrets {
-    use super::{Case, Value, json, sources};
+    use super::{Case, json, sources};
 
     const KIND: &str = "secrets";
 
@@ -174,16 +180,9 @@ pub mod secrets {
 
     /// Made, found everywhere, patched, deleted by label.
     pub fn patch(case: &Case<'_>) {
-        let api = &case.cluster.api;
         case.make(KIND, &json!({"metadata": {"name": "source", "labels": {"stage": "made"}}, "data": {"key": "b2xk"}}));
-        let change = json!({"metadata": {"labels": {"stage": "patched"}}, "data": {"key": "bmV3"}});
-        api.must("PATCH", &case.path(KIND, "source"), Some(&change));
-        let list = api.get("/api/v1/secrets?labelSelector=stage=patched");
-        let own = |item: &&Value| item["metadata"]["namespace"] == case.namespace;
-        let found: Vec<&Value> = list["items"].as_array().unwrap().iter().filter(own).collect();
-        assert_eq!((found.len(), &found[0]["data"]["key"]), (1, &json!("bmV3")));
-        api.must("DELETE", &format!("{}?labelSelector=stage=patched", case.path(KIND, "")), None);
-        assert!(api.find(&case.path(KIND, "source")).is_none());
+        sources::patch_and_delete(case, KIND, &json!({"key": "bmV3"}));
+        assert!(case.cluster.api.find(&case.path(KIND, "source")).is_none());
     }
 }
 

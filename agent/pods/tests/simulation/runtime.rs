@@ -222,25 +222,7 @@ impl State {
         if pod.containers.iter().any(|c| c.name == spec.name && c.attempt == spec.attempt) {
             return Err(error(format!("the name of attempt {} of {} is reserved", spec.attempt, spec.name)));
         }
-        pod.containers.push(ObservedContainer {
-            id: id.clone(),
-            sandbox_id: sandbox_id.into(),
-            name: spec.name.clone(),
-            attempt: spec.attempt,
-            fact: ContainerFact::Created,
-            created_at: now,
-            started_at: None,
-            finished_at: None,
-            exit_code: 0,
-            reason: String::new(),
-            message: String::new(),
-            message_read: false,
-            image: spec.user_image.clone(),
-            image_ref: spec.image.clone(),
-            log_path: format!("{}/{}", sandbox.log_directory, spec.log_path),
-            annotations: spec.annotations.clone(),
-            user: None,
-        });
+        pod.containers.push(ObservedContainer::made(&id, sandbox_id, spec, sandbox, now));
         pod.sort();
         self.tell(&sandbox.uid);
         Ok(id)

@@ -279,25 +279,7 @@ impl Runtime for FakeRuntime {
                 state.serial
             };
             let id = format!("{}-{}-{}-{serial}", sandbox.uid, spec.name, spec.attempt);
-            let made = ObservedContainer {
-                id: id.clone(),
-                sandbox_id: sandbox_id.into(),
-                name: spec.name.clone(),
-                attempt: spec.attempt,
-                fact: ContainerFact::Created,
-                created_at: Timestamp::now(),
-                started_at: None,
-                finished_at: None,
-                exit_code: 0,
-                reason: String::new(),
-                message: String::new(),
-                message_read: false,
-                image: spec.user_image.clone(),
-                image_ref: spec.image.clone(),
-                log_path: format!("{}/{}", sandbox.log_directory, spec.log_path),
-                annotations: spec.annotations.clone(),
-                user: None,
-            };
+            let made = ObservedContainer::made(&id, sandbox_id, spec, sandbox, Timestamp::now());
             self.change(&sandbox.uid, |pod| pod.containers.insert(0, made));
             Ok(id)
         })
