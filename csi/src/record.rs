@@ -1,8 +1,8 @@
 //! `volume.json`: what a volume is and where it is mounted.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use orlop_kernel::file::{self, Outlives};
 use serde::{Deserialize, Serialize};
 
 /// Version of the record.
@@ -68,11 +68,10 @@ pub(crate) enum RecordError {
 
 /// Reads the record of a volume's folder.
 pub(crate) fn read(folder: &Path) -> Result<VolumeRecord, RecordError> {
-    use std::io::Read;
     let path = folder.join(FILE);
     let failed = |source| RecordError::Io { path: path.clone(), source };
-    let mut bytes = Vec::new();
-    std::fs::File::open(&path).map_err(failed)?.take(BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    let bytes = file::read(&path, BYTES_MAX).map_err(failed)?;
+    let bytes = bytes.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
     let record: VolumeRecord =
         serde_json::from_slice(&bytes).map_err(|source| RecordError::Damaged { path: path.clone(), source })?;
     let foreign = |why: String| RecordError::Foreign { path: path.clone(), why };
@@ -90,14 +89,5 @@ pub(crate) fn write(folder: &Path, record: &VolumeRecord) -> Result<(), RecordEr
     let path = folder.join(FILE);
     let failed = |source| RecordError::Io { path: path.clone(), source };
     let bytes = serde_json::to_vec(record).map_err(|source| RecordError::Damaged { path: path.clone(), source })?;
-    let draft = folder.join(".volume.json.new");
-    let mut file = std::fs::File::create(&draft).map_err(failed)?;
-    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&draft, &path).map_err(failed)?;
-    sync_folder(folder).map_err(failed)
-}
-
-/// Makes the names in a folder last.
-pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    std::fs::File::open(folder)?.sync_all()
+    file::replace(&path, &bytes, 0o644, Outlives::Power).map_err(failed)
 }

@@ -162,7 +162,7 @@ impl Store {
         record::write(&draft, &volume)?;
         let folder = self.folder(id);
         std::fs::rename(&draft, &folder).map_err(failed("put in place", &folder))?;
-        record::sync_folder(&self.root.join("volumes")).map_err(failed("sync", &folder))?;
+        orlop_kernel::file::sync_folder(&self.root.join("volumes")).map_err(failed("sync", &folder))?;
         self.lock().insert(id.to_owned(), volume.clone());
         Ok(volume)
     }

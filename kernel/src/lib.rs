@@ -7,6 +7,7 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod file;
 pub mod lock;
 pub mod lsm;
 pub mod mount;

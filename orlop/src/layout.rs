@@ -4,7 +4,6 @@
 //! folder, and what the machine shares (bridge, subnet, cgroup, ports) is derived from it and recorded in
 //! `instance.json`, so that several instances live side by side.
 
-use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
@@ -278,22 +277,15 @@ fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// Writes a file so that it is there whole or not at all, even over a power loss.
+/// Writes a file and the folders above it: it is there whole or not at all, even over a power loss.
 ///
 /// # Errors
 /// When the file or its folder can't be written.
 pub fn write_atomically(file: &Path, bytes: &[u8]) -> Result<()> {
     let folder = file.parent().context("a file below a folder")?;
     std::fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
-    let fresh = file.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let mut out = std::fs::File::create(&fresh)?;
-        out.write_all(bytes)?;
-        out.sync_all()?;
-        std::fs::rename(&fresh, file)?;
-        std::fs::File::open(folder)?.sync_all()
-    };
-    write().with_context(|| format!("write {}", file.display()))
+    let replaced = orlop_kernel::file::replace(file, bytes, 0o644, orlop_kernel::file::Outlives::Power);
+    replaced.with_context(|| format!("write {}", file.display()))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What logind is asked: to tell of a shutdown before it happens, and to delay it.
 
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
+
+use orlop_kernel::file::Outlives;
 
 use crate::LogindError;
 
@@ -112,10 +113,7 @@ fn write_drop_in(folder: &Path, path: &Path, wanted: Duration) -> Result<(), Log
         return Ok(());
     }
     std::fs::create_dir_all(folder).map_err(failed)?;
-    let draft = path.with_extension("new");
-    let mut file = std::fs::File::create(&draft).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&draft, path).map_err(failed)
+    orlop_kernel::file::replace(path, text.as_bytes(), 0o644, Outlives::Power).map_err(failed)
 }
 
 async fn within<T>(step: &'static str, work: impl Future<Output = Result<T, LogindError>>) -> Result<T, LogindError> {

@@ -1,7 +1,6 @@
 //! Records of what images were pulled with, in the kubelet's folder and format: `image_manager/pulling` and `pulled`.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +8,7 @@ use orlop_agent_core::pull_records::{
     ImageAccess, PullCredentials, PullIntent, PullSecret, PulledRecord, VerificationPolicy, image_access, recorded,
 };
 use orlop_agent_core::runtime::Runtime;
+use orlop_kernel::file::{self, Outlives};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -48,7 +48,7 @@ impl PullRecords {
     /// Whether a pod with these secrets may use an image that is there. A record that can't be read grants nothing.
     pub(crate) fn access(&self, image: &str, image_ref: &str, secrets: &[PullSecret]) -> ImageAccess {
         let under_way = lock(&self.under_way);
-        let record = read::<PulledRecord>(&file(&self.pulled, image_ref));
+        let record = read::<PulledRecord>(&place(&self.pulled, image_ref));
         let (damaged, record) = match record {
             Ok(record) => (false, record),
             Err(error) => {
@@ -56,14 +56,14 @@ impl PullRecords {
                 (true, None)
             }
         };
-        let intended = damaged || under_way.contains_key(image) || file(&self.pulling, image).exists();
+        let intended = damaged || under_way.contains_key(image) || place(&self.pulling, image).exists();
         image_access(&self.policy, image, record.as_ref(), intended, secrets)
     }
 
     /// Notes that an image is about to be pulled.
     pub(crate) fn intend(&self, image: &str) -> std::io::Result<()> {
         let mut under_way = lock(&self.under_way);
-        write(&file(&self.pulling, image), &PullIntent::new(image))?;
+        write(&place(&self.pulling, image), &PullIntent::new(image))?;
         *under_way.entry(image.to_owned()).or_insert(0) += 1;
         Ok(())
     }
@@ -87,7 +87,7 @@ impl PullRecords {
             }
             under_way.remove(image);
         }
-        if let Err(error) = remove(&file(&self.pulling, image)) {
+        if let Err(error) = file::remove(&place(&self.pulling, image)) {
             tracing::warn!(image, %error, "the note of a pull can't be removed");
         }
     }
@@ -100,7 +100,7 @@ impl PullRecords {
         credentials: Option<PullCredentials>,
     ) -> std::io::Result<()> {
         let _held = lock(&self.under_way);
-        let path = file(&self.pulled, image_ref);
+        let path = place(&self.pulled, image_ref);
         let known = read::<PulledRecord>(&path).unwrap_or_default();
         match recorded(known.as_ref(), image, image_ref, credentials, self.pace.now()) {
             Some(record) => write(&path, &record),
@@ -111,7 +111,15 @@ impl PullRecords {
     /// After a start: images whose pull was cut short count as pulled here.
     pub(crate) async fn recover(self: Arc<Self>, runtime: &dyn Runtime) {
         let this = self.clone();
-        let found = self.pace.blocking(move || all::<PullIntent>(&this.pulling)).await;
+        let found = self.pace.blocking(move || {
+            for folder in [&this.pulling, &this.pulled] {
+                if let Err(error) = file::sweep(folder) {
+                    tracing::warn!(?folder, %error, "half-written records of pulls can't be removed");
+                }
+            }
+            all::<PullIntent>(&this.pulling)
+        });
+        let found = found.await;
         for intent in found.unwrap_or_default() {
             match runtime.image(&intent.image, "").await {
                 Ok(Some(image)) if self.note(&intent.image, &image.id, None).is_ok() => self.over(&intent.image),
@@ -127,7 +135,7 @@ impl PullRecords {
         let found = self.pace.blocking(move || all::<PulledRecord>(&this.pulled)).await;
         for record in found.unwrap_or_default() {
             if let Ok(None) = runtime.image(&record.image_ref, "").await
-                && let Err(error) = remove(&file(&self.pulled, &record.image_ref))
+                && let Err(error) = file::remove(&place(&self.pulled, &record.image_ref))
             {
                 tracing::warn!(image = record.image_ref, %error, "the record of an image that is gone can't be removed");
             }
@@ -135,31 +143,21 @@ impl PullRecords {
     }
 }
 
-/// The file of a record: names of images don't go into names of files.
-fn file(folder: &Path, name: &str) -> PathBuf {
+/// The place of a record: names of images don't go into names of files.
+fn place(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{PREFIX}{}", hex::encode(Sha256::digest(name.as_bytes()))))
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> std::io::Result<Option<T>> {
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-        Ok(facts) if facts.len() > RECORD_MAX => {
-            return Err(std::io::Error::other(format!("{}: is longer than {RECORD_MAX} bytes", path.display())));
-        }
-        Ok(_) => {}
-    }
-    let bytes = std::fs::read(path)?;
-    let record = serde_json::from_slice(&bytes);
-    record.map(Some).map_err(|error| std::io::Error::other(format!("{}: {error}", path.display())))
+    let at = |error: &dyn std::fmt::Display| std::io::Error::other(format!("{}: {error}", path.display()));
+    let Some(bytes) = file::read(path, RECORD_MAX).map_err(|error| at(&error))? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| at(&error))
 }
 
 /// All records of a folder that can be read.
 fn all<T: DeserializeOwned>(folder: &Path) -> Vec<T> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let named = entries.filter(|entry| {
-        entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX) && !name.ends_with(".tmp"))
-    });
+    let named = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)));
     named.filter_map(|entry| read(&entry.path()).ok().flatten()).collect()
 }
 
@@ -167,18 +165,8 @@ fn write<T: Serialize>(path: &Path, record: &T) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         crate::directories::make_folder(folder, 0o700)?;
     }
-    let draft = path.with_extension("tmp");
-    let mut file = std::fs::File::create(&draft)?;
-    file.write_all(&serde_json::to_vec(record).map_err(std::io::Error::other)?)?;
-    file.sync_all()?;
-    std::fs::rename(&draft, path)
-}
-
-fn remove(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let text = serde_json::to_vec(record).map_err(std::io::Error::other)?;
+    file::replace(path, &text, 0o600, Outlives::Power)
 }
 
 #[cfg(test)]
@@ -199,13 +187,13 @@ mod tests {
         assert_eq!(records.access("a:1", "sha256:1", &[]), ImageAccess::Denied, "being pulled");
         let credentials = PullCredentials { kubernetes_secrets: vec![secret("h")], ..PullCredentials::default() };
         records.pulled("a:1", "sha256:1", credentials);
-        assert!(file(&records.pulling, "a:1").exists(), "the other pull goes on");
+        assert!(place(&records.pulling, "a:1").exists(), "the other pull goes on");
         records.over("a:1");
-        assert!(!file(&records.pulling, "a:1").exists());
+        assert!(!place(&records.pulling, "a:1").exists());
         assert_eq!(records.access("a:1", "sha256:1", &[]), ImageAccess::Denied);
         let again = PullRecords::new(folder.path(), VerificationPolicy::default(), Pace::default());
         assert_eq!(again.access("a:1", "sha256:1", &[secret("h")]), ImageAccess::Granted);
-        std::fs::write(file(&records.pulled, "sha256:1"), "{").unwrap();
+        std::fs::write(place(&records.pulled, "sha256:1"), "{").unwrap();
         assert_eq!(again.access("a:1", "sha256:1", &[secret("h")]), ImageAccess::Denied, "damaged");
     }
 }

@@ -1,6 +1,5 @@
 //! Ranges of ids for pods with a user namespace of their own, kept in the pods' folders as a kubelet keeps them.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -115,17 +114,9 @@ fn read(path: &Path) -> Result<Option<IdMapping>, IdError> {
     IdMapping::from_file(&text).map(Some).map_err(|why| IdError::Content { path: path.to_owned(), why })
 }
 
-/// Writes beside, syncs, renames, syncs the folder: a range that containers have may not be forgotten.
+/// A range that containers have may not be forgotten.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    let draft = path.with_extension("new");
-    let mut file = std::fs::File::create(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&draft, path)?;
-    match path.parent() {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
+    orlop_kernel::file::replace(path, text.as_bytes(), 0o644, orlop_kernel::file::Outlives::Power)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use orlop_agent_core::ports::User;
+use orlop_kernel::file::{self, Outlives};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -170,19 +171,10 @@ fn is_usable(certificate: &Path, addresses: &[IpAddr]) -> bool {
     parsed.validity().not_after.timestamp() > now + RENEW_SECONDS && addresses.iter().all(named)
 }
 
-/// Writes a file that only root reads: to a new name, to disk, then over the old one.
+/// Writes a file that only root reads.
 fn write_private(path: &Path, text: &str) -> Result<(), TlsError> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
     let failed = |source| TlsError::File { path: path.to_owned(), source };
-    let temporary = path.with_extension("tmp");
-    let _ = std::fs::remove_file(&temporary);
-    let mut file =
-        std::fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&temporary, path).map_err(failed)?;
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    file::replace(path, text.as_bytes(), 0o600, Outlives::Power).map_err(failed)
 }
 
 /// The user of a client certificate: CN is the name, each O a group. The certificate was verified by TLS.

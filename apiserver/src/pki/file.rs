@@ -1,8 +1,9 @@
 //! Reading and writing key files: whole or not at all, private from the first byte.
 
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+
+use orlop_kernel::file::{self, Outlives};
 
 use super::PkiError;
 
@@ -38,25 +39,11 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, PkiError> {
     }
 }
 
-/// Writes a file by a fresh neighbour, so that a power loss leaves the old or the new one.
+/// Writes a file: a power loss leaves the old or the new one.
 pub(super) fn write(path: &Path, bytes: &[u8], access: Access) -> Result<(), PkiError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let fresh = path.with_extension(format!("{}.new", path.extension().and_then(|e| e.to_str()).unwrap_or("file")));
     let mode = match access {
         Access::Private => 0o600,
         Access::Public => 0o644,
     };
-    let put = || -> std::io::Result<()> {
-        // A leftover of an interrupted write may have another mode.
-        match std::fs::remove_file(&fresh) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
-        out.write_all(bytes)?;
-        out.sync_all()?;
-        std::fs::rename(&fresh, path)?;
-        std::fs::File::open(folder)?.sync_all()
-    };
-    put().map_err(failed("write", path))
+    file::replace(path, bytes, mode, Outlives::Power).map_err(failed("write", path))
 }

@@ -4,26 +4,25 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use orlop_kernel::file::{self, Outlives};
 use serde_json::{Map, Value, json};
 
 use crate::Attachment;
 use crate::conf::{self, NetworkList};
 
 /// The file of an attachment.
-pub(crate) fn file(folder: &Path, network: &str, attachment: &Attachment) -> PathBuf {
+pub(crate) fn path(folder: &Path, network: &str, attachment: &Attachment) -> PathBuf {
     folder.join("results").join(format!("{network}-{}-{}", attachment.container_id, attachment.ifname))
 }
 
 /// Says that this caller made the attachment: the folder may be another runtime's too.
 const OWNER: (&str, &str) = ("runtime", "orlop");
-/// Ends the name of a file that is being written.
-const FRESH: &str = ".orlop-new";
 
 /// Writes an attachment's file, whole or not at all. Without a result it says that somebody has begun to attach.
 ///
 /// It isn't flushed: after a loss of power there are no namespaces, and nothing is attached any more.
 pub(crate) fn write(path: &Path, list: &NetworkList, attachment: &Attachment, result: &Value) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    use std::os::unix::fs::DirBuilderExt;
     let folder = path.parent().unwrap_or(path);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let document = json!({
@@ -38,11 +37,7 @@ pub(crate) fn write(path: &Path, list: &NetworkList, attachment: &Attachment, re
         "result": result,
         OWNER.0: OWNER.1,
     });
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(FRESH);
-    let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    std::io::Write::write_all(&mut out, document.to_string().as_bytes())?;
-    std::fs::rename(fresh, path)
+    file::replace(path, document.to_string().as_bytes(), 0o600, Outlives::Process)
 }
 
 /// An attachment's file.
@@ -92,8 +87,13 @@ impl Entry {
 
     /// Removes the file.
     pub(crate) fn remove(&self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = file::remove(&self.path);
     }
+}
+
+/// Removes what writers left that were killed while they wrote: there may be no attachment yet to find it by.
+pub(crate) fn sweep(folder: &Path) -> std::io::Result<()> {
+    file::sweep(&folder.join("results"))
 }
 
 /// Finds the file of an attachment, whatever the network's name.
@@ -118,6 +118,29 @@ pub(crate) fn entries(folder: &Path) -> impl Iterator<Item = Entry> {
 }
 
 fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    let paths = std::fs::read_dir(folder.join("results")).into_iter().flatten().flatten().map(|entry| entry.path());
-    paths.filter(|path| !path.as_os_str().to_string_lossy().ends_with(FRESH))
+    let entries = std::fs::read_dir(folder.join("results")).into_iter().flatten().flatten();
+    entries.filter(|entry| !file::is_draft(&entry.file_name())).map(|entry| entry.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_caller_left_half_written_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = conf::parse(br#"{"name":"n","cniVersion":"1.0.0","plugins":[{"type":"bridge"}]}"#).unwrap();
+        let attachment = Attachment { container_id: "a".into(), ifname: "eth0".into(), ..Attachment::default() };
+        let whole = path(folder.path(), &list.name, &attachment);
+        write(&whole, &list, &attachment, &Value::Null).unwrap();
+        let half = whole.with_file_name(".n-b-eth0.orlop-new");
+        std::fs::write(&half, r#"{"kind":"cniCa"#).unwrap();
+        let found: Vec<Attachment> = entries(folder.path()).filter_map(|entry| entry.attachment()).collect();
+        assert_eq!(found.iter().map(|found| found.container_id.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert!(find(folder.path(), "b", "eth0").is_none(), "there is nothing yet to find it by");
+        sweep(folder.path()).unwrap();
+        assert!(whole.exists() && !half.exists());
+        find(folder.path(), "a", "eth0").unwrap().remove();
+        assert_eq!(std::fs::read_dir(folder.path().join("results")).unwrap().count(), 0);
+    }
 }

@@ -160,7 +160,7 @@ impl Network {
     }
 
     fn remember(&self, list: &NetworkList, attachment: &Attachment, result: &Value) -> Result<(), NetworkError> {
-        let path = cache::file(&self.config.cache_dir, &list.name, attachment);
+        let path = cache::path(&self.config.cache_dir, &list.name, attachment);
         cache::write(&path, list, attachment, result).map_err(|source| NetworkError::Cache {
             network: list.name.clone(),
             path,
@@ -169,7 +169,7 @@ impl Network {
     }
 
     fn forget(&self, list: &NetworkList, attachment: &Attachment) {
-        let _ = std::fs::remove_file(cache::file(&self.config.cache_dir, &list.name, attachment));
+        let _ = orlop_kernel::file::remove(&cache::path(&self.config.cache_dir, &list.name, attachment));
     }
 
     async fn add(&self, list: &NetworkList, attachment: &Attachment) -> Result<AddResult, NetworkError> {
@@ -288,9 +288,12 @@ impl Network {
     }
 
     /// Ids of sandboxes that this caller has attached, or begun to. Those of other runtimes that keep their cache in
-    /// the same folder are not among them.
+    /// the same folder are not among them. What a killed caller left half written there is removed.
     #[must_use]
     pub fn attached(&self) -> Vec<String> {
+        if let Err(error) = cache::sweep(&self.config.cache_dir) {
+            tracing::warn!(%error, folder = ?self.config.cache_dir, "remove half-written files of the network cache");
+        }
         let ours = cache::entries(&self.config.cache_dir).filter(cache::Entry::is_ours);
         ours.filter_map(|entry| entry.attachment()).map(|attachment| attachment.container_id).collect()
     }

@@ -10,6 +10,7 @@ use orlop_container::hook;
 use orlop_container::stage::{self, Message, Step};
 use orlop_container::{Confinement, clock};
 use orlop_kernel::cgroup::{Cgroups, DeviceRule};
+use orlop_kernel::file::Outlives;
 use orlop_kernel::{process, procfs, socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -78,10 +79,8 @@ impl Request {
             send_descriptor(path, b"pidfd", pidfd)?;
         }
         let Some(file) = &self.pid_file else { return Ok(()) };
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let fresh = file.with_file_name(format!(".{name}"));
-        std::fs::write(&fresh, pid.to_string()).step(format!("write {fresh:?}"))?;
-        Ok(std::fs::rename(&fresh, file).step(format!("write {file:?}"))?)
+        let replaced = orlop_kernel::file::replace(file, pid.to_string().as_bytes(), 0o644, Outlives::Process);
+        Ok(replaced.step(format!("write {file:?}"))?)
     }
 }
 

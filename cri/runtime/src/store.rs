@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use orlop_container::config::{Config, Hooks};
 use orlop_container::hook::HookState;
 use orlop_container::stage::Step;
 use orlop_kernel::cgroup::Cgroups;
+use orlop_kernel::file::{self, Outlives};
 use orlop_kernel::{lock, procfs, socket};
 use serde::{Deserialize, Serialize};
 
@@ -231,12 +232,8 @@ impl Place {
     /// When the disk refuses.
     pub fn write(&self, record: &Record) -> Result<(), Failure> {
         let text = serde_json::to_vec(record).step("encode the record")?;
-        let (fresh, file) = (self.folder.join(".state.json"), self.folder.join("state.json"));
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut out = options.open(&fresh).step(format!("write {fresh:?}"))?;
-        std::io::Write::write_all(&mut out, &text).step(format!("write {fresh:?}"))?;
-        Ok(std::fs::rename(&fresh, &file).step(format!("replace {file:?}"))?)
+        let file = self.folder.join("state.json");
+        Ok(file::replace(&file, &text, 0o600, Outlives::Process).step(format!("replace {file:?}"))?)
     }
 
     /// The specification that the container was made by.

@@ -15,6 +15,7 @@ use orlop_container::hook;
 use orlop_container::protocol::ExitRecord;
 use orlop_cri_spec::user::ResolvedUser;
 use orlop_kernel::cgroup::unit::Driver;
+use orlop_kernel::file::{self, Outlives};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -202,17 +203,12 @@ impl Records {
     /// Writes a record in place of an older one.
     pub(crate) fn write<T: Record>(&self, record: &T) -> std::io::Result<()> {
         let file = self.file::<T>(record.id());
-        let draft = file.with_extension("draft");
-        std::fs::write(&draft, serde_json::to_vec(record)?)?;
-        std::fs::rename(draft, file)
+        file::replace(&file, &serde_json::to_vec(record)?, 0o644, Outlives::Process)
     }
 
     /// Removes a record; fine when there is none.
     pub(crate) fn remove<T: Record>(&self, id: &str) -> std::io::Result<()> {
-        match std::fs::remove_file(self.file::<T>(id)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        file::remove(&self.file::<T>(id)).map(drop)
     }
 
     /// All records of a kind. A damaged one is put aside, so that it costs one object and not the start.
@@ -279,7 +275,7 @@ mod tests {
         let kind = folder.path().join("meta/sandboxes");
         std::fs::write(kind.join("b.json"), b"{\"version\":1,").unwrap();
         std::fs::write(kind.join("c.json"), serde_json::to_vec(&record("other")).unwrap()).unwrap();
-        std::fs::write(kind.join("d.draft"), b"").unwrap();
+        std::fs::write(kind.join(".d.json.orlop-new"), b"").unwrap();
         let found: Vec<SandboxRecord> = records.load().unwrap();
         assert_eq!(found.len(), 1);
         let config: orlop_proto::cri::PodSandboxConfig = found[0].config.decode().unwrap();

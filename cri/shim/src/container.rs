@@ -8,13 +8,14 @@ use orlop_container::Confinement;
 use orlop_container::config::Config;
 use orlop_container::protocol::{ContainerPhase, ContainerSpec, ContainerState, ExitRecord, Reply};
 use orlop_kernel::cgroup::Cgroups;
+use orlop_kernel::file::{self, Outlives};
 use orlop_kernel::procfs;
 
 use crate::attach::{Session, Sink};
 use crate::hooks::Hooking;
 use crate::log::{Log, Stream};
 use crate::poller::Token;
-use crate::record;
+
 use orlop_container::clock;
 
 /// Where a container stands.
@@ -148,7 +149,7 @@ impl Container {
             pid_start_ticks: procfs::start_ticks(self.pid).unwrap_or(0),
             started_at: self.started_at,
         };
-        record::write(&self.folder.join("state.json"), &serde_json::to_vec(&state)?)
+        file::replace(&self.folder.join("state.json"), &serde_json::to_vec(&state)?, 0o644, Outlives::Process)
     }
 
     /// The record of its end, written to `exit.json` before anybody is told.
@@ -166,7 +167,7 @@ impl Container {
         };
         let written = serde_json::to_vec(&record).map_err(std::io::Error::from).and_then(|bytes| {
             let file = self.folder.join("exit.json");
-            record::write(&file, &bytes)
+            file::replace(&file, &bytes, 0o644, Outlives::Process)
         });
         if let Err(error) = written {
             eprintln!("container {}: the exit record could not be written: {error}", self.spec.name);

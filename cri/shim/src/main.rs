@@ -21,7 +21,6 @@ mod log;
 mod oom;
 mod output;
 mod poller;
-mod record;
 mod requests;
 mod shim;
 

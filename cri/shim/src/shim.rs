@@ -11,6 +11,7 @@ use orlop_container::protocol::{ContainerPhase, FailureKind, NamespaceSource, Re
 use orlop_container::sandbox::{self, Pause};
 use orlop_container::stage::{self, Message};
 use orlop_kernel::cgroup::Cgroups;
+use orlop_kernel::file::{self, Outlives};
 use orlop_kernel::{capability, namespace, process, procfs, socket};
 
 use crate::connection::Connection;
@@ -19,7 +20,7 @@ use crate::exec::Exec;
 use crate::log::Stream;
 use crate::oom::OomKills;
 use crate::poller::{Poller, Token};
-use crate::record;
+
 use orlop_container::clock;
 
 /// Callers at once.
@@ -110,7 +111,7 @@ impl Shim {
                 pause_pid: pause.pid,
                 pause_start_ticks: procfs::start_ticks(pause.pid).unwrap_or(0),
             };
-            record::write(&folder.join("state.json"), &serde_json::to_vec(&state)?)?;
+            file::replace(&folder.join("state.json"), &serde_json::to_vec(&state)?, 0o644, Outlives::Process)?;
             let listener = socket::listen(&folder.join("shim.sock"))?;
             let mut poller = Poller::new()?;
             let sources = [

@@ -104,7 +104,11 @@ pub fn stateful_sets(case: &Case<'_>) {
 
     // Deleted: the same name, the same claim, another pod.
     let _ = case.say(&["delete", "pod", "store-0"]);
-    let again = case.until_pod("store-0", "made again", |pod| pod["metadata"]["uid"] != first["metadata"]["uid"]);
+    // In between there is none.
+    let again = until("store-0 is made again", || {
+        let found = case.cluster.api.find(&case.path("pods", "store-0"))?;
+        (found["metadata"]["uid"] != first["metadata"]["uid"]).then_some(found)
+    });
     let claim = |pod: &Value| {
         let volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
         volumes.iter().find_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str().map(str::to_string))

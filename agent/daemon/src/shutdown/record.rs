@@ -2,11 +2,10 @@
 //! name; the second makes them stay ended where the API could not be told in time.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use orlop_kernel::file::{self, Outlives};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The file in the kubelet's root.
@@ -22,7 +21,7 @@ pub(crate) enum RecordError {
     /// The file.
     #[error("{path}: {source}")]
     File {
-        /// The file or its draft.
+        /// The file.
         path: PathBuf,
         /// Why.
         #[source]
@@ -76,10 +75,9 @@ impl ShutdownRecord {
     /// Reads it; an empty one where there is none. Blocking.
     pub(crate) fn read(root: &Path) -> Result<ShutdownRecord, RecordError> {
         let path = root.join(FILE);
-        let mut text = Vec::new();
-        match File::open(&path).and_then(|file| file.take(BYTES_MAX).read_to_end(&mut text)) {
-            Ok(_) => serde_json::from_slice(&text).map_err(|source| RecordError::Damaged { path, source }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(ShutdownRecord::default()),
+        match file::read(&path, BYTES_MAX) {
+            Ok(Some(text)) => serde_json::from_slice(&text).map_err(|source| RecordError::Damaged { path, source }),
+            Ok(None) => Ok(ShutdownRecord::default()),
             Err(source) => Err(RecordError::File { path, source }),
         }
     }
@@ -88,12 +86,7 @@ impl ShutdownRecord {
     pub(crate) fn write(&self, root: &Path) -> Result<(), RecordError> {
         let path = root.join(FILE);
         let text = serde_json::to_vec(self).map_err(|source| RecordError::Damaged { path: path.clone(), source })?;
-        let draft = root.join(format!(".{FILE}.new"));
-        let failed = |source| RecordError::File { path: draft.clone(), source };
-        let mut file = File::create(&draft).map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
-        std::fs::rename(&draft, &path).map_err(failed)?;
-        File::open(root).and_then(|folder| folder.sync_all()).map_err(failed)
+        file::replace(&path, &text, 0o644, Outlives::Power).map_err(|source| RecordError::File { path, source })
     }
 
     /// A shutdown begins.

@@ -1,9 +1,9 @@
 //! `vol_data.json`: what a staged or published volume is, with the kubelet's field names. Owner of the file.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use orlop_kernel::file::{self, Outlives};
 use serde::{Deserialize, Serialize};
 
 use crate::csi::volume::CsiVolume;
@@ -84,23 +84,13 @@ impl VolumeData {
 pub(super) fn write(folder: &Path, data: &VolumeData) -> Result<(), RecordError> {
     let path = folder.join(FILE);
     let text = serde_json::to_vec(data).map_err(|source| RecordError::Damaged { path: path.clone(), source })?;
-    let draft = folder.join(".vol_data.json.new");
-    let mut file = std::fs::File::create(&draft).map_err(failed("make", &draft))?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed("write", &draft))?;
-    std::fs::rename(&draft, &path).map_err(failed("put in place", &path))?;
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync", folder))?;
-    Ok(())
+    Ok(file::replace(&path, &text, 0o644, Outlives::Power).map_err(failed("write", &path))?)
 }
 
 /// Reads it; none when there is none.
 pub(super) fn read(folder: &Path) -> Result<Option<VolumeData>, RecordError> {
     let path = folder.join(FILE);
-    let file = match std::fs::File::open(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(failed("open", &path))?,
-    };
-    let mut text = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut text).map_err(failed("read", &path))?;
+    let Some(text) = file::read(&path, BYTES_MAX).map_err(failed("read", &path))? else { return Ok(None) };
     serde_json::from_slice(&text).map(Some).map_err(|source| RecordError::Damaged { path, source })
 }
 

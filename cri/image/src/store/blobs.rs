@@ -47,11 +47,10 @@ pub(super) fn retain(root: &Path, keep: &BTreeSet<Digest>) -> Result<u64, ImageE
     for entry in fs::read_dir(&folder).map_err(ImageError::store("list", &folder))? {
         let entry = entry.map_err(ImageError::store("list", &folder))?;
         let digest = entry.file_name().to_str().and_then(|name| format!("sha256:{name}").parse::<Digest>().ok());
-        // Files being written belong to somebody.
-        let writing = is_unfinished(&entry);
         match digest {
             Some(digest) if keep.contains(&digest) => bytes += entry.metadata().map_or(0, |metadata| metadata.len()),
-            _ if writing && !is_old(&entry) => {}
+            // Files being written belong to somebody.
+            _ if orlop_kernel::file::is_draft(&entry.file_name()) => {}
             _ if entry.file_type().is_ok_and(|kind| kind.is_dir()) => file::quarantine(root, &entry.path()),
             _ => file::remove(&entry.path())?,
         }
@@ -59,24 +58,8 @@ pub(super) fn retain(root: &Path, keep: &BTreeSet<Digest>) -> Result<u64, ImageE
     Ok(bytes)
 }
 
-/// Removes what a process that died has left half-written; for the start, when nobody writes yet.
+/// Removes what a process that died has left half-written.
 pub(super) fn remove_unfinished(root: &Path) -> Result<(), ImageError> {
     let folder = root.join("blobs/sha256");
-    for entry in fs::read_dir(&folder).map_err(ImageError::store("list", &folder))? {
-        let entry = entry.map_err(ImageError::store("list", &folder))?;
-        if is_unfinished(&entry) {
-            file::remove(&entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-fn is_unfinished(entry: &fs::DirEntry) -> bool {
-    entry.file_name().as_encoded_bytes().starts_with(b".new-")
-}
-
-/// A temporary file that nobody has written to for an hour was left by a process that died.
-fn is_old(entry: &fs::DirEntry) -> bool {
-    let modified = entry.metadata().and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 3600))
+    orlop_kernel::file::sweep(&folder).map_err(ImageError::store("sweep", &folder))
 }

@@ -166,7 +166,7 @@ pub(super) fn commit(root: &Path, mut staged: Staged, mut record: LayerRecord) -
 /// Makes renames into and out of the folder last.
 pub(super) fn sync(root: &Path) -> Result<(), ImageError> {
     let layers = root.join("layers");
-    file::sync_directory(&layers).map_err(ImageError::store("sync", layers))
+    orlop_kernel::file::sync_folder(&layers).map_err(ImageError::store("sync", layers))
 }
 
 /// Whether a layer was made at least so long ago. One whose time can't be told is old.

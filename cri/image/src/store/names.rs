@@ -84,5 +84,5 @@ pub(super) fn remove(root: &Path, name: &str) -> Result<(), ImageError> {
 /// Makes removals last.
 pub(super) fn sync(root: &Path) -> Result<(), ImageError> {
     let folder = root.join("names");
-    file::sync_directory(&folder).map_err(ImageError::store("sync", folder))
+    orlop_kernel::file::sync_folder(&folder).map_err(ImageError::store("sync", folder))
 }
