@@ -1,6 +1,7 @@
 //! The law of the pod: pure planning from desired and observed state. No tokio, no file system, no clock.
 
 pub mod admission;
+pub mod allowance;
 pub mod backoff;
 pub mod container_spec;
 pub mod containers;
@@ -15,13 +16,13 @@ pub mod hash;
 pub mod images;
 pub mod labels;
 pub mod lifecycle;
+pub mod log_rotation;
 pub mod memory;
 pub mod metrics;
 pub mod naming;
 pub mod plan;
 pub mod ports;
 pub mod probe;
-pub mod pull_allowance;
 pub mod pull_records;
 pub mod quantity;
 pub mod resources;

@@ -52,7 +52,7 @@ impl ApiSide {
             denied: authorization.webhook.cache_unauthorized_ttl.0,
         };
         let api = Self {
-            events: EventRecorder::start(clients.clone(), name, cancel.clone()),
+            events: EventRecorder::start(clients.clone(), name, config.kubelet.event_rate(), cancel.clone()),
             access: ApiAccess::new(clients.clone(), name, lives),
             mirrors: ApiMirrorPods::new(clients.clone(), name, node.clone()),
             clients,

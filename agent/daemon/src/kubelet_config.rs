@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use orlop_agent_core::pull_allowance::PullRate;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use orlop_agent_core::allowance::Rate;
+use orlop_agent_core::log_rotation::LogRotation;
 use orlop_agent_core::pull_records::VerificationPolicy;
+use orlop_agent_core::quantity::units;
 use orlop_agent_pods::StaticUrl;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +21,9 @@ use crate::duration::GoDuration;
 
 pub use load::{ConfigError, LoadedConfig, load_config, parse_config};
 pub use shutdown::PriorityGracePeriod;
+
+/// Shortest time between two looks at the sizes of logs (the kubelet's check of its configuration).
+const LOG_INTERVAL_MIN: GoDuration = GoDuration::from_secs(3);
 
 /// The settings of a kubelet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +91,11 @@ pub struct KubeletConfiguration {
     pub registry_pull_qps: i32,
     /// Image pulls that may be begun at once after a rest.
     pub registry_burst: i32,
+    /// Events written per second; 0 for no limit.
+    #[serde(rename = "eventRecordQPS")]
+    pub event_record_qps: i32,
+    /// Events that may be written at once after a rest.
+    pub event_burst: i32,
     /// Socket of the container runtime.
     pub container_runtime_endpoint: String,
     /// Socket of the image service; empty for the same.
@@ -105,6 +116,14 @@ pub struct KubeletConfiguration {
     pub cpu_cfs_quota_period: GoDuration,
     /// Folder of the pods' logs.
     pub pod_logs_dir: PathBuf,
+    /// A container's log is rotated when it is so long (`10Mi`); a negative one rotates none.
+    pub container_log_max_size: String,
+    /// Files of one log.
+    pub container_log_max_files: usize,
+    /// Logs that are rotated at the same time.
+    pub container_log_max_workers: usize,
+    /// Between two looks at the sizes of logs.
+    pub container_log_monitor_interval: GoDuration,
     /// Kept for the system, by resource.
     pub system_reserved: BTreeMap<String, String>,
     /// Kept for Kubernetes' own programs, by resource.
@@ -289,6 +308,8 @@ impl Default for KubeletConfiguration {
             max_parallel_image_pulls: None,
             registry_pull_qps: 5,
             registry_burst: 10,
+            event_record_qps: 50,
+            event_burst: 100,
             container_runtime_endpoint: String::new(),
             image_service_endpoint: String::new(),
             runtime_request_timeout: GoDuration::from_secs(120),
@@ -298,6 +319,10 @@ impl Default for KubeletConfiguration {
             cpu_cfs_quota: true,
             cpu_cfs_quota_period: GoDuration(std::time::Duration::from_millis(100)),
             pod_logs_dir: "/var/log/pods".into(),
+            container_log_max_size: "10Mi".to_owned(),
+            container_log_max_files: 5,
+            container_log_max_workers: 1,
+            container_log_monitor_interval: GoDuration::from_secs(10),
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
             eviction_hard: BTreeMap::new(),
@@ -338,10 +363,39 @@ impl KubeletConfiguration {
         StaticUrl::new(&self.static_pod_url, &self.static_pod_url_header, self.http_check_frequency.0).map(Some)
     }
 
-    /// Image pulls in a time. Negative numbers, which are refused when the settings are read, count as 0.
-    pub fn pull_rate(&self) -> PullRate {
-        let count = |number: i32| u32::try_from(number).unwrap_or(0);
-        PullRate { per_second: count(self.registry_pull_qps), burst: count(self.registry_burst) }
+    /// When logs of containers are rotated, from the four settings about it; none for never.
+    ///
+    /// # Errors
+    /// In words, naming the field.
+    pub fn log_rotation(&self) -> Result<Option<LogRotation>, String> {
+        let size = Quantity(self.container_log_max_size.clone());
+        let bytes = units(&size).map_err(|why| format!("containerLogMaxSize: {why}"))?;
+        if self.container_log_max_files < 2 {
+            return Err(format!("containerLogMaxFiles: {} is less than 2", self.container_log_max_files));
+        }
+        if self.container_log_max_workers < 1 {
+            return Err("containerLogMaxWorkers: must be at least 1".to_owned());
+        }
+        let interval = self.container_log_monitor_interval;
+        if interval < LOG_INTERVAL_MIN {
+            return Err(format!("containerLogMonitorInterval: {interval} is less than {LOG_INTERVAL_MIN}"));
+        }
+        Ok(u64::try_from(bytes).ok().map(|bytes_max| LogRotation {
+            bytes_max,
+            files_max: self.container_log_max_files,
+            at_once: self.container_log_max_workers,
+            interval: interval.0,
+        }))
+    }
+
+    /// Image pulls in a time.
+    pub fn pull_rate(&self) -> Rate {
+        rate(self.registry_pull_qps, self.registry_burst)
+    }
+
+    /// Events in a time.
+    pub fn event_rate(&self) -> Rate {
+        rate(self.event_record_qps, self.event_burst)
     }
 
     /// Image pulls at once, from the two settings about it.
@@ -352,4 +406,10 @@ impl KubeletConfiguration {
             None => 5,
         }
     }
+}
+
+/// Negative numbers, which are refused when the settings are read, count as 0.
+fn rate(per_second: i32, burst: i32) -> Rate {
+    let count = |number: i32| u32::try_from(number).unwrap_or(0);
+    Rate { per_second: count(per_second), burst: count(burst) }
 }

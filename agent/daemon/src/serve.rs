@@ -296,6 +296,8 @@ impl Parts {
             kubelet_root: self.config.kubelet_root.clone(),
             pod_logs_root: kubelet.pod_logs_dir.clone(),
             container_logs: self.config.container_logs.clone(),
+            // Checked when the settings were read.
+            log_rotation: kubelet.log_rotation().unwrap_or_default(),
             static_pod_path: Some(kubelet.static_pod_path.clone()).filter(|path| !path.as_os_str().is_empty()),
             file_check: kubelet.file_check_frequency.0,
             // Checked when the settings were read.

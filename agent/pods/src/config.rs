@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orlop_agent_core::allowance::Rate;
 use orlop_agent_core::credential_providers::CredentialProvider;
+use orlop_agent_core::log_rotation::LogRotation;
 use orlop_agent_core::metrics::Metrics;
 use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, PodCgroups, StatusSink, Volumes};
-use orlop_agent_core::pull_allowance::PullRate;
 use orlop_agent_core::pull_records::VerificationPolicy;
 use orlop_agent_core::runtime::Runtime;
 use orlop_agent_core::user_namespaces::IdSpace;
@@ -29,6 +30,8 @@ pub struct PodsConfig {
     pub pod_logs_root: PathBuf,
     /// Links to container logs (`/var/log/containers`); none makes no links.
     pub container_logs: Option<PathBuf>,
+    /// When logs of containers are rotated; none lets them grow.
+    pub log_rotation: Option<LogRotation>,
     /// Directory of static pods; none has no static pods.
     pub static_pod_path: Option<PathBuf>,
     /// Between two full scans of that directory (kubelet `fileCheckFrequency`, 20 s).
@@ -46,7 +49,7 @@ pub struct PodsConfig {
     /// Image pulls at the same time.
     pub max_parallel_pulls: usize,
     /// Image pulls in a time (`registryPullQPS`, `registryBurst`).
-    pub pull_rate: PullRate,
+    pub pull_rate: Rate,
     /// Folders with credentials of the node for registries.
     pub credential_folders: CredentialFolders,
     /// Whether CPU limits become CFS quotas.
@@ -88,6 +91,7 @@ impl PodsConfig {
             kubelet_root: "/var/lib/kubelet".into(),
             pod_logs_root: "/var/log/pods".into(),
             container_logs: None,
+            log_rotation: Some(LogRotation::default()),
             static_pod_path: None,
             file_check: Duration::from_secs(20),
             static_url: None,
@@ -96,7 +100,7 @@ impl PodsConfig {
             resolv_conf: "/etc/resolv.conf".into(),
             hosts_file: "/etc/hosts".into(),
             max_parallel_pulls: 10,
-            pull_rate: PullRate::default(),
+            pull_rate: Rate::PULLS,
             credential_folders: CredentialFolders::default(),
             cpu_quota: true,
             cpu_period_us: 100_000,

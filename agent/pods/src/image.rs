@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
+use orlop_agent_core::allowance::PULLS_EXCEEDED;
 use orlop_agent_core::containers::{self, SpecContainer};
 use orlop_agent_core::images::{Keyring, PullPolicy, RegistryAuth, image_name, policy_of, pull_policy};
 use orlop_agent_core::metrics::names;
 use orlop_agent_core::ports::{EventType, Events};
-use orlop_agent_core::pull_allowance::PULLS_EXCEEDED;
 use orlop_agent_core::pull_records::{ImageAccess, PullCredentials, PullSecret};
 use orlop_agent_core::runtime::ImageFact;
 use orlop_agent_core::security::ImageUser;

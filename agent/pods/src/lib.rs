@@ -10,6 +10,7 @@ mod hooks;
 mod http_client;
 mod image;
 mod log_links;
+mod log_rotation;
 mod manager;
 mod mirror;
 mod node_credentials;

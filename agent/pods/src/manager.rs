@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{PodPorts, PodsConfig};
+use crate::log_rotation::rotate_logs;
 use crate::mirror::{MirrorKeeper, full_name, plan_mirrors};
 use crate::node_view::ViewOfPods;
 use crate::resolv_conf::check_resolv_conf;
@@ -119,6 +120,10 @@ impl PodManager {
         }));
         let shared = self.shared.clone();
         side.spawn(pace.task("resolv.conf", async move { check_resolv_conf(&shared).await }));
+        if let Some(rotation) = self.shared.config.log_rotation.clone() {
+            let (shared, token) = (self.shared.clone(), cancel.clone());
+            side.spawn(pace.task("logs", async move { rotate_logs(&shared, &rotation, &token).await }));
+        }
         let (_keep, idle) = watch::channel(Arc::new(StaticSet { scanned: true, pods: BTreeMap::new() }));
         let mut statics = self.follow_statics(&cancel).unwrap_or(idle);
         let (_keep_api, no_api) = watch::channel(Arc::new(PodSet { synced: true, pods: BTreeMap::new() }));

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use orlop_agent_core::allowance::Allowance;
 use orlop_agent_core::backoff::BackoffBounds;
 use orlop_agent_core::dns::{NodeDns, parse_resolv_conf};
-use orlop_agent_core::pull_allowance::PullAllowance;
 use orlop_agent_core::quantity::units;
 use orlop_agent_core::resources::ResourcePolicy;
 use orlop_agent_core::security::NodeSecurity;
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
     pub observed: ObservedSet,
     pub pulls: Semaphore,
     /// Pulls that may be begun now.
-    pub pull_allowance: Mutex<PullAllowance>,
+    pub pull_allowance: Mutex<Allowance>,
     pub security: NodeSecurity,
     /// Pods that hold resources of the node, by uid.
     pub admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
@@ -76,7 +76,7 @@ impl Shared {
                 seccomp_root: config.kubelet_root.join("seccomp").to_string_lossy().into_owned(),
             },
             pulls: Semaphore::new(config.max_parallel_pulls.max(1)),
-            pull_allowance: Mutex::new(PullAllowance::new(config.pull_rate)),
+            pull_allowance: Mutex::new(Allowance::new(config.pull_rate)),
             observed: ObservedSet::new(),
             admitted: Mutex::default(),
             room: Notify::new(),

@@ -6,6 +6,7 @@ mod environment;
 mod faults;
 mod kubectl;
 mod kubelet;
+mod logs;
 mod manifests;
 mod pods;
 mod probes;
@@ -42,6 +43,7 @@ const CASES: &[Entry] = cases! {
     Shared faults: [images_that_can_not_be_had, commands_that_can_not_run, a_driver_that_is_gone]
     Own faults: [plugins_that_fail, a_second_instance_is_refused, a_damaged_record_costs_one_object, a_full_disk]
     Own restart: [the_node_is_killed]
+    Own logs: [rotation]
     Own shutdown: [by_signal]
     Alone shutdown: [by_logind]
     Alone swaps: [agent_on_containerd, plugins_of_others]

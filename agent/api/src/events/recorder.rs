@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use orlop_agent_core::allowance::{Allowance, Rate};
 use orlop_agent_core::ports::{EventType, Events, ObjectRef};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -23,10 +24,6 @@ const QUEUE_MAX: usize = 1000;
 /// Tries of one event before it is given up.
 const TRIES: u32 = 5;
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
-/// Shortest time between two writes once the burst is used up (KubeletConfiguration `eventRecordQPS` 50).
-const WRITE_INTERVAL: Duration = Duration::from_millis(20);
-/// Writes that may follow one another at once (`eventBurst`).
-const WRITE_BURST: u32 = 100;
 /// How long a shutdown goes on writing what waits.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 /// `source.component`, as the kubelet's events have it.
@@ -41,10 +38,11 @@ pub struct EventRecorder {
 }
 
 impl EventRecorder {
-    /// Starts the writer of events of this node.
-    pub fn start(clients: ApiClients, node_name: &str, cancel: CancellationToken) -> Arc<Self> {
+    /// Starts the writer of events of this node, which writes no more than the rate.
+    pub fn start(clients: ApiClients, node_name: &str, rate: Rate, cancel: CancellationToken) -> Arc<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        let writer = EventWriter { clients, node_name: node_name.to_owned(), correlator: Correlator::default() };
+        let (correlator, allowance) = (Correlator::default(), Allowance::new(rate));
+        let writer = EventWriter { clients, node_name: node_name.to_owned(), correlator, allowance };
         tokio::spawn(writer.run(waiting, cancel));
         Arc::new(Self { queue, dropped: AtomicU64::new(0) })
     }
@@ -70,11 +68,11 @@ struct EventWriter {
     clients: ApiClients,
     node_name: String,
     correlator: Correlator,
+    allowance: Allowance,
 }
 
 impl EventWriter {
     async fn run(mut self, mut waiting: mpsc::Receiver<Observation>, cancel: CancellationToken) {
-        let (mut burst, mut refilled) = (WRITE_BURST, Instant::now());
         loop {
             let event = tokio::select! {
                 biased;
@@ -82,17 +80,15 @@ impl EventWriter {
                 () = cancel.cancelled() => None,
             };
             let Some(event) = event else { break };
-            let earned = refilled.elapsed().as_millis() / WRITE_INTERVAL.as_millis();
-            if earned > 0 {
-                burst = burst.saturating_add(u32::try_from(earned).unwrap_or(WRITE_BURST)).min(WRITE_BURST);
-                refilled = Instant::now();
-            }
-            match burst.checked_sub(1) {
-                Some(left) => burst = left,
-                None => tokio::time::sleep(WRITE_INTERVAL).await,
-            }
+            let wait = self.allowance.take_in_advance(Timestamp::now());
+            let work = async {
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
+                self.write(&event).await;
+            };
             tokio::select! {
-                () = self.write(&event) => {}
+                () = work => {}
                 () = cancelled_for(&cancel, FLUSH_DEADLINE) => break,
             }
         }

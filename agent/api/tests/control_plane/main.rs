@@ -21,6 +21,7 @@ use orlop_agent_api::node_source::{NodeRecord, follow_node};
 use orlop_agent_api::objects::ApiObjects;
 use orlop_agent_api::pod_source::follow_pods;
 use orlop_agent_api::status::StatusWriter;
+use orlop_agent_core::allowance::Rate;
 use orlop_agent_core::ports::{
     Access, EventType, Events, MirrorPods, ObjectRef, Objects, PodSet, PortError, StatusSink, StatusUpdate, User,
 };
@@ -280,7 +281,7 @@ async fn mirrors(stage: &Stage) {
 }
 
 async fn events(stage: &Stage) {
-    let recorder = EventRecorder::start(stage.node.clone(), NODE, stage.cancel.clone());
+    let recorder = EventRecorder::start(stage.node.clone(), NODE, Rate::EVENTS, stage.cancel.clone());
     let object = ObjectRef {
         kind: "Pod".into(),
         namespace: "default".into(),

@@ -1,13 +1,9 @@
 //! Names of all fields of `KubeletConfiguration` v1beta1 in Kubernetes 1.36.
 
 /// Fields that a kubelet knows and this agent does not heed yet.
-pub(super) const UNHEEDED: [&str; 71] = [
+pub(super) const UNHEEDED: [&str; 65] = [
     "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
-    "containerLogMaxFiles",
-    "containerLogMaxSize",
-    "containerLogMaxWorkers",
-    "containerLogMonitorInterval",
     "contentType",
     "cpuManagerPolicy",
     "cpuManagerPolicyOptions",
@@ -19,8 +15,6 @@ pub(super) const UNHEEDED: [&str; 71] = [
     "enableSystemLogHandler",
     "enableSystemLogQuery",
     "enforceNodeAllocatable",
-    "eventBurst",
-    "eventRecordQPS",
     "evictionMaxPodGracePeriod",
     "evictionMinimumReclaim",
     "evictionPressureTransitionPeriod",

@@ -160,11 +160,17 @@ fn check(config: &KubeletConfiguration) -> Result<(), String> {
         .map_err(|why| format!("userNamespaces.idsPerPod: {why}"))?;
     config.image_verification()?;
     config.static_url()?;
+    config.log_rotation()?;
     config.shutdown_periods()?;
     for pattern in &config.allowed_unsafe_sysctls {
         check_sysctl_pattern(pattern).map_err(|why| format!("allowedUnsafeSysctls: {why}"))?;
     }
-    for (field, number) in [("registryPullQPS", config.registry_pull_qps), ("registryBurst", config.registry_burst)] {
+    for (field, number) in [
+        ("registryPullQPS", config.registry_pull_qps),
+        ("registryBurst", config.registry_burst),
+        ("eventRecordQPS", config.event_record_qps),
+        ("eventBurst", config.event_burst),
+    ] {
         if number < 0 {
             return Err(format!("{field}: must not be negative"));
         }
@@ -194,6 +200,7 @@ authorization: {mode: Webhook, webhook: {cacheAuthorizedTTL: 0s, cacheUnauthoriz
 cgroupDriver: cgroupfs
 clusterDNS: [10.96.0.10]
 clusterDomain: cluster.local
+containerLogMaxSize: 20Mi
 containerRuntimeEndpoint: unix:///run/orlop/cri.sock
 cpuManagerReconcilePeriod: 0s
 crashLoopBackOff: {maxContainerRestartPeriod: 1m}
@@ -222,6 +229,10 @@ evictionSoft: null
         assert_eq!(config.eviction_hard["memory.available"], "200Mi");
         assert_eq!(config.port, 10250, "a default");
         assert!(config.static_url().unwrap().is_some());
+        let rotation = config.log_rotation().unwrap().unwrap();
+        assert_eq!((rotation.bytes_max, rotation.files_max), (20 << 20, 5));
+        let unbounded = parse_config(&format!("{HEAD}containerLogMaxSize: \"-1\"\n")).unwrap().config;
+        assert_eq!(unbounded.log_rotation().unwrap(), None);
         let shown = serde_json::to_value(config).unwrap()["staticPodURLHeader"].to_string();
         assert_eq!(shown, r#"{"X-Word":["<masked>"]}"#);
         assert_eq!(config.authentication.webhook.cache_ttl, GoDuration::from_secs(120), "0s is a default");
@@ -248,6 +259,13 @@ evictionSoft: null
             (&format!("{HEAD}registryPullQPS: -1\n"), "registryPullQPS"),
             (&format!("{HEAD}staticPodURL: file:///a\n"), "staticPodURL"),
             (&format!("{HEAD}registryBurst: -1\n"), "registryBurst"),
+            (&format!("{HEAD}eventRecordQPS: -1\n"), "eventRecordQPS"),
+            (&format!("{HEAD}eventBurst: -1\n"), "eventBurst"),
+            (&format!("{HEAD}containerLogMaxSize: much\n"), "containerLogMaxSize"),
+            (&format!("{HEAD}containerLogMaxFiles: 1\n"), "containerLogMaxFiles"),
+            (&format!("{HEAD}containerLogMaxFiles: -1\n"), "containerLogMaxFiles"),
+            (&format!("{HEAD}containerLogMaxWorkers: 0\n"), "containerLogMaxWorkers"),
+            (&format!("{HEAD}containerLogMonitorInterval: 2s\n"), "containerLogMonitorInterval"),
             (&format!("{HEAD}userNamespaces: {{idsPerPod: 1000}}\n"), "userNamespaces.idsPerPod"),
             (
                 &format!("{HEAD}imagePullCredentialsVerificationPolicy: Sometimes\n"),

@@ -132,6 +132,7 @@ fn config(sim: &Arc<Sim>, folder: &Path, gate: &Arc<Gate>) -> PodsConfig {
         static_pod_path: Some(folder.join("static")),
         resolv_conf: "".into(),
         hosts_file: folder.join("hosts"),
+        log_rotation: None,
         max_restart_period: Duration::try_from(longest).unwrap(),
         pace: Pace {
             clock: Arc::new(move || clock.state().now()),

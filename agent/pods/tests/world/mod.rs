@@ -254,6 +254,7 @@ impl World {
         config.kubelet_root = folder.path().join("kubelet");
         config.pod_logs_root = folder.path().join("logs");
         config.static_pod_path = static_folder;
+        config.log_rotation = None;
         config.shut_down_pods = shut_down_pods;
         let all = PodPorts {
             runtime: runtime.clone(),
