@@ -180,19 +180,7 @@ impl World {
     /// # Panics
     /// When a program is missing or fails.
     pub fn load_image(&self) {
-        let busybox = debian("busybox", "busybox-static").display().to_string();
-        let archive = self.folder.path().join("test.tar").display().to_string();
-        let hello = programs().join("orlop-hello").display().to_string();
-        let mut build = self.orlop();
-        build.args(["image", "build", "--entrypoint", "/hello", "--output", &archive]);
-        build.arg("--file").arg(format!("{hello}:/hello"));
-        for name in
-            ["sh", "cat", "echo", "sleep", "ls", "wget", "nc", "env", "id", "true", "false", "tar", "hostname", "stty"]
-        {
-            build.arg("--file").arg(format!("{busybox}:/bin/{name}"));
-        }
-        run(build.arg("localhost/test:1"));
-        run(self.orlop().args(["image", "load", &archive]));
+        load_image(|| self.orlop(), self.folder());
     }
 
     /// What is there now.
@@ -266,6 +254,26 @@ impl Drop for World {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
+}
+
+/// Makes an image of busybox and the sample in the folder and has `orlop` load it as `localhost/test:1`.
+///
+/// # Panics
+/// When a program is missing or fails.
+pub fn load_image(orlop: impl Fn() -> Command, folder: &Path) {
+    let busybox = debian("busybox", "busybox-static").display().to_string();
+    let archive = folder.join("test.tar").display().to_string();
+    let hello = programs().join("orlop-hello").display().to_string();
+    let mut build = orlop();
+    build.args(["image", "build", "--entrypoint", "/hello", "--output", &archive]);
+    build.arg("--file").arg(format!("{hello}:/hello"));
+    for name in
+        ["sh", "cat", "echo", "sleep", "ls", "wget", "nc", "env", "id", "true", "false", "tar", "hostname", "stty"]
+    {
+        build.arg("--file").arg(format!("{busybox}:/bin/{name}"));
+    }
+    run(build.arg("localhost/test:1"));
+    run(orlop().args(["image", "load", &archive]));
 }
 
 /// Runs a command to its success.

@@ -4,6 +4,7 @@
 
 mod machine;
 mod payload;
+mod script;
 mod system;
 
 use std::time::{Duration, Instant};
@@ -59,7 +60,7 @@ pub fn run(what: &What) -> Result<()> {
     packages::ensure(packages::TEST)?;
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::GUEST)?;
-    let programs = programs::build()?;
+    let programs = programs::build_beside_tests()?;
     foreign::build(&["cri-tools".into(), "kubernetes".into(), "busybox".into(), "runc".into()])?;
     let system = System::build()?;
     let folder = target().join("guest");

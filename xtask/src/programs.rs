@@ -34,6 +34,15 @@ pub fn build_with_tests() -> Result<PathBuf> {
     gather("dev")
 }
 
+/// The same with the features of test programs alone: a part of them is built next.
+pub fn build_beside_tests() -> Result<PathBuf> {
+    build_small()?;
+    say("building orlop");
+    // It is a test program of some kind that makes cargo heed what tests depend on.
+    run(cargo().args(["build", "--workspace", "--bins", "--test", "image_storages"]))?;
+    gather("dev")
+}
+
 /// Builds what is small and static.
 fn build_small() -> Result<()> {
     packages::ensure(packages::BUILD)?;

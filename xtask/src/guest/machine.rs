@@ -102,7 +102,8 @@ impl Machine<'_> {
         // However we end, it ends with us.
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"]);
+        // A reboot keeps what was written, also on the disk of the system: its copy goes with the emulator.
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"]);
         // Page tables of five levels cost an emulator more.
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", SIZE.0, "-m", SIZE.1]);
         qemu.arg("-kernel")

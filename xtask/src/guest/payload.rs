@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::script;
 use crate::packages::as_root;
 use crate::workspace::{cache, cargo, path, run, run_tests_as_root, say};
 
@@ -26,7 +27,9 @@ const TESTS: [(&str, u64); 14] = [
     ("up", 600),
 ];
 /// Those with steps of their own.
-const MORE_TESTS: [&str; 2] = ["node", "critest"];
+const MORE_TESTS: [&str; 3] = ["node", "critest", REBOOT.0];
+/// The one that makes the machine reboot, and how long it may take before that and after it.
+const REBOOT: (&str, u64) = ("reboot", 300);
 /// The crate whose own tests are run, and the program that they become.
 const KERNEL: (&str, &str) = ("orlop-kernel", "orlop_kernel");
 /// The step that runs them.
@@ -35,6 +38,8 @@ const KERNEL_STEP: &str = "kernel";
 const CASES: [&str; 3] = ["limits", "security", "probes"];
 /// Foreign programs that are handed in.
 const PROGRAMS: [&str; 5] = ["busybox", "crictl", "critest", "kubectl", "runc"];
+/// Where the guest mounts the disk.
+const PLACE: &str = "/payload";
 /// Room on the disk beside what is handed in: what tests write.
 const ROOM_MEGABYTES: u64 = 2048;
 
@@ -42,14 +47,18 @@ const ROOM_MEGABYTES: u64 = 2048;
 pub struct Step {
     /// Its name; of its log, too.
     pub name: String,
-    command: String,
-    seconds: u64,
+    /// What the shell runs, in the folder of the payload.
+    pub(super) command: String,
+    /// How long that may take.
+    pub(super) seconds: u64,
+    /// It succeeds when the machine is about to reboot, and is run again after that.
+    pub(super) reboots: bool,
 }
 
 impl Step {
     /// Everything there is to run.
     pub fn all(focus: &str, filter: Option<&str>) -> Vec<Step> {
-        let step = |name: &str, command: String, seconds| Step { name: name.into(), command, seconds };
+        let step = |name: &str, command: String, seconds| Step { name: name.into(), command, seconds, reboots: false };
         let filter = filter.map(quote).unwrap_or_default();
         let test = |name: &str, program: &str, seconds| {
             // Those are ignored elsewhere that only this machine has something for.
@@ -62,12 +71,14 @@ impl Step {
         steps.push(step("node", node.join(" && "), 1800));
         let critest = format!("tests/critest --keep results/critest --focus {}", quote(focus));
         steps.push(step("critest", critest, 3000));
+        let reboot = format!("tests/{} --include-ignored --nocapture", REBOOT.0);
+        steps.push(Step { reboots: true, ..step(REBOOT.0, reboot, REBOOT.1) });
         steps
     }
 }
 
 /// A word for the shell.
-fn quote(word: &str) -> String {
+pub(super) fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
@@ -102,7 +113,8 @@ impl Payload {
             run(as_root("cp").arg("-a").arg(&storage).arg(staging.join("images").join(name)))?;
         }
         let script = staging.join("run");
-        std::fs::write(&script, write_script(steps)).with_context(|| format!("write {}", script.display()))?;
+        std::fs::write(&script, script::write(Path::new(PLACE), steps))
+            .with_context(|| format!("write {}", script.display()))?;
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let _ = std::fs::remove_file(&disk);
         let mut size = Command::new("du");
@@ -129,21 +141,6 @@ impl Payload {
         }
         std::fs::remove_file(&self.disk).with_context(|| format!("remove {}", self.disk.display()))
     }
-}
-
-/// What the guest runs: each step with its deadline, between two lines that tell of it.
-fn write_script(steps: &[Step]) -> String {
-    let mut script = String::from(
-        "#!/bin/sh\ncd /payload\nexport HOME=/root ORLOP_PROGRAMS=/payload/programs ORLOP_CACHE=/payload/cache\n",
-    );
-    script.push_str("export ORLOP_IMAGES=/payload/images RUST_BACKTRACE=0\n");
-    for Step { name, command, seconds } in steps {
-        script.push_str(&format!("echo '@begin {name}'; began=$(date +%s)\n"));
-        script.push_str(&format!("timeout --kill-after=20 {seconds} sh -c {} < /dev/null\n", quote(command)));
-        script.push_str(&format!("code=$?; echo; echo \"@end {name} $code $(($(date +%s) - began))\"\n"));
-    }
-    script.push_str("echo '@done'\n");
-    script
 }
 
 /// The test programs of the steps by the names they get, built with the features of the whole workspace as
