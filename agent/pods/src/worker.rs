@@ -90,6 +90,8 @@ pub(crate) struct Worker {
     reading: HashSet<String>,
     refresh_seen: u64,
     next_refresh: Option<Timestamp>,
+    /// When the next try of a probe is due.
+    next_probe: Option<Timestamp>,
     files: StepState,
 }
 
@@ -139,6 +141,7 @@ impl Worker {
             reading: HashSet::new(),
             refresh_seen: first.refresh,
             next_refresh: None,
+            next_probe: None,
             files: StepState::Idle,
         }
     }
@@ -146,13 +149,22 @@ impl Worker {
     /// Works until the pod is gone from API and node, or the agent ends. Containers are left as they are then.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
         self.desired.mark_changed();
+        // A probe whose result is as it was gives nothing to plan, and probes are the most that happens to a pod.
+        let (mut planning, mut wake) = (true, Timestamp::UNIX_EPOCH);
         loop {
             self.take_desired();
-            let wake = self.pass();
+            if planning {
+                let now = self.shared.now();
+                wake = self.pass().map_or(now + LONGEST_SLEEP, |at| at.min(now + LONGEST_SLEEP));
+            } else {
+                let observed = self.observed.borrow().clone();
+                self.next_probe = self.tick_probes(&observed, self.shared.now());
+            }
             if self.all_gone() {
                 break;
             }
-            let sleep = until(wake, self.shared.now());
+            planning = true;
+            let sleep = until(self.next_probe.map_or(wake, |probe| probe.min(wake)), self.shared.now());
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
@@ -162,12 +174,12 @@ impl Worker {
                     Err(_) => return,
                 },
                 changed = self.observed.changed() => if changed.is_err() { return },
-                Some(done) = self.operations.join_next() => self.finish(done),
-                () = tokio::time::sleep(sleep) => {}
+                Some(done) = self.operations.join_next() => planning = self.finish(done),
+                () = tokio::time::sleep(sleep) => planning = wake <= self.shared.now(),
             }
             // Whatever else has ended by now is taken in before the next plan.
             while let Some(done) = self.operations.try_join_next() {
-                self.finish(done);
+                planning |= self.finish(done);
             }
         }
         self.forget_probes();
@@ -179,12 +191,17 @@ impl Worker {
         let _ = self.shared.ended.send(self.uid);
     }
 
-    fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
+    /// Takes in what an operation brought. False when that gives nothing to plan.
+    fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) -> bool {
         match done {
             Ok(done) => self.take_outcome(done),
-            // A broken-off operation has had its state reset by who broke it off.
-            Err(error) if error.is_cancelled() => {}
-            Err(error) => tracing::error!(pod = containers::display(&self.pod), %error, "an operation ended badly"),
+            Err(error) => {
+                // A broken-off operation has had its state reset by who broke it off.
+                if !error.is_cancelled() {
+                    tracing::error!(pod = containers::display(&self.pod), %error, "an operation ended badly");
+                }
+                true
+            }
         }
     }
 
@@ -230,11 +247,12 @@ impl Worker {
         wake
     }
 
-    /// Takes note of what the runtime shows: messages to read, probes that are due, volumes to renew.
+    /// Takes note of what the runtime shows: messages to read, probes that are due, volumes to renew. Returns when to look
+    /// again but for the probes.
     fn look_at(&mut self, observed: &Arc<ObservedPod>, now: Timestamp) -> Option<Timestamp> {
         self.read_messages(observed);
-        let mut wake = self.tick_probes(observed, now);
-        wake = earliest(wake, self.flip_images(now));
+        self.next_probe = self.tick_probes(observed, now);
+        let mut wake = self.flip_images(now);
         wake = earliest(wake, self.refresh_volumes(now));
         if self.memory.lifecycle == Lifecycle::Finished && self.memory.deleted && observed.is_empty() {
             if self.files.due(now) {
@@ -288,9 +306,9 @@ fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     }
 }
 
-fn until(wake: Option<Timestamp>, now: Timestamp) -> Duration {
-    let left = wake.map(|at| at.duration_since(now).max(SignedDuration::ZERO));
-    left.and_then(|left| Duration::try_from(left).ok()).map_or(LONGEST_SLEEP, |left| left.min(LONGEST_SLEEP))
+fn until(wake: Timestamp, now: Timestamp) -> Duration {
+    // Negative when it is past already.
+    Duration::try_from(wake.duration_since(now)).unwrap_or_default().min(LONGEST_SLEEP)
 }
 
 /// A delay that doubles with each failure, from `first` to `longest`.

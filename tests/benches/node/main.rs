@@ -2,11 +2,13 @@
 //! sees that a pod is ready, has failed, was restarted, is gone; and what probes cost. `cargo xtask bench node` builds
 //! what it needs and runs it; with the word `probes` or `pods` the bench itself measures only these.
 
+mod account;
 mod pods;
 mod probes;
 mod report;
 mod side;
 
+use account::Account;
 use pods::Pods;
 use probes::Probe;
 use side::Side;
@@ -29,7 +31,7 @@ pub struct Figures {
     pub again: Vec<f64>,
     /// Deleted until it is gone; it ends on SIGTERM.
     pub gone: Vec<f64>,
-    /// CPU time of an exec probe, of all processes of the machine.
+    /// CPU time of an exec probe, of the node, its pods and the control plane.
     pub exec_probe: f64,
     /// The same of an HTTP probe.
     pub http_probe: f64,
@@ -37,10 +39,11 @@ pub struct Figures {
 
 fn main() {
     let mut figures = Vec::new();
+    let account = Account::open();
     for start in [Side::orlop, Side::peer] {
         // One after the other: a second control plane would take time from the first.
         let side = start();
-        figures.push(measure(&side));
+        figures.push(measure(&account, &side));
     }
     eprintln!();
     print!("{}", report::table(&figures[0], &figures[1]));
@@ -52,7 +55,7 @@ fn wanted(what: &str) -> bool {
     words.peek().is_none() || words.any(|word| word == what)
 }
 
-fn measure(side: &Side) -> Figures {
+fn measure(account: &Account, side: &Side) -> Figures {
     let mut figures = Figures::default();
     let pods = Pods::new(side.api());
     for round in (0..=ROUNDS).filter(|_| wanted("pods")) {
@@ -77,7 +80,7 @@ fn measure(side: &Side) -> Figures {
     }
     let probe = |kind| {
         eprint!("\r{}: probes      ", side.name());
-        probes::cost(&pods, kind)
+        probes::cost(account, &pods, kind)
     };
     figures.exec_probe = probe(Probe::Exec);
     figures.http_probe = probe(Probe::Http);

@@ -1,16 +1,17 @@
-//! What a probe costs: CPU time of the whole machine with pods that are probed each second, and with the same pods that are
-//! not.
+//! What a probe costs: CPU time of the node, its pods and the control plane with pods that are probed each second, and with
+//! the same pods that are not.
 
 use std::time::{Duration, Instant};
 
 use orlop_tests::case::image;
 use serde_json::{Value, json};
 
+use crate::account::Account;
 use crate::pods::{Pods, ready};
 
 /// Pods that are probed.
 const PODS: usize = 20;
-/// How long the machine is looked at, and how often: the quietest time counts, as what else the machine does only adds.
+/// How long the machine is looked at, and how often: the quietest time counts, as what else they do only adds.
 const TIME: Duration = Duration::from_secs(10);
 const TIMES: usize = 4;
 /// How long pods stand before: what follows their start is not a probe's.
@@ -26,17 +27,17 @@ pub enum Probe {
 }
 
 /// CPU time of one probe in milliseconds.
-pub fn cost(pods: &Pods<'_>, kind: Probe) -> f64 {
+pub fn cost(account: &Account, pods: &Pods<'_>, kind: Probe) -> f64 {
     let probe = match kind {
         Probe::Exec => json!({"exec": {"command": ["true"]}}),
         Probe::Http => json!({"httpGet": {"path": "/", "port": 8080}}),
     };
-    let (idle, busy) = (taken(pods, None), taken(pods, Some(probe)));
+    let (idle, busy) = (taken(account, pods, None), taken(account, pods, Some(probe)));
     (busy - idle).max(0.0) * 1e3 / (PODS as f64 * TIME.as_secs_f64())
 }
 
-/// Seconds of CPU time that the machine takes for `TIME` while the pods stand.
-fn taken(pods: &Pods<'_>, probe: Option<Value>) -> f64 {
+/// Seconds of CPU time that are taken for `TIME` while the pods stand.
+fn taken(account: &Account, pods: &Pods<'_>, probe: Option<Value>) -> f64 {
     let names: Vec<String> = (0..PODS).map(|number| format!("probed-{number}")).collect();
     for name in &names {
         let script = "mkdir /w && echo page > /w/index.html && exec httpd -f -p 8080 -h /w";
@@ -52,24 +53,13 @@ fn taken(pods: &Pods<'_>, probe: Option<Value>) -> f64 {
     // A measurement takes its time; nothing is waited for.
     std::thread::sleep(REST);
     let taken = (0..TIMES).map(|_| {
-        let (before, began) = (busy(), Instant::now());
+        let (before, began) = (account.seconds(), Instant::now());
         std::thread::sleep(TIME);
-        (busy() - before) * TIME.as_secs_f64() / began.elapsed().as_secs_f64()
+        (account.seconds() - before) * TIME.as_secs_f64() / began.elapsed().as_secs_f64()
     });
     let taken = taken.fold(f64::INFINITY, f64::min);
     for name in &names {
         pods.delete(name);
     }
     taken
-}
-
-/// Seconds that the machine's processes and kernel threads have run so far. `/proc/stat` counts by the tick, too coarse for
-/// what takes less than one; cgroups count each nanosecond.
-fn busy() -> f64 {
-    if let Ok(text) = std::fs::read_to_string("/sys/fs/cgroup/cpuacct/cpuacct.usage") {
-        return text.trim().parse::<f64>().expect("a number in cpuacct.usage") / 1e9;
-    }
-    let text = std::fs::read_to_string("/sys/fs/cgroup/cpu.stat").expect("read the usage of the root cgroup");
-    let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
-    usage.and_then(|usage| usage.parse::<f64>().ok()).expect("usage_usec in cpu.stat") / 1e6
 }

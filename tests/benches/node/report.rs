@@ -22,8 +22,8 @@ pub fn table(orlop: &Figures, peer: &Figures) -> String {
         line(&mut text, &format!("{name}, minimum"), least(ours), least(theirs));
     }
     if peer.exec_probe > 0.0 {
-        line(&mut text, "CPU of the machine per exec probe", orlop.exec_probe, peer.exec_probe);
-        line(&mut text, "CPU of the machine per HTTP probe", orlop.http_probe, peer.http_probe);
+        line(&mut text, "CPU per exec probe", orlop.exec_probe, peer.exec_probe);
+        line(&mut text, "CPU per HTTP probe", orlop.http_probe, peer.http_probe);
     }
     let _ = writeln!(
         text,

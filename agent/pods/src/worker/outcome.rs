@@ -25,7 +25,8 @@ const NETWORK_RETRY: Duration = Duration::from_secs(1);
 const STOP_RETRY: SignedDuration = SignedDuration::from_secs(2);
 
 impl Worker {
-    pub(super) fn take_outcome(&mut self, done: Done) {
+    /// False when it gives nothing to plan.
+    pub(super) fn take_outcome(&mut self, done: Done) -> bool {
         let now = self.shared.now();
         match done {
             Done::Volumes(result) => self.volumes_set_up(result, now),
@@ -62,7 +63,7 @@ impl Worker {
             Done::Message { id } => drop(self.reading.remove(&id)),
             Done::Probe { container, kind, id, took, outcome } => {
                 self.count_probe(&container, kind, took, &outcome);
-                self.probe_ended(&container, kind, &id, outcome, now);
+                return self.probe_ended(&container, kind, &id, outcome, now);
             }
             Done::Files(result) => {
                 self.files = match result {
@@ -73,6 +74,7 @@ impl Worker {
                 };
             }
         }
+        true
     }
 
     fn failed(

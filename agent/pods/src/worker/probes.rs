@@ -148,18 +148,26 @@ impl Worker {
         metrics.forget(&names::PROBE_SECONDS, &[("namespace", namespace), ("pod", name)]);
     }
 
-    pub(super) fn probe_ended(&mut self, name: &str, kind: ProbeKind, id: &str, outcome: ProbeOutcome, now: Timestamp) {
+    /// Takes in the result of a try. False when everything is as before it.
+    pub(super) fn probe_ended(
+        &mut self,
+        name: &str,
+        kind: ProbeKind,
+        id: &str,
+        outcome: ProbeOutcome,
+        now: Timestamp,
+    ) -> bool {
         let pod = self.pod.clone();
-        let Some(container) = find_container(&pod, name) else { return };
-        let Some(probe) = kind.of(&container.container) else { return };
+        let Some(container) = find_container(&pod, name) else { return true };
+        let Some(probe) = kind.of(&container.container) else { return true };
         let running =
             self.observed.borrow().latest(name).is_some_and(|instance| instance.id == id && instance.running());
         let memory = self.memory.container_mut(name);
-        let Some(state) = memory.probes.get_mut(&kind).filter(|state| state.container_id == id) else { return };
+        let Some(state) = memory.probes.get_mut(&kind).filter(|state| state.container_id == id) else { return true };
         if !running {
             // The container ended while it was asked; its answer means nothing.
             state.probing = false;
-            return;
+            return true;
         }
         let change = state.end(&probe_timing(probe), &outcome, now);
         if matches!(change, Some(ProbeChange::Failed(_)))
@@ -170,7 +178,7 @@ impl Worker {
             self.memory.container_mut(name).kill = Some(ProbeKill { container_id: id.to_owned(), kind, grace_seconds });
         }
         let (reason, message) = match outcome {
-            ProbeOutcome::Success => return,
+            ProbeOutcome::Success => return change.is_some(),
             ProbeOutcome::Failure(message) => ("Unhealthy", format!("{} probe failed: {message}", kind.as_str())),
             ProbeOutcome::Error(message) => {
                 ("Unhealthy", format!("{} probe errored and resulted in unknown state: {message}", kind.as_str()))
@@ -178,5 +186,6 @@ impl Worker {
             ProbeOutcome::Warning(message) => ("ProbeWarning", format!("{} probe warning: {message}", kind.as_str())),
         };
         named_event(&*self.shared.ports.events, &pod, name, EventType::Warning, reason, &message);
+        change.is_some()
     }
 }
