@@ -26,14 +26,18 @@ const NEAR: &str = "/cgi-bin/near";
 /// One that leads to another host.
 const FAR: &str = "/cgi-bin/far";
 
+/// Seconds that a probe waits for its answer where that is not what a case is about: one failure is enough to fail a
+/// container, and the machine has much to do.
+const PATIENCE: u32 = 5;
+
 /// A probe of a page, which begins when the server listens.
 fn http(path: &str) -> Value {
     let page = json!({"path": path, "port": 8080});
-    json!({"httpGet": page, "periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 3})
+    json!({"httpGet": page, "periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 3, "timeoutSeconds": PATIENCE})
 }
 
 fn exec(script: &str) -> Value {
-    json!({"exec": {"command": ["sh", "-c", script]}, "periodSeconds": 1, "failureThreshold": 1})
+    json!({"exec": {"command": ["sh", "-c", script]}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": PATIENCE})
 }
 
 fn shell(script: &str) -> Value {
@@ -145,8 +149,7 @@ pub fn http_liveness_succeeds(case: &Case<'_>, kind: Kind) {
 
 /// Neither does a port that takes connections.
 pub fn tcp_liveness_succeeds(case: &Case<'_>, kind: Kind) {
-    let probe =
-        json!({"tcpSocket": {"port": 6379}, "periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 3});
+    let probe = json!({"tcpSocket": {"port": 6379}, "periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 3, "timeoutSeconds": PATIENCE});
     make(case, kind, json!({"image": image("redis")}), json!({"livenessProbe": probe}));
     let mut own = 0;
     lives_while(case, "five connections", || {
@@ -293,7 +296,7 @@ fn etcd() -> Value {
 }
 
 fn grpc(port: u16) -> Value {
-    json!({"grpc": {"port": port}, "periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 5, "timeoutSeconds": 5})
+    json!({"grpc": {"port": port}, "periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 5, "timeoutSeconds": PATIENCE})
 }
 
 /// A server that says over gRPC that it serves is left alone.

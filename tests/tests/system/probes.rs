@@ -57,7 +57,7 @@ pub fn readiness_by_tcp(case: &Case<'_>) {
 pub fn liveness_restarts(case: &Case<'_>) {
     let make = |name: &str, probe: Value| {
         let mut probe = probe;
-        for (key, value) in [("periodSeconds", 1), ("failureThreshold", 2)] {
+        for (key, value) in [("periodSeconds", 1), ("failureThreshold", 2), ("timeoutSeconds", 5)] {
             probe[key] = value.into();
         }
         let spec = json!({"containers": [{"command": ["sh", "-c", SERVER], "livenessProbe": probe}]});
@@ -83,7 +83,7 @@ pub fn startup_comes_first(case: &Case<'_>) {
     let slow = json!({
         "command": ["sh", "-c", "sleep 3; touch /tmp/up; exec sleep 1000"],
         "startupProbe": {"exec": {"command": ["cat", "/tmp/up"]}, "periodSeconds": 1, "failureThreshold": 30},
-        "livenessProbe": {"exec": {"command": ["cat", "/tmp/up"]}, "periodSeconds": 1, "failureThreshold": 1},
+        "livenessProbe": {"exec": {"command": ["cat", "/tmp/up"]}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 5},
     });
     case.make_pod("slow", json!({"containers": [slow]}));
     let never = json!({
@@ -98,7 +98,7 @@ pub fn startup_comes_first(case: &Case<'_>) {
         startup["failureThreshold"] = 30.into();
         let late = "mkdir /w; echo hi > /w/index.html; sleep 2; exec httpd -f -p 8080 -h /w";
         let liveness = json!({"exec": {"command": ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]},
-            "periodSeconds": 1, "failureThreshold": 1});
+            "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 5});
         case.make_pod(
             name,
             json!({"containers": [
