@@ -50,12 +50,13 @@ enum Value {
 #[derive(Debug)]
 struct Family {
     metric: &'static Metric,
-    series: BTreeMap<Vec<String>, Value>,
+    /// By the values of the labels, in order: one that is there is found without a copy of them.
+    series: Vec<(Vec<String>, Value)>,
 }
 
 impl Family {
     fn new(metric: &'static Metric) -> Family {
-        let mut family = Family { metric, series: BTreeMap::new() };
+        let mut family = Family { metric, series: Vec::new() };
         if metric.labels.is_empty() {
             // What has no labels is there before it is first counted.
             family.series(&[]);
@@ -65,16 +66,22 @@ impl Family {
 
     fn series(&mut self, labels: &[&str]) -> Option<&mut Value> {
         debug_assert_eq!(labels.len(), self.metric.labels.len(), "labels of {}", self.metric.name);
-        let key: Vec<String> =
-            labels.iter().map(|label| label[..label.floor_char_boundary(LABEL_MAX)].to_owned()).collect();
-        if self.series.len() >= SERIES_MAX && !self.series.contains_key(&key) {
-            return None;
-        }
-        let fresh = || match self.metric.kind {
-            MetricKind::Counter | MetricKind::Gauge => Value::Number(0.0),
-            MetricKind::Histogram(bounds) => Value::Observations { counts: vec![0; bounds.len()], all: 0, sum: 0.0 },
+        let key = || labels.iter().map(|label| &label[..label.floor_char_boundary(LABEL_MAX)]);
+        let place = match self.series.binary_search_by(|(known, _)| known.iter().map(String::as_str).cmp(key())) {
+            Ok(place) => place,
+            Err(_) if self.series.len() >= SERIES_MAX => return None,
+            Err(place) => {
+                let fresh = match self.metric.kind {
+                    MetricKind::Counter | MetricKind::Gauge => Value::Number(0.0),
+                    MetricKind::Histogram(bounds) => {
+                        Value::Observations { counts: vec![0; bounds.len()], all: 0, sum: 0.0 }
+                    }
+                };
+                self.series.insert(place, (key().map(str::to_owned).collect(), fresh));
+                place
+            }
         };
-        Some(self.series.entry(key).or_insert_with(fresh))
+        Some(&mut self.series[place].1)
     }
 }
 
@@ -142,7 +149,7 @@ impl Metrics {
     pub fn forget(&self, metric: &'static Metric, labels: &[(&str, &str)]) {
         if let Some(family) = self.families().get_mut(metric.name) {
             let place = |name: &str| metric.labels.iter().position(|label| *label == name);
-            family.series.retain(|key, _| {
+            family.series.retain(|(key, _)| {
                 !labels.iter().all(|(name, value)| place(name).is_some_and(|place| key[place] == *value))
             });
         }

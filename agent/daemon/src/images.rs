@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use orlop_agent_core::ports::PortFuture;
-use orlop_agent_core::runtime::Runtime;
+use orlop_agent_core::runtime::{self, Runtime};
 use orlop_agent_node::{ImageFact, RuntimeHandlerFact, RuntimeProbe, RuntimeState};
 use orlop_agent_runtime::CriRuntime;
-use orlop_proto::cri::{ImageFilter, ListImagesRequest};
 
 /// How long an answer may take: the node's status must not wait for a stuck runtime.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,17 +39,15 @@ impl RuntimeProbe for CriProbe {
 
     fn images(&self) -> PortFuture<'_, Result<Vec<ImageFact>, String>> {
         Box::pin(async move {
-            let (_, mut images) = self.runtime.raw();
-            let request = ListImagesRequest { filter: None::<ImageFilter> };
-            let asked = tokio::time::timeout(PROBE_DEADLINE, images.list_images(request)).await;
-            let list = asked.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
-            let fact = |image: orlop_proto::cri::Image| {
+            let asked = tokio::time::timeout(PROBE_DEADLINE, self.runtime.list_images()).await;
+            let images = asked.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
+            let fact = |image: runtime::ImageFact| {
                 let names: Vec<String> = image.repo_digests.into_iter().chain(image.repo_tags).collect();
                 // An image without a name is shown by its id.
                 let names = if names.is_empty() { vec![image.id] } else { names };
                 ImageFact { names, size_bytes: i64::try_from(image.size).unwrap_or(i64::MAX) }
             };
-            Ok(list.into_inner().images.into_iter().map(fact).collect())
+            Ok(images.into_iter().map(fact).collect())
         })
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use orlop_agent_api::{ApiClients, ClientError};
 use orlop_agent_core::credential_providers::CredentialProvider;
+use orlop_agent_core::metrics::Metrics;
 use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, StatusSink};
 use orlop_agent_core::runtime::Runtime;
 use orlop_agent_core::user_namespaces::IdSpace;
@@ -109,8 +110,9 @@ pub async fn serve(
         std::fs::create_dir_all(&path).map_err(|source| AgentError::Folder { path, source })?;
     }
     let endpoint = runtime_config(&config.kubelet);
+    let metrics = Arc::<Metrics>::default();
     let runtime = tokio::select! {
-        runtime = CriRuntime::connect(&endpoint, config.runtime_patience) => runtime?,
+        runtime = CriRuntime::connect(&endpoint, config.runtime_patience, metrics.clone()) => runtime?,
         () = cancel.cancelled() => return Ok(()),
     };
     info!(node = %identity.name, runtime = %runtime.name_and_version(), "the agent starts");
@@ -148,7 +150,7 @@ pub async fn serve(
         }
         None => (None, None),
     };
-    let parts = Parts { config, identity, runtime, amounts, cgroups, id_space, credentials, shutdown, api };
+    let parts = Parts { config, identity, runtime, metrics, amounts, cgroups, id_space, credentials, shutdown, api };
     let result = parts.run(orders, &working).await;
     working.cancel();
     writing.cancel();
@@ -189,6 +191,7 @@ pub(crate) struct Parts {
     pub(crate) config: AgentConfig,
     pub(crate) identity: Identity,
     runtime: CriRuntime,
+    metrics: Arc<Metrics>,
     amounts: NodeAmounts,
     cgroups: CgroupTree,
     id_space: IdSpace,
@@ -231,7 +234,7 @@ impl Parts {
             mirrors: self.api.as_ref().map(|api| api.mirrors.clone() as Arc<dyn MirrorPods>),
             cgroups: Arc::new(self.cgroups.clone()),
             node: node.clone() as Arc<dyn NodeFacts>,
-            metrics: Arc::default(),
+            metrics: self.metrics.clone(),
         };
         let (statuses, metrics) = (ports.statuses.clone(), ports.metrics.clone());
         let manager = PodManager::new(self.pods_config(), ports, self.api.as_ref().map(|api| api.pods.clone()));

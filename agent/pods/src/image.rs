@@ -100,6 +100,8 @@ async fn ensure(
             let message =
                 format!("Container image {given:?} already present on machine and can be accessed by the pod");
             container_event(events, pod, container, EventType::Normal, "Pulled", &message);
+            // Another pod may have pulled it meanwhile.
+            shared.note_start(containers::uid(pod), |start, now| start.has_image(container.name(), now));
             Ok(ready(&name, image))
         }
         _ => pull(shared, pod, container, given, &name).await,
@@ -163,6 +165,7 @@ async fn pull(
     };
     container_event(events, pod, container, EventType::Normal, "Pulling", &format!("Pulling image {given:?}"));
     let intent = Intent::note(shared, given).await?;
+    shared.note_start(containers::uid(pod), |start, now| start.awaits_image(container.name(), now));
     let begun = Instant::now();
     let result = pull_with(shared, name, &keyring.lookup(name)).await;
     let taken = begun.elapsed();
@@ -184,6 +187,7 @@ async fn pull(
         ImageFailure { reason, message }
     };
     let (reference, source) = result.map_err(failed)?;
+    shared.note_start(containers::uid(pod), |start, now| start.has_image(container.name(), now));
     let image = match shared.ports.runtime.image(&reference, "").await {
         Ok(Some(image)) => image,
         _ => ImageFact { id: reference.clone(), ..ImageFact::default() },

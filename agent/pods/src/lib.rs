@@ -1,6 +1,7 @@
 //! Pod workers: desired and observed sets, static pods, execution of plans, hooks, probes, orphans, and the end of all pods
 //! when the machine goes down.
 
+mod census;
 mod config;
 mod credential_plugins;
 mod directories;

@@ -116,7 +116,8 @@ impl PodManager {
         let mut side: JoinSet<()> = JoinSet::new();
         let pace = self.shared.config.pace.clone();
         side.spawn(pace.task("observer", async move {
-            shared.observed.follow(&*shared.ports.runtime, shared.config.relist, &token).await
+            let (runtime, metrics) = (&*shared.ports.runtime, &*shared.ports.metrics);
+            shared.observed.follow(runtime, metrics, shared.config.relist, &token).await
         }));
         let shared = self.shared.clone();
         side.spawn(pace.task("resolv.conf", async move { check_resolv_conf(&shared).await }));
@@ -237,6 +238,8 @@ struct Roster {
     next_scan: Option<Instant>,
     /// Pods that wait until others, which were told to end for them, have ended; all by uid.
     preempting: HashMap<String, Vec<String>>,
+    /// When pods were first seen that have no worker yet, by uid.
+    seen: HashMap<String, Instant>,
     cancel: CancellationToken,
 }
 
@@ -250,6 +253,7 @@ impl Roster {
             mirrors,
             next_scan: None,
             preempting: HashMap::new(),
+            seen: HashMap::new(),
             cancel,
         }
     }
@@ -269,6 +273,7 @@ impl Roster {
         wanted.extend(statics.pods.iter().map(|(uid, pod)| (uid.as_str(), pod)));
         self.done.retain(|uid| wanted.contains_key(uid.as_str()));
         self.preempting.retain(|uid, _| wanted.contains_key(uid.as_str()));
+        self.seen.retain(|uid, _| wanted.contains_key(uid.as_str()));
         self.update(&wanted, &mirrors, api.synced && statics.scanned);
         self.admit_new(&wanted, &mirrors);
         if api.synced
@@ -325,7 +330,9 @@ impl Roster {
             .map(|(_, pod)| *pod)
             .collect();
         fresh.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        let now = Instant::now();
         for pod in fresh {
+            let seen = *self.seen.entry(containers::uid(pod).to_owned()).or_insert(now);
             let name = full_name(pod);
             let is_static = containers::is_static(pod);
             // A static pod that changed has a new uid; the old one must have ended in full before.
@@ -342,24 +349,20 @@ impl Roster {
             let Admission::Decided(verdict) = self.admission(&pod) else { continue };
             let mirror_uid = mirror.and_then(|mirror| mirror.metadata.uid.clone());
             let verdict_grace_seconds = self.shared.config.shut_down_pods.get(containers::uid(&pod)).copied();
-            self.hire(Desired {
-                pod,
-                mirror_uid,
-                gone: false,
-                orphan: false,
-                verdict,
-                verdict_grace_seconds,
-                refresh: 0,
-            });
+            self.seen.remove(containers::uid(&pod));
+            let desired =
+                Desired { pod, mirror_uid, gone: false, orphan: false, verdict, verdict_grace_seconds, refresh: 0 };
+            self.hire(desired, seen);
         }
     }
 
-    fn hire(&mut self, desired: Desired) {
+    /// Gives a pod a worker; `seen` is when the pod was first seen.
+    fn hire(&mut self, desired: Desired, seen: Instant) {
         let uid = containers::uid(&desired.pod).to_owned();
         let name = full_name(&desired.pod);
         lock(&self.shared.holding).insert(uid.clone());
         let (sender, receiver) = watch::channel(desired);
-        let worker = Worker::new(self.shared.clone(), receiver);
+        let worker = Worker::new(self.shared.clone(), receiver, seen);
         let work = self.shared.config.pace.task("worker", worker.run(self.cancel.clone()));
         self.workers.spawn(work);
         self.members.insert(uid, Member { desired: sender, name, returned: false });

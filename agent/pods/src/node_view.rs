@@ -48,9 +48,12 @@ impl ViewOfPods {
 
     /// Counts pods and containers as they are now.
     fn set_gauges(&self, metrics: &Metrics) {
-        let (mut desired, mut mirrors, mut ephemeral) = ([0, 0], 0, 0);
+        for (labels, count) in self.shared.census.counts() {
+            metrics.set(&names::WORKING_PODS, &labels, count as f64);
+        }
+        let desired = self.shared.census.desired();
+        let (mut mirrors, mut ephemeral) = (0, 0);
         for entry in lock(&self.shared.entries).values() {
-            desired[usize::from(containers::is_static(&entry.pod))] += 1;
             mirrors += u32::from(entry.mirror_uid.is_some());
             let spec = containers::spec(&entry.pod);
             ephemeral += spec.and_then(|spec| spec.ephemeral_containers.as_ref()).map_or(0, Vec::len);
@@ -60,7 +63,7 @@ impl ViewOfPods {
             active[usize::from(containers::is_static(pod))] += 1;
         }
         for (label, index) in [("", 0), ("true", 1)] {
-            metrics.set(&names::DESIRED_PODS, &[label], f64::from(desired[index]));
+            metrics.set(&names::DESIRED_PODS, &[label], desired[index] as f64);
             metrics.set(&names::ACTIVE_PODS, &[label], f64::from(active[index]));
         }
         metrics.set(&names::MIRROR_PODS, &[], f64::from(mirrors));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use orlop_agent_core::facts::ObservedPod;
+use orlop_agent_core::metrics::{Metrics, names};
 use orlop_agent_core::runtime::{Runtime, RuntimeEvent};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -151,8 +152,15 @@ impl ObservedSet {
     }
 
     /// Follows the runtime's events until cancelled, and lists it all once in a while.
-    pub(crate) async fn follow(&self, runtime: &dyn Runtime, relist: Duration, cancel: &CancellationToken) {
+    pub(crate) async fn follow(
+        &self,
+        runtime: &dyn Runtime,
+        metrics: &Metrics,
+        relist: Duration,
+        cancel: &CancellationToken,
+    ) {
         let mut events = runtime.events();
+        let mut last_list: Option<Instant> = None;
         let mut period = relist;
         let mut next_list = Instant::now();
         loop {
@@ -175,13 +183,19 @@ impl ObservedSet {
                     next_list = Instant::now();
                 }
                 None => {
+                    let asked = Instant::now();
+                    if let Some(last) = last_list.replace(asked) {
+                        metrics.observe(&names::RELIST_INTERVAL_SECONDS, &[], (asked - last).as_secs_f64());
+                    }
                     let list = tokio::select! {
                         biased;
                         () = cancel.cancelled() => return,
                         list = tokio::time::timeout(LIST_DEADLINE, runtime.pods()) => list,
                     };
+                    metrics.observe(&names::RELIST_SECONDS, &[], asked.elapsed().as_secs_f64());
                     let wait = match list {
                         Ok(Ok((begun, pods))) => {
+                            metrics.set(&names::RELIST_LAST, &[], begun.as_second() as f64);
                             self.relisted(begun, pods);
                             period
                         }

@@ -1,6 +1,6 @@
 //! What all workers share: configuration, ports, the observed set, bounds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,8 +11,10 @@ use orlop_agent_core::dns::{NodeDns, parse_resolv_conf};
 use orlop_agent_core::quantity::units;
 use orlop_agent_core::resources::ResourcePolicy;
 use orlop_agent_core::security::NodeSecurity;
+use orlop_agent_core::startup::Startup;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
+use crate::census::Census;
 use crate::config::{PodPorts, PodsConfig};
 use crate::credential_plugins::CredentialPlugins;
 use crate::directories::Directories;
@@ -49,6 +51,10 @@ pub(crate) struct Shared {
     pub let_go: Notify,
     /// Pods that have a worker, by uid.
     pub entries: Mutex<BTreeMap<String, PodEntry>>,
+    /// How many pods have a worker.
+    pub census: Arc<Census>,
+    /// Starts of pods that are under way, by uid.
+    pub startups: Mutex<HashMap<String, Startup>>,
     /// Where a worker tells that it is done, by its uid.
     pub ended: mpsc::UnboundedSender<String>,
     /// Ids of pods with a user namespace.
@@ -83,6 +89,8 @@ impl Shared {
             holding: Mutex::default(),
             let_go: Notify::new(),
             entries: Mutex::default(),
+            census: Arc::default(),
+            startups: Mutex::default(),
             bounds: BackoffBounds::with_max(max.max(SignedDuration::from_secs(1))),
             user_namespaces: Arc::new(UserNamespaces::new(directories.pods(), config.id_space)),
             credential_plugins: {
@@ -105,6 +113,14 @@ impl Shared {
     pub(crate) fn give_room(&self, uid: &str) {
         if lock(&self.admitted).remove(uid).is_some() {
             self.room.notify_one();
+        }
+    }
+
+    /// Takes note of something in the start of a pod, if that is still under way.
+    pub(crate) fn note_start(&self, uid: &str, note: impl FnOnce(&mut Startup, Timestamp)) {
+        let now = self.now();
+        if let Some(startup) = lock(&self.startups).get_mut(uid) {
+            note(startup, now);
         }
     }
 

@@ -14,16 +14,20 @@ use orlop_agent_core::lifecycle::{Lifecycle, LifecycleEvent};
 use orlop_agent_core::memory::{PodMemory, StepState, Verdict};
 use orlop_agent_core::plan::{PlanInput, plan};
 use orlop_agent_core::ports::{EventType, MountedVolume};
+use orlop_agent_core::rounds::Work;
 use orlop_agent_core::runtime::SandboxSpec;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::image::ReadyImage;
 use crate::recorder::pod_event;
 use crate::shared::{Shared, lock};
+use accounts::Accounts;
 use operation::Done;
 
+mod accounts;
 mod desired;
 mod execute;
 mod operation;
@@ -93,10 +97,12 @@ pub(crate) struct Worker {
     /// When the next try of a probe is due.
     next_probe: Option<Timestamp>,
     files: StepState,
+    accounts: Accounts,
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, desired: watch::Receiver<Desired>) -> Worker {
+    /// A worker of a pod that was first seen then.
+    pub(crate) fn new(shared: Arc<Shared>, desired: watch::Receiver<Desired>, seen: Instant) -> Worker {
         let first = desired.borrow().clone();
         let uid = containers::uid(&first.pod).to_owned();
         let observed = shared.observed.subscribe(&uid);
@@ -108,6 +114,7 @@ impl Worker {
             .map(|container| container.id.clone())
             .collect();
         let status = first.pod.status.clone().unwrap_or_default();
+        let accounts = Accounts::new(&shared, &first, observed.borrow().is_empty().then_some(seen));
         Worker {
             shared,
             uid,
@@ -143,6 +150,7 @@ impl Worker {
             next_refresh: None,
             next_probe: None,
             files: StepState::Idle,
+            accounts,
         }
     }
 
@@ -151,11 +159,14 @@ impl Worker {
         self.desired.mark_changed();
         // A probe whose result is as it was gives nothing to plan, and probes are the most that happens to a pod.
         let (mut planning, mut wake) = (true, Timestamp::UNIX_EPOCH);
+        let mut cause = Work::Create;
         loop {
             self.take_desired();
             if planning {
+                self.begin_round(cause);
                 let now = self.shared.now();
                 wake = self.pass().map_or(now + LONGEST_SLEEP, |at| at.min(now + LONGEST_SLEEP));
+                self.look_at_round();
             } else {
                 let observed = self.observed.borrow().clone();
                 self.next_probe = self.tick_probes(&observed, self.shared.now());
@@ -163,14 +174,17 @@ impl Worker {
             if self.all_gone() {
                 break;
             }
-            planning = true;
+            (planning, cause) = (true, Work::Sync);
             let sleep = until(self.next_probe.map_or(wake, |probe| probe.min(wake)), self.shared.now());
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
                 changed = self.desired.changed() => match changed {
                     // `changed` counts as seen; what it brought is still to be taken in.
-                    Ok(()) => self.desired.mark_changed(),
+                    Ok(()) => {
+                        self.desired.mark_changed();
+                        cause = Work::Update;
+                    }
                     Err(_) => return,
                 },
                 changed = self.observed.changed() => if changed.is_err() { return },
@@ -183,6 +197,7 @@ impl Worker {
             }
         }
         self.forget_probes();
+        lock(&self.shared.startups).remove(&self.uid);
         lock(&self.shared.entries).remove(&self.uid);
         self.shared.give_room(&self.uid);
         self.shared.let_go(&self.uid);

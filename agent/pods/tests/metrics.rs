@@ -3,6 +3,7 @@
 mod world;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use orlop_agent_core::ports::PodSet;
 use serde_json::json;
 use world::{World, pod};
 
@@ -127,4 +128,77 @@ async fn probes_are_counted_until_their_pod_is_gone() {
     world.until("finished", |world| world.finished("u1")).await;
     world.forget("u1");
     world.until("forgotten", |world| !world.view.metrics().text(|_| true).contains("pod-u1")).await;
+}
+
+#[tokio::test]
+async fn the_start_and_the_end_of_a_pod_are_timed() {
+    let world = World::new();
+    let mut made = pod("u1", json!({"containers": [{"name": "a", "image": "y:1"}, {"name": "b", "image": "x:1"}]}));
+    let before = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(7);
+    made.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(before));
+    world.apply(made.clone());
+    world.until("running", |world| world.ready("u1")).await;
+    let working = |life: &str| format!("kubelet_working_pods{{lifecycle=\"{life}\",config=\"desired\",static=\"\"}}");
+    let rounds = |work: &str| format!("kubelet_pod_worker_duration_seconds_count{{operation_type=\"{work}\"}}");
+    world.until("the first round is over", |world| value(world, &rounds("create")) == 1.0).await;
+    expect(
+        &world,
+        &[
+            ("kubelet_pod_worker_start_duration_seconds_count", 1.0),
+            ("kubelet_containers_per_pod_count_sum", 2.0),
+            ("kubelet_pod_start_duration_seconds_count", 1.0),
+            ("kubelet_pod_start_total_duration_seconds_count", 0.0),
+            (&working("sync"), 1.0),
+        ],
+    );
+    // The API shows what the node has told it, and later something else besides.
+    for label in ["first", "second"] {
+        made.status = Some(world.status("u1"));
+        made.metadata.labels = Some([("seen".to_owned(), label.to_owned())].into());
+        world.apply(made.clone());
+        world.until("shown", |world| value(world, "kubelet_pod_start_total_duration_seconds_count") == 1.0).await;
+    }
+    let (total, own) = ("kubelet_pod_start_total_duration_seconds_sum", "kubelet_pod_start_sli_duration_seconds_sum");
+    assert!(value(&world, total) >= 7.0 && value(&world, own) >= 7.0 && value(&world, own) < value(&world, total));
+    world.delete("u1", 1);
+    world.until("finished", |world| world.finished("u1")).await;
+    expect(
+        &world,
+        &[
+            (&working("sync"), 0.0),
+            (&working("terminated"), 1.0),
+            (&rounds("kill"), 1.0),
+            (&rounds("terminated"), 1.0),
+            (&rounds("create"), 1.0),
+            ("kubelet_pod_start_duration_seconds_count", 1.0),
+            ("kubelet_pod_start_total_duration_seconds_count", 1.0),
+        ],
+    );
+    world.forget("u1");
+    world.until("forgotten", |world| value(world, &working("terminated")) == 0.0).await;
+    assert!(value(&world, "kubelet_pleg_relist_duration_seconds_count") >= 1.0);
+    assert!(value(&world, "kubelet_pleg_last_seen_seconds") > 0.0);
+}
+
+#[tokio::test]
+async fn a_pod_that_ran_before_the_agent_did_is_not_started_again() {
+    let world = World::new();
+    let mut made = pod("u1", json!({"containers": [{"name": "a", "image": "x:1"}]}));
+    world.apply(made.clone());
+    world.until("running", |world| world.ready("u1")).await;
+    made.status = Some(world.status("u1"));
+    let (runtime, set) = (world.runtime.clone(), PodSet { synced: true, pods: [("u1".into(), made.into())].into() });
+    let world = World::with(runtime, world.end().await, set, None);
+    world.until("taken over", |world| world.ready("u1")).await;
+    world.forget("u1");
+    world.until("ended", |world| world.runtime.count("remove_sandbox") >= 1).await;
+    expect(
+        &world,
+        &[
+            ("kubelet_pod_worker_start_duration_seconds_count", 0.0),
+            ("kubelet_pod_start_duration_seconds_count", 0.0),
+            ("kubelet_pod_start_total_duration_seconds_count", 0.0),
+            ("kubelet_desired_pods{static=\"\"}", 0.0),
+        ],
+    );
 }

@@ -1,6 +1,7 @@
 //! The client of a CRI runtime: the agent's runtime port, one CRI call per method.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use orlop_agent_core::facts::ObservedPod;
 use orlop_agent_core::images::RegistryAuth;
 use orlop_agent_core::labels;
+use orlop_agent_core::metrics::Metrics;
 use orlop_agent_core::ports::{PortFuture, StreamOptions};
 use orlop_agent_core::runtime::{
     ContainerSpec, ExecOutput, ImageFact, Runtime, RuntimeError, RuntimeEvents, RuntimeFailure, RuntimeStatus,
@@ -17,8 +19,9 @@ use orlop_proto::cri;
 use orlop_proto::cri::image_service_client::ImageServiceClient;
 use orlop_proto::cri::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
-use crate::call::{from_status, gone_is_done, within};
+use crate::call::{Operation, from_status, gone_is_done, within};
 use crate::connect::{ConnectError, channel, socket_path};
 use crate::events::EventStream;
 use crate::{from_cri, to_cri};
@@ -58,16 +61,21 @@ pub struct CriRuntime {
     timeout: Duration,
     name: String,
     version: String,
+    metrics: Arc<Metrics>,
 }
 
 type Answer<'a, T> = PortFuture<'a, Result<T, RuntimeError>>;
 
 impl CriRuntime {
-    /// Connects and asks for the version, trying for `patience` before giving up.
+    /// Connects and asks for the version, trying for `patience` before giving up. All calls are counted in `metrics`.
     ///
     /// # Errors
     /// When the endpoint is no unix socket, or no runtime answers in time.
-    pub async fn connect(config: &RuntimeConfig, patience: Duration) -> Result<CriRuntime, ConnectError> {
+    pub async fn connect(
+        config: &RuntimeConfig,
+        patience: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Result<CriRuntime, ConnectError> {
         let runtime_channel = channel(socket_path(&config.runtime_endpoint)?);
         let image_channel = match config.image_endpoint.as_str() {
             "" => runtime_channel.clone(),
@@ -84,7 +92,11 @@ impl CriRuntime {
         let mut delay = Duration::from_millis(5);
         loop {
             let mut client = runtime.clone();
-            match within(Duration::from_secs(10), client.version(cri::VersionRequest { version: "v1".into() })).await {
+            let operation = Operation::begin(&metrics, "version");
+            let asked = client.version(cri::VersionRequest { version: "v1".into() });
+            let answer = within(Duration::from_secs(10), asked).await;
+            operation.ended(answer.is_ok());
+            match answer {
                 Ok(version) => {
                     let name =
                         if version.runtime_name.is_empty() { "unknown".to_owned() } else { version.runtime_name };
@@ -94,6 +106,7 @@ impl CriRuntime {
                         timeout: config.request_timeout,
                         name,
                         version: version.runtime_version,
+                        metrics,
                     });
                 }
                 Err(error) if tokio::time::Instant::now() >= end => {
@@ -113,9 +126,36 @@ impl CriRuntime {
         format!("{}://{}", self.name, self.version)
     }
 
-    /// The CRI client, for calls that are not part of the port (statistics, runtime configuration).
-    pub fn raw(&self) -> (RuntimeServiceClient<Channel>, ImageServiceClient<Channel>) {
-        (self.runtime.clone(), self.images.clone())
+    /// The images of the node.
+    ///
+    /// # Errors
+    /// When the runtime does not answer in time, or can't tell.
+    pub async fn list_images(&self) -> Result<Vec<ImageFact>, RuntimeError> {
+        let mut client = self.images.clone();
+        let request = cri::ListImagesRequest { filter: None };
+        let list = self.call("list_images", client.list_images(request)).await?;
+        Ok(list.images.into_iter().map(from_cri::image).collect())
+    }
+
+    /// Makes a call with the usual deadline and counts it by the kubelet's word for it.
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, RuntimeError> {
+        self.call_within(operation, self.timeout, call).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        operation: &'static str,
+        deadline: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, RuntimeError> {
+        let operation = Operation::begin(&self.metrics, operation);
+        let answer = within(deadline, call).await;
+        operation.ended(answer.is_ok());
+        answer
     }
 
     /// Status of a listed sandbox. If only that call fails, what the list says has to do: one damaged object must not
@@ -123,7 +163,7 @@ impl CriRuntime {
     async fn sandbox_status(&self, from: cri::PodSandbox) -> Result<Option<ObservedPod>, RuntimeError> {
         let mut client = self.runtime.clone();
         let request = cri::PodSandboxStatusRequest { pod_sandbox_id: from.id.clone(), verbose: false };
-        match within(self.timeout, client.pod_sandbox_status(request)).await {
+        match self.call("podsandbox_status", client.pod_sandbox_status(request)).await {
             Ok(response) => Ok(response.status.as_ref().and_then(from_cri::sandbox)),
             Err(error) if error.failure == RuntimeFailure::NotFound => Ok(None),
             Err(error) if error.failure == RuntimeFailure::Unavailable => Err(error),
@@ -140,7 +180,7 @@ impl CriRuntime {
         let Some(mut pod) = from_cri::pod_of(&from.labels.clone().into_iter().collect()) else { return Ok(None) };
         let sandbox_id = from.pod_sandbox_id.clone();
         let request = cri::ContainerStatusRequest { container_id: from.id.clone(), verbose: false };
-        match within(self.timeout, client.container_status(request)).await {
+        match self.call("container_status", client.container_status(request)).await {
             Ok(response) => {
                 pod.containers.extend(response.status.as_ref().map(|status| from_cri::container(&sandbox_id, status)))
             }
@@ -166,8 +206,8 @@ impl CriRuntime {
             filter: Some(cri::ContainerFilter { label_selector: selector, ..Default::default() }),
         };
         let (sandboxes, containers) = futures::future::try_join(
-            within(self.timeout, first.list_pod_sandbox(sandboxes)),
-            within(self.timeout, second.list_containers(containers)),
+            self.call("list_podsandbox", first.list_pod_sandbox(sandboxes)),
+            self.call("list_containers", second.list_containers(containers)),
         )
         .await?;
         let mut calls: Vec<futures::future::BoxFuture<'_, Result<Option<ObservedPod>, RuntimeError>>> = Vec::new();
@@ -196,7 +236,7 @@ impl Runtime for CriRuntime {
     fn status(&self) -> Answer<'_, RuntimeStatus> {
         let mut client = self.runtime.clone();
         Box::pin(async move {
-            Ok(from_cri::status(&within(self.timeout, client.status(cri::StatusRequest { verbose: false })).await?))
+            Ok(from_cri::status(&self.call("status", client.status(cri::StatusRequest { verbose: false })).await?))
         })
     }
 
@@ -206,19 +246,28 @@ impl Runtime for CriRuntime {
             config: Some(to_cri::sandbox_config(spec)),
             runtime_handler: spec.runtime_handler.clone(),
         };
-        Box::pin(async move { Ok(within(self.timeout * 2, client.run_pod_sandbox(request)).await?.pod_sandbox_id) })
+        Box::pin(async move {
+            Ok(self
+                .call_within("run_podsandbox", self.timeout * 2, client.run_pod_sandbox(request))
+                .await?
+                .pod_sandbox_id)
+        })
     }
 
     fn stop_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         let mut client = self.runtime.clone();
         let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        Box::pin(async move { gone_is_done(within(self.timeout, client.stop_pod_sandbox(request)).await.map(drop)) })
+        Box::pin(
+            async move { gone_is_done(self.call("stop_podsandbox", client.stop_pod_sandbox(request)).await.map(drop)) },
+        )
     }
 
     fn remove_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         let mut client = self.runtime.clone();
         let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        Box::pin(async move { gone_is_done(within(self.timeout, client.remove_pod_sandbox(request)).await.map(drop)) })
+        Box::pin(async move {
+            gone_is_done(self.call("remove_podsandbox", client.remove_pod_sandbox(request)).await.map(drop))
+        })
     }
 
     fn create_container<'a>(
@@ -233,26 +282,30 @@ impl Runtime for CriRuntime {
             config: Some(to_cri::container_config(spec)),
             sandbox_config: Some(to_cri::sandbox_config(sandbox)),
         };
-        Box::pin(async move { Ok(within(self.timeout, client.create_container(request)).await?.container_id) })
+        Box::pin(async move { Ok(self.call("create_container", client.create_container(request)).await?.container_id) })
     }
 
     fn start_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         let mut client = self.runtime.clone();
         let request = cri::StartContainerRequest { container_id: id.to_owned() };
-        Box::pin(async move { within(self.timeout, client.start_container(request)).await.map(drop) })
+        Box::pin(async move { self.call("start_container", client.start_container(request)).await.map(drop) })
     }
 
     fn stop_container<'a>(&'a self, id: &'a str, grace_seconds: i64) -> Answer<'a, ()> {
         let mut client = self.runtime.clone();
         let request = cri::StopContainerRequest { container_id: id.to_owned(), timeout: grace_seconds };
         let deadline = self.timeout + Duration::from_secs(grace_seconds.clamp(0, 1 << 32) as u64);
-        Box::pin(async move { gone_is_done(within(deadline, client.stop_container(request)).await.map(drop)) })
+        Box::pin(async move {
+            gone_is_done(self.call_within("stop_container", deadline, client.stop_container(request)).await.map(drop))
+        })
     }
 
     fn remove_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         let mut client = self.runtime.clone();
         let request = cri::RemoveContainerRequest { container_id: id.to_owned() };
-        Box::pin(async move { gone_is_done(within(self.timeout, client.remove_container(request)).await.map(drop)) })
+        Box::pin(async move {
+            gone_is_done(self.call("remove_container", client.remove_container(request)).await.map(drop))
+        })
     }
 
     fn exec_sync<'a>(&'a self, id: &'a str, command: &'a [String], timeout: Duration) -> Answer<'a, ExecOutput> {
@@ -260,12 +313,16 @@ impl Runtime for CriRuntime {
         let seconds = timeout.as_millis().div_ceil(1000) as i64;
         let request = cri::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout: seconds };
         Box::pin(async move {
+            let operation = Operation::begin(&self.metrics, "exec_sync");
             let call = client.exec_sync(request);
-            let response = if timeout.is_zero() {
-                call.await.map(tonic::Response::into_inner).map_err(|status| from_status(&status))?
+            let answer = if timeout.is_zero() {
+                call.await.map(Response::into_inner).map_err(|status| from_status(&status))
             } else {
-                within(self.timeout + timeout, call).await?
+                within(self.timeout + timeout, call).await
             };
+            // A command that fails is a call that failed, as for the kubelet.
+            operation.ended(answer.as_ref().is_ok_and(|response| response.exit_code == 0));
+            let response = answer?;
             Ok(ExecOutput { exit_code: response.exit_code, stdout: response.stdout, stderr: response.stderr })
         })
     }
@@ -280,7 +337,7 @@ impl Runtime for CriRuntime {
             stdout: options.stdout,
             stderr: options.stderr,
         };
-        Box::pin(async move { Ok(within(self.timeout, client.exec(request)).await?.url) })
+        Box::pin(async move { Ok(self.call("exec", client.exec(request)).await?.url) })
     }
 
     fn attach_url<'a>(&'a self, id: &'a str, options: StreamOptions) -> Answer<'a, String> {
@@ -292,13 +349,13 @@ impl Runtime for CriRuntime {
             stdout: options.stdout,
             stderr: options.stderr,
         };
-        Box::pin(async move { Ok(within(self.timeout, client.attach(request)).await?.url) })
+        Box::pin(async move { Ok(self.call("attach", client.attach(request)).await?.url) })
     }
 
     fn port_forward_url<'a>(&'a self, sandbox_id: &'a str, ports: Vec<i32>) -> Answer<'a, String> {
         let mut client = self.runtime.clone();
         let request = cri::PortForwardRequest { pod_sandbox_id: sandbox_id.to_owned(), port: ports };
-        Box::pin(async move { Ok(within(self.timeout, client.port_forward(request)).await?.url) })
+        Box::pin(async move { Ok(self.call("port_forward", client.port_forward(request)).await?.url) })
     }
 
     fn image<'a>(&'a self, image: &'a str, runtime_handler: &'a str) -> Answer<'a, Option<ImageFact>> {
@@ -310,7 +367,7 @@ impl Runtime for CriRuntime {
         };
         let request = cri::ImageStatusRequest { image: Some(spec), verbose: false };
         Box::pin(async move {
-            match within(self.timeout, client.image_status(request)).await {
+            match self.call("image_status", client.image_status(request)).await {
                 Ok(response) => Ok(response.image.map(from_cri::image)),
                 Err(error) if error.failure == RuntimeFailure::NotFound => Ok(None),
                 Err(error) => Err(error),
@@ -337,11 +394,10 @@ impl Runtime for CriRuntime {
             sandbox_config: sandbox.map(to_cri::sandbox_config),
         };
         Box::pin(async move {
-            client
-                .pull_image(request)
-                .await
-                .map(|response| response.into_inner().image_ref)
-                .map_err(|status| from_status(&status))
+            let operation = Operation::begin(&self.metrics, "pull_image");
+            let answer = client.pull_image(request).await;
+            operation.ended(answer.is_ok());
+            answer.map(|response| response.into_inner().image_ref).map_err(|status| from_status(&status))
         })
     }
 
@@ -366,7 +422,7 @@ impl Runtime for CriRuntime {
             filter: Some(cri::ContainerFilter { id: id.to_owned(), ..Default::default() }),
         };
         Box::pin(async move {
-            let list = within(self.timeout, client.list_containers(request)).await?;
+            let list = self.call("list_containers", client.list_containers(request)).await?;
             match list.containers.into_iter().find(|container| container.id == id) {
                 Some(container) => self.container_status(container).await,
                 None => Ok(None),
@@ -375,12 +431,12 @@ impl Runtime for CriRuntime {
     }
 
     fn events(&self) -> Box<dyn RuntimeEvents> {
-        Box::new(EventStream::new(self.runtime.clone()))
+        Box::new(EventStream::new(self.runtime.clone(), self.metrics.clone()))
     }
 
     fn reopen_log<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         let mut client = self.runtime.clone();
         let request = cri::ReopenContainerLogRequest { container_id: id.to_owned() };
-        Box::pin(async move { within(self.timeout, client.reopen_container_log(request)).await.map(drop) })
+        Box::pin(async move { self.call("reopen_container_log", client.reopen_container_log(request)).await.map(drop) })
     }
 }

@@ -1,8 +1,10 @@
 //! The stream of container events, with reconnection.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
+use orlop_agent_core::metrics::Metrics;
 use orlop_agent_core::ports::PortFuture;
 use orlop_agent_core::runtime::{RuntimeEvent, RuntimeEvents};
 use orlop_proto::cri;
@@ -10,6 +12,7 @@ use orlop_proto::cri::runtime_service_client::RuntimeServiceClient;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::call::Operation;
 use crate::from_cri;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -20,14 +23,16 @@ const UNSUPPORTED_DELAY: Duration = Duration::from_secs(60);
 /// The stream.
 pub(crate) struct EventStream {
     client: RuntimeServiceClient<Channel>,
-    stream: Option<tonic::Streaming<cri::ContainerEventResponse>>,
+    metrics: Arc<Metrics>,
+    /// The stream, and the call that it is part of: it ends, badly, with the stream.
+    stream: Option<(tonic::Streaming<cri::ContainerEventResponse>, Operation)>,
     ready: VecDeque<RuntimeEvent>,
     delay: Duration,
 }
 
 impl EventStream {
-    pub(crate) fn new(client: RuntimeServiceClient<Channel>) -> EventStream {
-        EventStream { client, stream: None, ready: VecDeque::new(), delay: Duration::ZERO }
+    pub(crate) fn new(client: RuntimeServiceClient<Channel>, metrics: Arc<Metrics>) -> EventStream {
+        EventStream { client, metrics, stream: None, ready: VecDeque::new(), delay: Duration::ZERO }
     }
 
     async fn next_event(&mut self) -> RuntimeEvent {
@@ -35,7 +40,7 @@ impl EventStream {
             if let Some(event) = self.ready.pop_front() {
                 return event;
             }
-            let Some(stream) = &mut self.stream else {
+            let Some((stream, _)) = &mut self.stream else {
                 if let Some(event) = self.connect().await {
                     return event;
                 }
@@ -51,9 +56,10 @@ impl EventStream {
     /// Opens the stream. News from before it was open are lost, so the listener is told to ask anew.
     async fn connect(&mut self) -> Option<RuntimeEvent> {
         tokio::time::sleep(self.delay).await;
+        let operation = Operation::begin(&self.metrics, "get_container_events");
         match self.client.get_container_events(cri::GetEventsRequest {}).await {
             Ok(response) => {
-                self.stream = Some(response.into_inner());
+                self.stream = Some((response.into_inner(), operation));
                 self.delay = FIRST_DELAY;
                 Some(RuntimeEvent::Lost)
             }

@@ -8,6 +8,7 @@ mod kubectl;
 mod kubelet;
 mod logs;
 mod manifests;
+mod metrics;
 mod pods;
 mod probes;
 mod resources;
@@ -36,6 +37,7 @@ const CASES: &[Entry] = cases! {
     Shared volumes: [empty_dir, host_path, contents_of_the_api]
     Shared resources: [limits, out_of_memory, security_defaults, users, sysctls]
     Shared manifests: [static_pods_have_mirrors]
+    Shared metrics: [of_pods_and_the_runtime]
     Shared kubectl: [
         apply, get, describe_and_events, logs, exec, attach, run, cp, port_forward, debug, delete, change,
         explain_wait_and_rights,

@@ -4,11 +4,31 @@ use super::{Metric, MetricKind};
 
 /// Bounds of the Prometheus client, in seconds.
 const SHORT: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Bounds of calls of the runtime, in seconds (kubelet: 14 of them from 5 ms on, each 2.5 times the one before).
+const OPERATIONS: &[f64] = &growing::<14>(0.005, 2.5);
+/// Bounds of starts of pods, in seconds.
+const STARTS: &[f64] = &[
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0,
+    600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
+];
+/// Bounds of the number of a pod's containers.
+const CONTAINERS: &[f64] = &growing::<5>(1.0, 2.0);
 /// Bounds of image pulls, in seconds.
 const PULLS: &[f64] = &[
     1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0,
     3600.0,
 ];
+
+/// Bounds that begin with `first`, each so many times the one before.
+const fn growing<const COUNT: usize>(first: f64, factor: f64) -> [f64; COUNT] {
+    let mut bounds = [first; COUNT];
+    let mut index = 1;
+    while index < COUNT {
+        bounds[index] = bounds[index - 1] * factor;
+        index += 1;
+    }
+    bounds
+}
 
 const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
     Metric { name, help, kind: MetricKind::Counter, labels }
@@ -18,7 +38,7 @@ const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'stat
     Metric { name, help, kind: MetricKind::Gauge, labels }
 }
 
-const fn seconds(
+const fn histogram(
     name: &'static str,
     bounds: &'static [f64],
     labels: &'static [&'static str],
@@ -56,6 +76,36 @@ metrics! {
         gauge("kubelet_desired_pods", &["static"], "Pods that the node is to have; static ones are not the API's.");
     /// Pods that take room.
     ACTIVE_PODS = gauge("kubelet_active_pods", &["static"], "Pods that take room when others are admitted.");
+    /// Pods that have a worker.
+    WORKING_PODS = gauge("kubelet_working_pods", &["lifecycle", "config", "static"],
+        "Pods that the node works on, by where they are in their life and whether their source still has them.");
+    /// Containers of new pods.
+    CONTAINERS_PER_POD =
+        histogram("kubelet_containers_per_pod_count", CONTAINERS, &[], "Containers of each pod that was begun.");
+    /// Time until a pod's worker begins.
+    WORKER_START_SECONDS = histogram("kubelet_pod_worker_start_duration_seconds", SHORT, &[],
+        "Time from the first sight of a pod until work on it began.");
+    /// Time of rounds of work.
+    WORKER_SECONDS = histogram("kubelet_pod_worker_duration_seconds", SHORT, &["operation_type"],
+        "Time of a round of work on a pod, from its cause until all that was begun has ended, by the cause.");
+    /// Time until a pod runs, from the node's sight.
+    START_SECONDS = histogram("kubelet_pod_start_duration_seconds", STARTS, &[],
+        "Time from the first sight of a pod until its phase was Running.");
+    /// Time until a pod runs, from its making.
+    START_TOTAL_SECONDS = histogram("kubelet_pod_start_total_duration_seconds", STARTS, &[],
+        "Time from the making of a pod until the API showed that all its containers run.");
+    /// The same without what is not the node's doing.
+    START_SLI_SECONDS = histogram("kubelet_pod_start_sli_duration_seconds", STARTS, &[],
+        "The same without pulls and init containers, for pods without volumes that last.");
+    /// Time of lists of all that the runtime has.
+    RELIST_SECONDS =
+        histogram("kubelet_pleg_relist_duration_seconds", SHORT, &[], "Time that listing all pods of the runtime took.");
+    /// Time between them.
+    RELIST_INTERVAL_SECONDS = histogram("kubelet_pleg_relist_interval_seconds", SHORT, &[],
+        "Time between the beginnings of two such lists; long where the runtime tells of changes.");
+    /// When the last of them was begun.
+    RELIST_LAST = gauge("kubelet_pleg_last_seen_seconds", &[],
+        "When the last such list that succeeded was begun, in seconds since the epoch; 0 for never.");
     /// Static pods that the API shows.
     MIRROR_PODS = gauge("kubelet_mirror_pods", &[], "Static pods that have a mirror pod.");
     /// Ephemeral containers of the pods.
@@ -86,14 +136,23 @@ metrics! {
     /// Containers that ended.
     TERMINATED_CONTAINERS = counter("kubelet_terminated_containers_total", &["container_type", "exit_code", "reason"],
         "Containers that have ended.");
+    /// Calls of the runtime.
+    RUNTIME_OPERATIONS =
+        counter("kubelet_runtime_operations_total", &["operation_type"], "Calls of the runtime, by their kind.");
+    /// Calls that failed.
+    RUNTIME_OPERATIONS_ERRORS = counter("kubelet_runtime_operations_errors_total", &["operation_type"],
+        "Calls of the runtime that failed, by their kind.");
+    /// Time of calls.
+    RUNTIME_OPERATIONS_SECONDS = histogram("kubelet_runtime_operations_duration_seconds", OPERATIONS,
+        &["operation_type"], "Time that calls of the runtime took, by their kind.");
     /// Time of making sandboxes.
-    SANDBOX_SECONDS = seconds("kubelet_run_podsandbox_duration_seconds", SHORT, &["runtime_handler"],
+    SANDBOX_SECONDS = histogram("kubelet_run_podsandbox_duration_seconds", SHORT, &["runtime_handler"],
         "Time that the runtime took to make a pod sandbox.");
     /// Sandboxes that the runtime could not make.
     SANDBOX_ERRORS = counter("kubelet_run_podsandbox_errors_total", &["runtime_handler"],
         "Pod sandboxes that the runtime could not make.");
     /// Time of pulls.
-    IMAGE_PULL_SECONDS = seconds("kubelet_image_pull_duration_seconds", PULLS, &["image_size_in_bytes"],
+    IMAGE_PULL_SECONDS = histogram("kubelet_image_pull_duration_seconds", PULLS, &["image_size_in_bytes"],
         "Time that pulling an image took, by its size.");
     /// Image volumes that were asked for.
     IMAGE_VOLUMES_REQUESTED = counter("kubelet_image_volume_requested_total", &[], "Image volumes asked for.");
@@ -106,7 +165,7 @@ metrics! {
     PREEMPTIONS = counter("kubelet_preemptions", &["preemption_signal"],
         "Pods that were ended for critical ones, by the resource that was missing.");
     /// Time of credential programs.
-    CREDENTIAL_PLUGIN_SECONDS = seconds("kubelet_credential_provider_plugin_duration", SHORT, &["plugin_name"],
+    CREDENTIAL_PLUGIN_SECONDS = histogram("kubelet_credential_provider_plugin_duration", SHORT, &["plugin_name"],
         "Time that a credential program took, in seconds.");
     /// Credential programs that failed.
     CREDENTIAL_PLUGIN_ERRORS = counter("kubelet_credential_provider_plugin_errors_total", &["plugin_name"],
@@ -115,7 +174,7 @@ metrics! {
     PROBES = counter("prober_probe_total", &["probe_type", "result", "container", "pod", "namespace", "pod_uid"],
         "Tries of probes, by their result.");
     /// Time of tries.
-    PROBE_SECONDS = seconds("prober_probe_duration_seconds", SHORT, &["probe_type", "container", "pod", "namespace"],
+    PROBE_SECONDS = histogram("prober_probe_duration_seconds", SHORT, &["probe_type", "container", "pod", "namespace"],
         "Time that tries of probes took.");
 }
 
@@ -181,6 +240,31 @@ pub fn rejection(reason: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounds_are_the_kubelets() {
+        let want = [
+            0.005,
+            0.0125,
+            0.03125,
+            0.078125,
+            0.1953125,
+            0.48828125,
+            1.220703125,
+            3.0517578125,
+            7.62939453125,
+            19.073486328125,
+            47.6837158203125,
+            119.20928955078125,
+            298.0232238769531,
+            745.0580596923828,
+        ];
+        assert_eq!(OPERATIONS, want);
+        assert!(ALL.iter().all(|metric| match metric.kind {
+            MetricKind::Histogram(bounds) => bounds.is_sorted(),
+            MetricKind::Counter | MetricKind::Gauge => true,
+        }));
+    }
 
     #[test]
     fn labels_come_from_short_lists() {

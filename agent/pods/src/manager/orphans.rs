@@ -43,7 +43,7 @@ impl Roster {
             let metadata =
                 ObjectMeta { uid: Some(uid), namespace: Some(namespace), name: Some(name), ..ObjectMeta::default() };
             let pod = Arc::new(Pod { metadata, ..Pod::default() });
-            self.hire(Desired {
+            let desired = Desired {
                 pod,
                 mirror_uid: None,
                 gone: true,
@@ -51,7 +51,8 @@ impl Roster {
                 verdict: None,
                 verdict_grace_seconds: None,
                 refresh: 0,
-            });
+            };
+            self.hire(desired, now);
         }
         next
     }

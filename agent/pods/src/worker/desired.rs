@@ -26,6 +26,7 @@ impl Worker {
         self.forget_images(&desired.pod);
         self.pod = desired.pod;
         self.gone = desired.gone;
+        self.count_start(now);
         if desired.gone || self.pod.metadata.deletion_timestamp.is_some() {
             let grace = match (desired.gone, containers::is_static(&self.pod)) {
                 (true, true) => spec_grace_seconds(&self.pod),

@@ -43,7 +43,12 @@ impl Worker {
         fallback: Done,
         operation: impl Future<Output = Done> + Send + 'static,
     ) -> AbortHandle {
-        let guarded = async move { std::panic::AssertUnwindSafe(operation).catch_unwind().await.unwrap_or(fallback) };
+        // A probe is no work on the pod.
+        let under_way = (!matches!(fallback, Done::Probe { .. })).then(|| self.accounts.under_way.clone());
+        let guarded = async move {
+            let _under_way = under_way;
+            std::panic::AssertUnwindSafe(operation).catch_unwind().await.unwrap_or(fallback)
+        };
         self.operations.spawn(self.shared.config.pace.task("operation", guarded))
     }
 }

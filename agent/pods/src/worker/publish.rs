@@ -58,6 +58,7 @@ impl Worker {
         }
         let status = self.current_status(&observed, self.shared.now());
         self.count_ends(&status);
+        self.count_running(&status);
         self.status = status.clone();
         let entry = PodEntry { pod: self.pod.clone(), status: status.clone(), mirror_uid: self.mirror_uid.clone() };
         lock(&self.shared.entries).insert(self.uid.clone(), entry);
