@@ -18,5 +18,5 @@ mod manager;
 pub mod properties;
 
 pub use error::{LogindError, SystemdError};
-pub use logind::{DelayLock, Logind, Shutdowns};
+pub use logind::{DelayLock, Logind, ShutdownNews, Shutdowns};
 pub use manager::Manager;

@@ -24,12 +24,23 @@ pub struct Logind(wire::Bus);
 #[derive(Debug)]
 pub struct DelayLock(#[expect(dead_code, reason = "closing it is what counts")] OwnedFd);
 
+/// What there is to hear of shutdowns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShutdownNews {
+    /// The machine is about to go down.
+    GoesDown,
+    /// It stays up after all.
+    StaysUp,
+    /// logind was restarted. It has forgotten a shutdown that it was waiting with, and says nothing of it.
+    NewLogind,
+}
+
 /// News of shutdowns.
 pub struct Shutdowns(wire::Signals);
 
 impl Shutdowns {
-    /// True when the machine is about to go down, false when that was called off. None when the connection has ended.
-    pub async fn next(&mut self) -> Option<bool> {
+    /// Waits for the next. None when the connection has ended.
+    pub async fn next(&mut self) -> Option<ShutdownNews> {
         self.0.next().await
     }
 }
@@ -131,14 +142,14 @@ mod wire {
     use std::os::fd::OwnedFd;
     use std::time::Duration;
 
-    use crate::LogindError;
+    use crate::{LogindError, ShutdownNews};
 
     /// There is none.
     pub(super) struct Bus(Infallible);
     pub(super) struct Signals(Infallible);
 
     impl Signals {
-        pub(super) async fn next(&mut self) -> Option<bool> {
+        pub(super) async fn next(&mut self) -> Option<ShutdownNews> {
             match self.0 {}
         }
     }

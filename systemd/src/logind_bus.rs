@@ -4,11 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::{Select, select};
 use zbus::connection::Builder;
 use zbus::message::Type;
 use zbus::{Connection, DynamicType, MatchRule, Message, MessageStream, Variant};
 
-use crate::LogindError;
+use crate::{LogindError, ShutdownNews};
 
 /// logind's name on the bus.
 const NAME: &str = "org.freedesktop.login1";
@@ -20,6 +21,9 @@ const MANAGER: &str = "org.freedesktop.login1.Manager";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// The signal before a shutdown, and when it was called off.
 const SIGNAL: &str = "PrepareForShutdown";
+/// The bus itself, and its signal when a name is taken or given back.
+const BUS: &str = "org.freedesktop.DBus";
+const NAME_CHANGED: &str = "NameOwnerChanged";
 /// systemd, which sends logind the signal to read its configuration again.
 const SYSTEMD: (&str, &str, &str) =
     ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
@@ -29,14 +33,27 @@ const UNIT: &str = "systemd-logind.service";
 /// The connection.
 pub(crate) struct Bus(Connection);
 
-/// logind's signals.
-pub(crate) struct Signals(MessageStream);
+/// logind's signals, and the bus's about its name.
+pub(crate) struct Signals {
+    messages: Select<MessageStream, MessageStream>,
+    /// logind was there, and is not now.
+    gone: bool,
+}
 
 impl Signals {
-    pub(crate) async fn next(&mut self) -> Option<bool> {
-        while let Some(Ok(message)) = self.0.next().await {
-            if let Ok((begins,)) = message.body().deserialize::<(bool,)>() {
-                return Some(begins);
+    pub(crate) async fn next(&mut self) -> Option<ShutdownNews> {
+        while let Some(Ok(message)) = self.messages.next().await {
+            let body = message.body();
+            if let Ok((begins,)) = body.deserialize::<(bool,)>() {
+                return Some(if begins { ShutdownNews::GoesDown } else { ShutdownNews::StaysUp });
+            }
+            if let Ok((_, _, owner)) = body.deserialize::<(&str, &str, &str)>() {
+                // Its first start is no news.
+                let is_back = !owner.is_empty() && self.gone;
+                self.gone = owner.is_empty();
+                if is_back {
+                    return Some(ShutdownNews::NewLogind);
+                }
             }
         }
         None
@@ -54,9 +71,14 @@ pub(crate) async fn connect(address: Option<&str>) -> Result<Bus, LogindError> {
 
 pub(crate) async fn listen(bus: &Bus) -> Result<Signals, LogindError> {
     let step = "listen for shutdowns";
-    let rule = MatchRule::builder().msg_type(Type::Signal).sender(NAME).path(PATH).interface(MANAGER).member(SIGNAL);
-    let rule = rule.build().map_err(refused(step))?;
-    MessageStream::for_match_rule(rule, &bus.0, None).await.map(Signals).map_err(refused(step))
+    let signal = || MatchRule::builder().msg_type(Type::Signal);
+    let own = signal().sender(NAME).path(PATH).interface(MANAGER).member(SIGNAL);
+    let name = signal().sender(BUS).interface(BUS).member(NAME_CHANGED).arg(0, NAME);
+    let own = MessageStream::for_match_rule(own.build().map_err(refused(step))?, &bus.0, None);
+    let own = own.await.map_err(refused(step))?;
+    let name = MessageStream::for_match_rule(name.build().map_err(refused(step))?, &bus.0, None);
+    let name = name.await.map_err(refused(step))?;
+    Ok(Signals { messages: select(own, name), gone: false })
 }
 
 async fn call<B>(bus: &Bus, step: &'static str, interface: &str, method: &str, body: &B) -> Result<Message, LogindError>

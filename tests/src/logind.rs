@@ -102,6 +102,16 @@ impl Logind {
         state.locks.iter().filter(|lock| lock.is_held()).map(|lock| lock.words.clone()).collect()
     }
 
+    /// Ends logind and starts it anew on the same bus: it knows the locks again, and of no shutdown.
+    ///
+    /// # Panics
+    /// When the bus is gone.
+    pub fn restart(&self) {
+        self.runtime.block_on(self.connection.release_name(NAME)).expect("give a name back");
+        self.state.lock().unwrap().going_down = false;
+        self.runtime.block_on(self.connection.request_name(NAME)).expect("take a name");
+    }
+
     /// Says that the machine goes down, or that it doesn't.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use orlop_systemd::{Logind, LogindError};
+use orlop_systemd::{Logind, LogindError, ShutdownNews};
 use orlop_tests::logind;
 use orlop_tests::world::until;
 
@@ -32,11 +32,16 @@ fn locks_delays_and_signals() {
     let short = runtime.block_on(ask.lengthen_delay(&drop_ins, Duration::from_secs(40))).unwrap_err();
     assert!(matches!(short, LogindError::StillShort { .. }) && short.to_string().contains("99-orlop.conf"), "{short}");
 
-    for going_down in [true, false] {
+    for (going_down, word) in [(true, ShutdownNews::GoesDown), (false, ShutdownNews::StaysUp)] {
         served.prepare(going_down);
-        assert_eq!(runtime.block_on(news.next()), Some(going_down));
+        assert_eq!(runtime.block_on(news.next()), Some(word));
         assert_eq!(runtime.block_on(ask.is_going_down()).unwrap(), going_down);
     }
+    served.prepare(true);
+    assert_eq!(runtime.block_on(news.next()), Some(ShutdownNews::GoesDown));
+    served.restart();
+    assert_eq!(runtime.block_on(news.next()), Some(ShutdownNews::NewLogind));
+    assert!(!runtime.block_on(ask.is_going_down()).unwrap(), "it has forgotten");
     drop(served);
     assert_eq!(runtime.block_on(news.next()), None, "the bus is gone");
     let error = runtime.block_on(Logind::connect(Some(&address))).err().unwrap();

@@ -92,7 +92,8 @@ impl Parts {
         let periods = self.shutdown_periods();
         if !periods.is_empty() {
             let drop_ins = self.config.logind_drop_ins.clone();
-            let listener = Listener { needed: periods.longest(), drop_ins, orders: sender.clone(), stage };
+            let (needed, orders) = (periods.longest(), sender.clone());
+            let listener = Listener { needed, drop_ins, orders, stage, under_way: false };
             tasks.spawn(listener.run(cancel.clone()));
         }
         let token = cancel.clone();

@@ -225,6 +225,12 @@ pub fn by_logind() {
     for name in ["usual", "critical"] {
         assert_eq!(assert_ended(&case.pod(name)), 7, "nothing begins anew");
     }
+
+    served.prepare(true);
+    until_going_down(&cluster);
+    served.restart();
+    until_up(&cluster);
+    until("the node holds a lock of the new logind", || (served.locks() == want).then_some(()));
     case.end();
     cluster.assert_nothing_left();
 }

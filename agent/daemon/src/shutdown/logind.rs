@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use orlop_systemd::{DelayLock, Logind, LogindError};
+use orlop_systemd::{DelayLock, Logind, LogindError, ShutdownNews};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -25,6 +25,8 @@ pub(crate) struct Listener {
     pub(crate) drop_ins: Option<PathBuf>,
     pub(crate) orders: mpsc::Sender<ShutdownOrder>,
     pub(crate) stage: watch::Receiver<Stage>,
+    /// The machine is about to go down, by the last word of a logind that may be gone.
+    pub(crate) under_way: bool,
 }
 
 impl Listener {
@@ -72,35 +74,23 @@ impl Listener {
         let logind = Logind::connect(None).await?;
         let mut shutdowns = logind.shutdowns().await?;
         // Only now: what has begun before is not signalled again.
-        let mut under_way = logind.is_going_down().await?;
-        if under_way {
-            self.order(ShutdownOrder::Begin).await;
-        } else {
-            self.need_time(&logind).await?;
-            *lock = Some(logind.delay_shutdown(WHO, WHY).await?);
-            info!(seconds = self.needed.as_secs(), "logind tells of shutdowns, and waits for pods");
-        }
+        self.take_up(&logind, lock).await?;
         (*delay, *complained) = (RETRY_FIRST, false);
         let mut stage = self.stage.clone();
         loop {
             tokio::select! {
                 news = shutdowns.next() => match news {
                     None => return Ok(()),
-                    Some(true) => {
-                        under_way = true;
-                        self.order(ShutdownOrder::Begin).await;
-                    }
-                    Some(false) => {
-                        under_way = false;
-                        self.order(ShutdownOrder::CallOff).await;
-                        // What is over by then belongs to the shutdown that was called off.
-                        if !becomes(&mut self.stage, Stage::Up).await {
+                    Some(ShutdownNews::GoesDown) => self.begin().await,
+                    Some(ShutdownNews::StaysUp) => {
+                        if !self.call_off().await {
                             return Ok(());
                         }
                         *lock = Some(logind.delay_shutdown(WHO, WHY).await?);
                     }
+                    Some(ShutdownNews::NewLogind) => self.take_up(&logind, lock).await?,
                 },
-                over = becomes(&mut stage, Stage::Over), if under_way && lock.is_some() => {
+                over = becomes(&mut stage, Stage::Over), if self.under_way && lock.is_some() => {
                     if !over {
                         return Ok(());
                     }
@@ -109,6 +99,35 @@ impl Listener {
                 }
             }
         }
+    }
+
+    /// Begins with a logind that was not known before.
+    async fn take_up(&mut self, logind: &Logind, lock: &mut Option<DelayLock>) -> Result<(), LogindError> {
+        if logind.is_going_down().await? {
+            self.begin().await;
+            return Ok(());
+        }
+        // The one before was about to; this one knows nothing of it, so nobody will say that it was called off.
+        if self.under_way && !self.call_off().await {
+            return Ok(());
+        }
+        self.need_time(logind).await?;
+        *lock = Some(logind.delay_shutdown(WHO, WHY).await?);
+        info!(seconds = self.needed.as_secs(), "logind tells of shutdowns, and waits for pods");
+        Ok(())
+    }
+
+    async fn begin(&mut self) {
+        self.under_way = true;
+        self.order(ShutdownOrder::Begin).await;
+    }
+
+    /// Waits until that is done, too: what is over by then belongs to the shutdown that was called off. False when the
+    /// agent ends.
+    async fn call_off(&mut self) -> bool {
+        self.under_way = false;
+        self.order(ShutdownOrder::CallOff).await;
+        becomes(&mut self.stage, Stage::Up).await
     }
 
     async fn order(&self, order: ShutdownOrder) {
