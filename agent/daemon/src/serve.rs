@@ -10,7 +10,7 @@ use orlop_agent_core::metrics::Metrics;
 use orlop_agent_core::ports::{Events, MirrorPods, NodeFacts, Objects, StatusSink};
 use orlop_agent_core::runtime::Runtime;
 use orlop_agent_core::user_namespaces::IdSpace;
-use orlop_agent_node::{AddressError, NodeAgent, NodeInputs};
+use orlop_agent_node::{AddressError, NodeAgent, NodeInputs, NodeStartup};
 use orlop_agent_pods::{CredentialFolders, PodManager, PodPorts, PodsConfig};
 use orlop_agent_resources::{CgroupTree, CgroupTreeConfig};
 use orlop_agent_runtime::{ConnectError, CriRuntime, RuntimeConfig};
@@ -101,6 +101,8 @@ pub async fn serve(
     orders: mpsc::Receiver<ShutdownOrder>,
     cancel: CancellationToken,
 ) -> Result<(), AgentError> {
+    let metrics = Arc::<Metrics>::default();
+    let startup = Arc::new(NodeStartup::new(metrics.clone()));
     let _lock = lock_root(&config.kubelet_root).await?;
     let identity = Identity::find(&config)?;
     let root = config.kubelet_root.clone();
@@ -110,7 +112,6 @@ pub async fn serve(
         std::fs::create_dir_all(&path).map_err(|source| AgentError::Folder { path, source })?;
     }
     let endpoint = runtime_config(&config.kubelet);
-    let metrics = Arc::<Metrics>::default();
     let runtime = tokio::select! {
         runtime = CriRuntime::connect(&endpoint, config.runtime_patience, metrics.clone()) => runtime?,
         () = cancel.cancelled() => return Ok(()),
@@ -150,7 +151,8 @@ pub async fn serve(
         }
         None => (None, None),
     };
-    let parts = Parts { config, identity, runtime, metrics, amounts, cgroups, id_space, credentials, shutdown, api };
+    let parts =
+        Parts { config, identity, runtime, metrics, startup, amounts, cgroups, id_space, credentials, shutdown, api };
     let result = parts.run(orders, &working).await;
     working.cancel();
     writing.cancel();
@@ -192,6 +194,7 @@ pub(crate) struct Parts {
     pub(crate) identity: Identity,
     runtime: CriRuntime,
     metrics: Arc<Metrics>,
+    startup: Arc<NodeStartup>,
     amounts: NodeAmounts,
     cgroups: CgroupTree,
     id_space: IdSpace,
@@ -218,7 +221,7 @@ impl Parts {
             ..NodeInputs::default()
         });
         let probe = Arc::new(CriProbe { runtime: self.runtime.clone() });
-        let node = NodeAgent::new(self.node_config(), inputs.subscribe(), probe, events.clone());
+        let node = NodeAgent::new(self.node_config(), inputs.subscribe(), probe, events.clone(), self.startup.clone());
         let storage = start_storage(self.storage_parts(objects.clone(), node.clone()), cancel)
             .map_err(|source| AgentError::Folder { path: self.config.plugin_registry.clone(), source })?;
         self.start_node(&mut tasks, &node, storage.drivers, inputs.clone(), cancel);

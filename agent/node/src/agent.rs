@@ -21,6 +21,7 @@ use crate::machine::SystemFacts;
 use crate::patch::{says_something_new, status_patch};
 use crate::refusal::refusal;
 use crate::registration::{NodeRequestError, register, within};
+use crate::startup::NodeStartup;
 use crate::status::node_status;
 
 /// How often the runtime is asked (kubelet's runtime-up check), and how often before it first was ready.
@@ -126,6 +127,7 @@ pub struct NodeAgent {
     runtime: watch::Sender<RuntimeView>,
     /// The Node object as the API server has it.
     object: watch::Sender<Option<Arc<Node>>>,
+    startup: Arc<NodeStartup>,
 }
 
 impl NodeAgent {
@@ -135,9 +137,10 @@ impl NodeAgent {
         inputs: watch::Receiver<NodeInputs>,
         probe: Arc<dyn RuntimeProbe>,
         events: Arc<dyn Events>,
+        startup: Arc<NodeStartup>,
     ) -> Arc<Self> {
         let (runtime, object) = (watch::Sender::default(), watch::Sender::default());
-        Arc::new(Self { config, inputs, probe, events, runtime, object })
+        Arc::new(Self { config, inputs, probe, events, runtime, object, startup })
     }
 
     /// Tells the node how the API server has it; none when there is no such object.
@@ -272,13 +275,17 @@ impl NodeAgent {
         let mut complained = false;
         loop {
             let result = if self.config.register {
+                self.startup.tries(Instant::now());
                 let status = node_status(&self.facts(), &NodeStatus::default(), Timestamp::now());
                 register(api, &self.config, status).await
             } else {
-                within("get Node", api.get(&self.config.node_name)).await
+                within("get Node", api.get(&self.config.node_name)).await.map(|node| (node, false))
             };
             match result {
-                Ok(node) => {
+                Ok((node, is_new)) => {
+                    if is_new {
+                        self.startup.registered(Instant::now());
+                    }
                     info!(node = %self.config.node_name, "the node is registered");
                     return node;
                 }
@@ -316,6 +323,9 @@ impl NodeAgent {
                     for (event_type, reason, message) in events {
                         self.record(event_type, reason, &message);
                     }
+                    if is_ready(&new) {
+                        self.startup.ready(Instant::now());
+                    }
                     *latest = node;
                     *reported = Some(Instant::now());
                     return Ok(());
@@ -334,6 +344,10 @@ impl NodeAgent {
 
 fn is_unschedulable(node: &Node) -> bool {
     node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false)
+}
+
+fn is_ready(status: &NodeStatus) -> bool {
+    status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn version(node: &Node) -> u64 {

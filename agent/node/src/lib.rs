@@ -16,6 +16,7 @@ mod machine;
 mod patch;
 mod refusal;
 mod registration;
+mod startup;
 mod status;
 
 pub use addresses::{AddressError, detect_addresses};
@@ -24,4 +25,5 @@ pub use facts::{ImageFact, NodeInputs, Pressures, RuntimeHandlerFact, RuntimePro
 pub use identity::{NodeTaint, TaintError, node_name_from_hostname};
 pub use labels::{LabelError, parse_labels};
 pub use machine::{SystemFacts, read_system};
+pub use startup::NodeStartup;
 pub use status::node_status;

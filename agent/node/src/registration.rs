@@ -74,22 +74,25 @@ pub(crate) async fn within<T>(
     }
 }
 
-/// Creates the Node, or reconciles its default labels and annotations. Returns it as the server has it.
+/// Creates the Node, or reconciles its default labels and annotations. Returns it as the server has it, and whether it is
+/// new.
 pub(crate) async fn register(
     api: &Api<Node>,
     config: &NodeConfig,
     status: NodeStatus,
-) -> Result<Node, NodeRequestError> {
+) -> Result<(Node, bool), NodeRequestError> {
     let node = initial_node(config, status);
     let params = PostParams::default();
     match within("create Node", api.create(&params, &node)).await {
         Err(error) if error.code() == Some(409) => {}
-        result => return result,
+        result => return result.map(|node| (node, true)),
     }
     let existing = within("get Node", api.get(&config.node_name)).await?;
-    let Some(patch) = reconciliation(&existing, &node) else { return Ok(existing) };
+    let Some(patch) = reconciliation(&existing, &node) else { return Ok((existing, false)) };
     let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
-    within("update labels and annotations of Node", api.patch(&config.node_name, &params, &patch)).await
+    let patched =
+        within("update labels and annotations of Node", api.patch(&config.node_name, &params, &patch)).await?;
+    Ok((patched, false))
 }
 
 fn initial_node(config: &NodeConfig, status: NodeStatus) -> Node {

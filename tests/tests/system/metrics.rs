@@ -34,6 +34,11 @@ const TYPES: &[(&str, &str)] = &[
     ("kubelet_working_pods", "gauge"),
     ("kubelet_mirror_pods", "gauge"),
     ("kubelet_managed_ephemeral_containers", "gauge"),
+    ("kubelet_node_startup_duration_seconds", "gauge"),
+    ("kubelet_node_startup_pre_kubelet_duration_seconds", "gauge"),
+    ("kubelet_node_startup_pre_registration_duration_seconds", "gauge"),
+    ("kubelet_node_startup_registration_duration_seconds", "gauge"),
+    ("kubelet_node_startup_post_registration_duration_seconds", "gauge"),
 ];
 
 /// The node's metrics: the text and the value of each series in it.
@@ -150,4 +155,9 @@ pub fn of_pods_and_the_runtime(case: &Case<'_>) {
     let working = after.series.keys().filter(|series| series.starts_with("kubelet_working_pods{"));
     assert_eq!(working.count(), 15, "{}", after.text);
     assert!(after.value("kubelet_pleg_last_seen_seconds") > 0.0, "{}", after.text);
+    // The cluster's node is new to its API server.
+    let part = |name: &str| after.value(&format!("kubelet_node_startup{name}_duration_seconds"));
+    let parts = ["_pre_kubelet", "_pre_registration", "_registration", "_post_registration"].map(part);
+    assert!(parts.iter().all(|part| *part > 0.0), "{}", after.text);
+    assert!((part("") - parts.iter().sum::<f64>()).abs() < 0.001, "{}", after.text);
 }

@@ -66,6 +66,21 @@ metrics! {
         "kubelet_graceful_shutdown_end_time_seconds", &[],
         "End of the last graceful shutdown, in seconds since the epoch; 0 while it goes on.",
     );
+    /// From the boot to the agent.
+    NODE_PRE_AGENT = gauge("kubelet_node_startup_pre_kubelet_duration_seconds", &[],
+        "Time from the machine's boot until the agent began; this and the others 0 for a node that was known.");
+    /// From there to the registration.
+    NODE_PRE_REGISTRATION = gauge("kubelet_node_startup_pre_registration_duration_seconds", &[],
+        "Time from the agent's beginning until it first tried to register the node.");
+    /// The registration.
+    NODE_REGISTRATION = gauge("kubelet_node_startup_registration_duration_seconds", &[],
+        "Time from the first try to register the node until it was registered.");
+    /// From there until the node is ready.
+    NODE_POST_REGISTRATION = gauge("kubelet_node_startup_post_registration_duration_seconds", &[],
+        "Time from the node's registration until it first was ready.");
+    /// All of it.
+    NODE_STARTUP = gauge("kubelet_node_startup_duration_seconds", &[],
+        "Time from the machine's boot until the node first was ready.");
     /// Pods with a running sandbox.
     RUNNING_PODS = gauge("kubelet_running_pods", &[], "Pods that have a running pod sandbox.");
     /// Containers in the runtime.
