@@ -122,8 +122,8 @@ async fn leftovers_of_a_killed_process_are_removed() {
     let bench = Bench::new(quick());
     fs::create_dir_all(bench.state("staging/half/fs/a/b")).unwrap();
     fs::create_dir_all(bench.state("layers").join("0".repeat(64)).join("fs")).unwrap();
-    fs::write(bench.state("names/.new-x"), "half").unwrap();
-    fs::write(bench.state("blobs/sha256/.new-x"), "half").unwrap();
+    fs::write(bench.state("names/.x.orlop-new"), "half").unwrap();
+    fs::write(bench.state("blobs/sha256/.x.orlop-new"), "half").unwrap();
     let bench = bench.reopen();
     bench.assert_empty();
     assert!(bench.files("blobs/sha256").is_empty());
