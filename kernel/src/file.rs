@@ -151,35 +151,19 @@ fn is_at(file: &File, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::TempDir;
 
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Folder {
-            let path = std::env::temp_dir().join(format!("orlop-file-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&path);
-            std::fs::create_dir_all(&path).unwrap();
-            Folder(path)
-        }
-
-        fn names(&self) -> Vec<OsString> {
-            let mut names: Vec<_> =
-                std::fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            names.sort();
-            names
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
+    fn names(folder: &TempDir) -> Vec<OsString> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
     }
 
     #[test]
     fn a_file_is_replaced_read_and_removed() {
-        let folder = Folder::new("replace");
-        let path = folder.0.join("a.json");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
         assert_eq!(read(&path, 10).unwrap(), None);
         for (bytes, mode, outlives) in
             [(&b"first"[..], 0o644, Outlives::Power), (b"2", 0o600, Outlives::Process), (b"", 0o666, Outlives::Process)]
@@ -187,52 +171,52 @@ mod tests {
             replace(&path, bytes, mode, outlives).unwrap();
             assert_eq!(read(&path, 5).unwrap().as_deref(), Some(bytes));
             assert_eq!(path.metadata().unwrap().mode() & 0o7777, mode, "whatever the mask is");
-            assert_eq!(folder.names(), ["a.json"]);
+            assert_eq!(names(&folder), ["a.json"]);
         }
         std::fs::write(&path, "too long").unwrap();
         assert_eq!(read(&path, 5).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         assert!(remove(&path).unwrap() && !remove(&path).unwrap());
-        assert!(replace(&folder.0.join("no/such"), b"", 0o600, Outlives::Process).is_err());
+        assert!(replace(&folder.path().join("no/such"), b"", 0o600, Outlives::Process).is_err());
         assert!(replace(Path::new("/"), b"", 0o600, Outlives::Process).is_err());
     }
 
     #[test]
     fn what_a_killed_writer_leaves_is_written_over_removed_and_swept() {
-        let folder = Folder::new("killed");
-        let path = folder.0.join("a.json");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
         let leave = || std::fs::write(draft_of(&path).unwrap(), "half of a longer one").unwrap();
         leave();
-        assert!(folder.names().iter().all(|name| is_draft(name)) && !is_draft(OsStr::new("a.json")));
+        assert!(names(&folder).iter().all(|name| is_draft(name)) && !is_draft(OsStr::new("a.json")));
         replace(&path, b"whole", 0o600, Outlives::Process).unwrap();
         assert_eq!(read(&path, 100).unwrap().as_deref(), Some(&b"whole"[..]));
         leave();
         assert!(remove(&path).unwrap());
-        assert_eq!(folder.names(), [""; 0]);
+        assert_eq!(names(&folder), [""; 0]);
         leave();
-        let writes = take_draft(&draft_of(&folder.0.join("b")).unwrap(), 0o600).unwrap();
-        std::fs::write(folder.0.join(".hidden"), "").unwrap();
-        sweep(&folder.0).unwrap();
-        assert_eq!(folder.names(), [".b.orlop-new", ".hidden"], "what is being written stays");
+        let writes = take_draft(&draft_of(&folder.path().join("b")).unwrap(), 0o600).unwrap();
+        std::fs::write(folder.path().join(".hidden"), "").unwrap();
+        sweep(folder.path()).unwrap();
+        assert_eq!(names(&folder), [".b.orlop-new", ".hidden"], "what is being written stays");
         drop(writes);
-        sweep(&folder.0.join("missing")).unwrap();
+        sweep(&folder.path().join("missing")).unwrap();
     }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_nothing_else() {
-        let folder = Folder::new("failed");
-        let path = folder.0.join("is-a-folder");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("is-a-folder");
         std::fs::create_dir(&path).unwrap();
         assert!(replace(&path, b"x", 0o600, Outlives::Process).is_err());
-        assert_eq!(folder.names(), ["is-a-folder"]);
+        assert_eq!(names(&folder), ["is-a-folder"]);
         // A link in the place of the draft is not followed.
-        std::os::unix::fs::symlink("/dev/null", draft_of(&folder.0.join("b")).unwrap()).unwrap();
-        assert!(replace(&folder.0.join("b"), b"x", 0o600, Outlives::Process).is_err());
+        std::os::unix::fs::symlink("/dev/null", draft_of(&folder.path().join("b")).unwrap()).unwrap();
+        assert!(replace(&folder.path().join("b"), b"x", 0o600, Outlives::Process).is_err());
     }
 
     #[test]
     fn writers_of_one_file_take_turns() {
-        let folder = Folder::new("turns");
-        let path = folder.0.join("a");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
         std::thread::scope(|scope| {
             for writer in 0..4_u8 {
                 let path = &path;
@@ -245,6 +229,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!(folder.names(), ["a"]);
+        assert_eq!(names(&folder), ["a"]);
     }
 }

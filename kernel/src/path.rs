@@ -121,37 +121,27 @@ pub fn mount_flags(fd: impl AsFd) -> std::io::Result<StatVfsMountFlags> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
 
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Folder {
-            let path = std::env::temp_dir().join(format!("orlop-path-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&path);
-            std::fs::create_dir_all(path.join("root")).unwrap();
-            Folder(path)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
+    fn folder_with_root() -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("root")).unwrap();
+        folder
     }
 
     #[test]
     fn links_stay_inside() {
-        let folder = Folder::new("links");
-        let root_path = folder.0.join("root");
-        symlink(&folder.0, root_path.join("out")).unwrap();
+        let folder = folder_with_root();
+        let root_path = folder.path().join("root");
+        symlink(folder.path(), root_path.join("out")).unwrap();
         symlink("../../../../..", root_path.join("up")).unwrap();
         let root = open_root(&root_path).unwrap();
         make_folder_in_root(&root, Path::new("/up/a/b"), Mode::from_raw_mode(0o755)).unwrap();
         assert!(root_path.join("a/b").is_dir());
         // A link to what doesn't exist in the root is followed there, and its target made.
         make_folder_in_root(&root, Path::new("out/c"), Mode::from_raw_mode(0o755)).unwrap();
-        assert!(!folder.0.join("c").exists(), "a dangling link is not a way out");
-        let inside = root_path.join(folder.0.strip_prefix("/").unwrap()).join("c");
+        assert!(!folder.path().join("c").exists(), "a dangling link is not a way out");
+        let inside = root_path.join(folder.path().strip_prefix("/").unwrap()).join("c");
         assert!(inside.is_dir());
         symlink("../run/resolv.conf", root_path.join("a/resolv.conf")).unwrap();
         make_file_in_root(&root, Path::new("/a/resolv.conf"), Mode::from_raw_mode(0o644)).unwrap();
@@ -163,10 +153,10 @@ mod tests {
 
     #[test]
     fn files_are_made_with_their_folders() {
-        let folder = Folder::new("files");
-        let root = open_root(&folder.0.join("root")).unwrap();
+        let folder = folder_with_root();
+        let root = open_root(&folder.path().join("root")).unwrap();
         make_file_in_root(&root, Path::new("/etc/hosts"), Mode::from_raw_mode(0o644)).unwrap();
-        assert!(folder.0.join("root/etc/hosts").is_file());
+        assert!(folder.path().join("root/etc/hosts").is_file());
         assert!(make_folder_in_root(&root, Path::new("/etc/hosts/x"), Mode::from_raw_mode(0o755)).is_err());
     }
 }

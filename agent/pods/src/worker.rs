@@ -189,7 +189,11 @@ impl Worker {
                 },
                 changed = self.observed.changed() => if changed.is_err() { return },
                 Some(done) = self.operations.join_next() => planning = self.finish(done),
-                () = tokio::time::sleep(sleep) => planning = wake <= self.shared.now(),
+                () = tokio::time::sleep(sleep) => {
+                    // A clock that was set back makes neither due; then, as ever, the pod is looked at after a while.
+                    let now = self.shared.now();
+                    planning = wake <= now || self.next_probe.is_none_or(|probe| probe > now);
+                }
             }
             // Whatever else has ended by now is taken in before the next plan.
             while let Some(done) = self.operations.try_join_next() {

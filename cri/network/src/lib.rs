@@ -287,13 +287,17 @@ impl Network {
         Ok(())
     }
 
-    /// Ids of sandboxes that this caller has attached, or begun to. Those of other runtimes that keep their cache in
-    /// the same folder are not among them. What a killed caller left half written there is removed.
-    #[must_use]
-    pub fn attached(&self) -> Vec<String> {
+    /// Removes what a caller that was killed left half written in the cache, by which no attachment can be found.
+    pub fn remove_unfinished(&self) {
         if let Err(error) = cache::sweep(&self.config.cache_dir) {
             tracing::warn!(%error, folder = ?self.config.cache_dir, "remove half-written files of the network cache");
         }
+    }
+
+    /// Ids of sandboxes that this caller has attached, or begun to. Those of other runtimes that keep their cache in
+    /// the same folder are not among them.
+    #[must_use]
+    pub fn attached(&self) -> Vec<String> {
         let ours = cache::entries(&self.config.cache_dir).filter(cache::Entry::is_ours);
         ours.filter_map(|entry| entry.attachment()).map(|attachment| attachment.container_id).collect()
     }

@@ -116,6 +116,7 @@ async fn remove_leftovers(server: &Arc<Server>) -> Result<(), RpcError> {
     for id in names(&server.config.run_dir.join("netns"))?.difference(&sandboxes) {
         remove_sandbox(server, id).await;
     }
+    server.network.remove_unfinished();
     for id in server.network.attached().into_iter().filter(|id| !sandboxes.contains(id)) {
         remove_sandbox(server, &id).await;
     }
